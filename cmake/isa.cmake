@@ -1,0 +1,18 @@
+# The instruction-set levels: one source file each, the only files with instruction-set flags.
+# A new level is one file in csrc/kernels/isa, one line here and one row in csrc/kernels/registry.cpp.
+function(bitinfer_isa target name)
+  set(source csrc/kernels/isa/${name}.cpp)
+  target_sources(${target} PRIVATE ${source})
+  set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${ARGN}")
+endfunction()
+
+function(bitinfer_add_isa_sources target)
+  bitinfer_isa(${target} portable)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    bitinfer_isa(${target} avx2 -mavx2 -mpopcnt)
+    bitinfer_isa(${target} avx512_vpopcnt
+      -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vpopcntdq -mpopcnt)
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+    bitinfer_isa(${target} neon)
+  endif()
+endfunction()

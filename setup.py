@@ -1,0 +1,50 @@
+"""Builds `bitinfer._core` by driving CMake; everything else is in pyproject.toml and CMakeLists.txt.
+
+Extra CMake options go in the environment variable CMAKE_ARGS, e.g. CMAKE_ARGS=-DBITINFER_SANITIZE=address.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+def find_tool(name: str) -> str:
+    """`name` from PATH, or from the folder of this Python (a virtual environment that is not activated)."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+    tool = shutil.which(name, path=path)
+    if tool is None:
+        raise RuntimeError(f"{name} not found: install the build requirements of pyproject.toml")
+    return tool
+
+
+class BuildWithCMake(build_ext):
+    """Configures and builds the one target that the wheel needs."""
+
+    def build_extension(self, ext: Extension) -> None:
+        source = Path(__file__).resolve().parent
+        module = Path(self.get_ext_fullpath(ext.name)).resolve()
+        build = Path(self.build_temp).resolve()
+        cmake = find_tool("cmake")
+        # Every path is given each time: a build folder kept between two isolated builds would
+        # otherwise remember tools of an environment that is gone.
+        configure = [
+            *(cmake, "-S", str(source), "-B", str(build), "-G", "Ninja"),
+            f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DBITINFER_MODULE_DIR={module.parent}",
+            "-DBITINFER_TESTS=OFF",
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+        ]
+        subprocess.run(configure, check=True)
+        subprocess.run([cmake, "--build", str(build), "--target", "_core"], check=True)
+
+
+setup(ext_modules=[Extension("bitinfer._core", [])], cmdclass={"build_ext": BuildWithCMake})
