@@ -1,0 +1,103 @@
+"""Types of the native module, which documents itself: ``help(bitinfer._core)``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_I32 = NDArray[np.int32]
+_I64 = NDArray[np.int64]
+_F64 = NDArray[np.float64]
+_Words = NDArray[np.uint64]
+
+def available_isas() -> list[str]: ...
+def resolve_isa(name: str | None = ...) -> str: ...
+def cpu_features() -> dict[str, bool]: ...
+def build_info() -> dict[str, str]: ...
+def kernel_calls() -> dict[str, int]: ...
+def resolve_num_threads(num_threads: int | None = ...) -> int: ...
+def exp(x: NDArray[np.floating[Any]]) -> _F64: ...
+def tanh(x: NDArray[np.floating[Any]]) -> _F64: ...
+def erf(x: NDArray[np.floating[Any]]) -> _F64: ...
+def gelu(x: NDArray[np.floating[Any]]) -> _F64: ...
+def softmax(x: _F64) -> _F64: ...
+
+class Model:
+    def __init__(
+        self,
+        config: Mapping[str, int | str],
+        tensors: Mapping[str, NDArray[Any]],
+        isa: str | None = ...,
+        num_threads: int | None = ...,
+    ) -> None: ...
+    def forward(
+        self,
+        ids: _I32,
+        positions: _I32,
+        segments: _I32,
+        offsets: _I64,
+        keys: _I32,
+        first: _I64,
+        hidden: bool = ...,
+    ) -> dict[str, _F64]: ...
+    def trace(
+        self,
+        ids: _I32,
+        positions: _I32,
+        segments: _I32,
+        keys: int,
+        first: int,
+        layer: int = ...,
+        hidden: _F64 | None = ...,
+    ) -> dict[str, NDArray[Any]]: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def num_threads(self) -> int: ...
+    @property
+    def workspace_bytes(self) -> int: ...
+    @property
+    def config(self) -> dict[str, int | str]: ...
+
+class Panels:
+    def __init__(self, bits: _Words, nonzero: _Words | None, k: int) -> None: ...
+
+def pack_greater(
+    x: NDArray[np.floating[Any]], thresholds: _F64 | None = ..., isa: str | None = ...
+) -> tuple[_Words, _Words | None]: ...
+def bgemm(
+    a_bits: _Words,
+    a_nonzero: _Words | None,
+    unsigned: bool,
+    panels: Panels,
+    isa: str | None = ...,
+    num_threads: int | None = ...,
+) -> _I32: ...
+def bgemm_reference(
+    a_bits: _Words,
+    a_nonzero: _Words | None,
+    unsigned: bool,
+    panels: Panels,
+) -> _I32: ...
+def bgemm_affine(
+    a_bits: _Words,
+    a_nonzero: _Words | None,
+    unsigned: bool,
+    panels: Panels,
+    scale: _F64,
+    bias: _F64,
+    isa: str | None = ...,
+    num_threads: int | None = ...,
+) -> _F64: ...
+def bgemm_threshold(
+    a_bits: _Words,
+    a_nonzero: _Words | None,
+    unsigned: bool,
+    panels: Panels,
+    threshold: _I32,
+    low: _I32 | None,
+    ternary: bool,
+    isa: str | None = ...,
+    num_threads: int | None = ...,
+) -> tuple[_Words, _Words | None]: ...

@@ -1,0 +1,445 @@
+"""The packed model file: a safetensors container, one JSON object of metadata, one checksum.
+
+The container is plain safetensors, so any tool can list it.  Everything that is not a tensor is the
+JSON text under the single metadata key ``bitinfer``; one key, because the order of several is not
+defined and equal models must give equal bytes.  ``sha256`` in that JSON is the SHA-256 of the
+whole file with its own 64 digits replaced by zeros: every byte is covered, none can change unseen.
+
+A file is hostile until it has been checked.  The header is read and checked first, then the length
+of the file, and only then the rest.  The names, shapes and types of the tensors are checked by
+``bitinfer._core.Model``, the code that relies on them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from bitinfer.errors import FormatError
+
+__all__ = ["FORMAT_VERSION", "check_metadata", "is_packed", "read_packed", "write_packed"]
+
+FORMAT_VERSION = "1"
+ARCHITECTURES = ("bert",)
+RECIPES = ("bit-1-1-1",)
+ACTIVATIONS = ("relu", "gelu")
+HEADS = ("classification", "span")
+SIZES = ("hidden", "layers", "heads", "intermediate", "vocab", "positions", "token_types", "labels")
+
+Tensors = dict[str, NDArray[Any]]
+
+_KEY = "bitinfer"
+_DTYPES = {"U64": 8, "F64": 8, "F32": 4, "I32": 4}
+_LENGTH_BYTES = 8
+# A header holds about 100 bytes a tensor and the vocabulary: 0.3 MB for BERT-base.
+_MAX_HEADER = 16 << 20
+_MAX_SIZE = 2**31 - 1
+_BLANK = "0" * 64
+
+
+def write_packed(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, NDArray[Any]],
+    metadata: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a packed model file: all of it or nothing, the same bytes for the same model.
+
+    Args:
+        path: The file to make.  It appears under this name only when it is complete.
+        tensors: name -> array of uint64, int32, float32 or float64.
+        metadata: The object described in ``docs/format.md`` without ``format_version`` and
+            ``sha256``, which are added here.
+        overwrite: Replace an existing file; otherwise it is left alone.
+
+    Raises:
+        FormatError: The metadata or a tensor does not fit the format.
+        FileExistsError: ``path`` exists and ``overwrite`` is false.
+    """
+    sealed = {**metadata, "format_version": FORMAT_VERSION, "sha256": _BLANK}
+    check_metadata(sealed, str(path))
+    try:
+        text = json.dumps(sealed, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        arrays = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
+        data = bytearray(save_tensors(arrays, {_KEY: text}))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{path}: cannot be stored: {error}") from error
+    start = _find_digest(data, _BLANK, str(path))
+    data[start : start + len(_BLANK)] = hashlib.sha256(data).hexdigest().encode()
+    _write_file(Path(path), data, overwrite=overwrite)
+
+
+def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
+    """Read and check a packed model file.
+
+    Returns:
+        ``(metadata, tensors)``: the metadata object, complete and of the documented types, and the
+        arrays by name.
+
+    Raises:
+        FormatError: The file is not a packed model, is damaged, or is of an unknown version.
+        OSError: The file cannot be read.
+    """
+    name = os.fspath(path)
+    with open(path, "rb") as file:
+        header = _read_header(file, name)
+        container = _parse_object(header[_LENGTH_BYTES:], f"{name}: header")
+        metadata = _parse_metadata(container, name)
+        data = header + _read_tensors(file, len(header), _data_length(container, name), name)
+    _check_digest(data, metadata["sha256"], name)
+    try:
+        return metadata, load_tensors(data)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{name}: damaged tensors: {error}") from error
+
+
+def is_packed(path: str | os.PathLike[str]) -> bool:
+    """Whether the file starts like a safetensors container, judged by its content alone.
+
+    >>> is_packed("/dev/null")
+    False
+    """
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        start = file.read(_LENGTH_BYTES + 1)
+    return start[_LENGTH_BYTES:] == b"{" and _header_length(start) <= _MAX_HEADER
+
+
+# ---- reading
+
+
+def _header_length(start: bytes | bytearray) -> int:
+    return int.from_bytes(start[:_LENGTH_BYTES], "little")
+
+
+def _read_header(file: BinaryIO, name: str) -> bytes:
+    """The length and the JSON header, after checking the length against the file and the cap."""
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(_LENGTH_BYTES)
+    if len(start) < _LENGTH_BYTES:
+        raise FormatError(f"{name}: {size} bytes is too short for a packed model file")
+    length = _header_length(start)
+    limit = min(size - _LENGTH_BYTES, _MAX_HEADER)
+    if not 2 <= length <= limit:
+        raise FormatError(
+            f"{name}: not a packed model file: header length {length}, expected 2..{limit}"
+        )
+    header = start + file.read(length)
+    if len(header) != _LENGTH_BYTES + length:
+        raise FormatError(f"{name}: truncated in its header")
+    return header
+
+
+def _parse_metadata(container: dict[str, Any], name: str) -> dict[str, Any]:
+    """The checked metadata object inside the container's header."""
+    strings = container.get("__metadata__", {})
+    if not isinstance(strings, dict) or list(strings) != [_KEY]:
+        raise FormatError(
+            f"{name}: a safetensors file, but not a packed model: "
+            f"expected the one metadata key {_KEY!r}"
+        )
+    metadata = _parse_object(strings[_KEY], f"{name}: metadata {_KEY!r}")
+    check_metadata(metadata, name)
+    return metadata
+
+
+def _data_length(container: dict[str, Any], name: str) -> int:
+    """How many bytes of tensors the header announces; every entry is checked."""
+    end = 0
+    for tensor, entry in container.items():
+        if tensor != "__metadata__":
+            end = max(end, _tensor_end(entry, f"{name}: tensor {tensor!r}"))
+    return end
+
+
+def _tensor_end(entry: Any, where: str) -> int:
+    """Where the bytes of one tensor end; holes and overlaps are left to the safetensors library."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise FormatError(f"{where}: expected dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise FormatError(f"{where}: dtype {dtype!r}, expected one of {', '.join(_DTYPES)}")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise FormatError(f"{where}: shape and data_offsets must be lists of sizes")
+    if offsets[1] - offsets[0] != math.prod(shape) * _DTYPES[dtype]:
+        raise FormatError(f"{where}: data_offsets {offsets} do not fit {dtype} {shape}")
+    return int(offsets[1])
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _read_tensors(file: BinaryIO, start: int, length: int, name: str) -> bytes:
+    size = os.fstat(file.fileno()).st_size
+    if size != start + length:
+        raise FormatError(f"{name}: {size} bytes, expected {start + length} by its header")
+    data = file.read(length)
+    if len(data) != length:
+        raise FormatError(f"{name}: truncated in its tensors")
+    return data
+
+
+def _parse_object(text: Any, where: str) -> dict[str, Any]:
+    """Strict JSON: one object, no repeated keys, no NaN."""
+    if not isinstance(text, (str, bytes)):
+        raise FormatError(f"{where}: expected text, found {type(text).__name__}")
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"{where}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"repeated key {repeated!r}")
+    return result
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# ---- checksum
+
+
+def _find_digest(data: bytes | bytearray, digest: str, name: str) -> int:
+    """Where the digits of the file's own checksum stand.
+
+    It is JSON inside JSON, so quotes are escaped; keys are sorted, so ``source`` comes next.
+    """
+    before = b'\\"sha256\\": \\"'
+    field = before + digest.encode() + b'\\", \\"source\\"'
+    end = _LENGTH_BYTES + _header_length(data)
+    if data.count(field, 0, end) != 1:
+        raise FormatError(
+            f"{name}: metadata 'sha256' must occur once, written as this package does"
+        )
+    return data.index(field) + len(before)
+
+
+def _check_digest(data: bytes, digest: str, name: str) -> None:
+    start = _find_digest(data, digest, name)
+    hasher = hashlib.sha256(data[:start])
+    hasher.update(_BLANK.encode())
+    hasher.update(memoryview(data)[start + len(_BLANK) :])
+    if hasher.hexdigest() != digest:
+        raise FormatError(f"{name}: damaged: SHA-256 is {hasher.hexdigest()}, expected {digest}")
+
+
+# ---- metadata
+
+
+def check_metadata(metadata: Mapping[str, Any], name: str) -> None:
+    """Check every field of the metadata object: presence, type, and agreement with the others.
+
+    Raises:
+        FormatError: Names the field, what was found and what was expected.
+    """
+    check = _Fields(metadata, name)
+    check.choice("format_version", (FORMAT_VERSION,))
+    check.choice("architecture", ARCHITECTURES)
+    check.choice("recipe", RECIPES)
+    check.only(
+        *("format_version", "architecture", "recipe", "writer", "config", "labels", "task"),
+        *("vocab", "tokenizer", "source", "licence", "report", "sha256"),
+    )
+    check.text("writer")
+    check.optional_text("task")
+    check.optional_text("licence")
+    check.digits("sha256")
+    check.object("report")
+    _check_source(check.object("source"))
+    config = check.object("config")
+    _check_config(config)
+    _check_tokenizer(check.object("tokenizer"), config.values["positions"])
+    _check_labels(check, config.values)
+    _check_vocab(check, config.values["vocab"])
+
+
+def _check_config(config: _Fields) -> None:
+    config.only(*SIZES, "activation", "head")
+    for size in SIZES:
+        config.integer(size, 1, _MAX_SIZE)
+    config.choice("activation", ACTIVATIONS)
+    config.choice("head", HEADS)
+    hidden, heads = config.values["hidden"], config.values["heads"]
+    if hidden % heads:
+        config.fail("heads", heads, f"a divisor of hidden {hidden}")
+    if config.values["head"] == "span" and config.values["labels"] != 2:
+        config.fail("labels", config.values["labels"], "2 (start, end) for a span head")
+
+
+def _check_tokenizer(tokenizer: _Fields, positions: int) -> None:
+    tokenizer.only("lowercase", "max_length")
+    tokenizer.boolean("lowercase")
+    tokenizer.integer("max_length", 3, positions)
+
+
+def _check_source(source: _Fields) -> None:
+    source.only("file", "sha256")
+    source.text("file")
+    source.digits("sha256")
+
+
+def _check_labels(check: _Fields, config: Mapping[str, Any]) -> None:
+    """One name a class; a regression (one output) and a span head have no names."""
+    labels = check.strings("labels")
+    classes = config["labels"] if config["head"] == "classification" else 0
+    expected = classes if classes > 1 else 0
+    if len(labels) != expected:
+        check.fail("labels", f"{len(labels)} names", f"{expected} for this head")
+    if len(set(labels)) != len(labels):
+        check.fail("labels", labels, "names that differ")
+
+
+def _check_vocab(check: _Fields, size: int) -> None:
+    """One token a line; the word table may have spare rows at its end."""
+    words = check.text("vocab").split("\n")
+    if len(words) > size:
+        check.fail("vocab", f"{len(words)} lines", f"at most {size}, as config.vocab says")
+    if len(set(words)) != len(words):
+        check.fail("vocab", "repeated lines", "lines that differ")
+
+
+class _Fields:
+    """Typed access to a JSON object, with errors that name the field by its full path."""
+
+    def __init__(self, values: Mapping[str, Any], file: str, path: str = "") -> None:
+        self.values = values
+        self._file = file
+        self._path = path
+
+    def fail(self, key: str, found: Any, expected: str) -> NoReturn:
+        shown = found if isinstance(found, str) and " " in found else repr(found)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        raise FormatError(
+            f"{self._file}: metadata {self._path + key!r}: found {shown}, expected {expected}"
+        )
+
+    def only(self, *keys: str) -> None:
+        """Exactly these keys."""
+        for key in sorted(set(self.values) - set(keys)):
+            self.fail(key, "an unknown field", f"only {', '.join(keys)}")
+        for key in keys:
+            if key not in self.values:
+                self.fail(key, "nothing at all", "this field")
+
+    def choice(self, key: str, allowed: tuple[str, ...]) -> None:
+        value = self.values.get(key)
+        if not isinstance(value, str) or value not in allowed:
+            self.fail(key, value, " or ".join(map(repr, allowed)))
+
+    def text(self, key: str) -> str:
+        value = self.values[key]
+        if not isinstance(value, str):
+            self.fail(key, value, "text")
+        _check_unicode(self, key, value)
+        return value
+
+    def optional_text(self, key: str) -> None:
+        if self.values[key] is not None:
+            self.text(key)
+
+    def digits(self, key: str) -> None:
+        value = self.values[key]
+        hexadecimal = "0123456789abcdef"
+        if not isinstance(value, str) or len(value) != 64 or value.strip(hexadecimal):
+            self.fail(key, value, "64 lower-case hexadecimal digits")
+
+    def boolean(self, key: str) -> None:
+        if not isinstance(self.values[key], bool):
+            self.fail(key, self.values[key], "true or false")
+
+    def integer(self, key: str, low: int, high: int) -> None:
+        value = self.values[key]
+        if type(value) is not int or not low <= value <= high:
+            self.fail(key, value, f"an integer {low}..{high}")
+
+    def strings(self, key: str) -> list[str]:
+        value = self.values[key]
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.fail(key, value, "a list of strings")
+        for item in value:
+            _check_unicode(self, key, item)
+        return value
+
+    def object(self, key: str) -> _Fields:
+        value = self.values[key]
+        if not isinstance(value, dict):
+            self.fail(key, value, "an object")
+        return _Fields(value, self._file, f"{self._path}{key}.")
+
+
+def _check_unicode(fields: _Fields, key: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        fields.fail(key, "a lone surrogate", "valid Unicode")
+
+
+# ---- writing
+
+
+def _write_file(path: Path, data: bytes | bytearray, *, overwrite: bool) -> None:
+    """Write beside the target, flush to the disk, then take the name in one step."""
+    temporary = path.with_name(f".bitinfer-{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            _take_free_name(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _take_free_name(temporary: Path, path: Path) -> None:
+    """Rename only if the name is free: creating it exclusively decides between two writers."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        raise FileExistsError(f"{path} exists; pass overwrite=True to replace it") from None
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself durable, where folders can be synced (not on Windows)."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

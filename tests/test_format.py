@@ -1,0 +1,303 @@
+"""The packed file: what is written is read back, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packed import join, metadata, reseal, split, tensors, with_metadata
+from safetensors.numpy import load_file, save_file
+
+from bitinfer.errors import BitinferError, FormatError
+from bitinfer.format import FORMAT_VERSION, is_packed, read_packed, write_packed
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    write_packed(path, tensors(), metadata())
+    return path
+
+
+def read_changed(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    read_packed(path)
+
+
+def test_round_trip(path: Path) -> None:
+    found_metadata, found = read_packed(path)
+    digest = found_metadata.pop("sha256")
+    assert len(digest) == 64
+    assert found_metadata == {**metadata(), "format_version": FORMAT_VERSION}
+    assert found.keys() == tensors().keys()
+    for name, expected in tensors().items():
+        assert found[name].dtype == expected.dtype
+        np.testing.assert_array_equal(found[name], expected)
+
+
+def test_any_safetensors_reader_can_list_it(path: Path) -> None:
+    assert load_file(path).keys() == tensors().keys()
+
+
+def test_equal_models_give_equal_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        backwards = dict(reversed(metadata().items())) if name == "b" else metadata()
+        write_packed(tmp_path / name, dict(reversed(tensors().items())), backwards)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_non_contiguous_tensors_are_written_by_value(tmp_path: Path) -> None:
+    array = np.arange(12, dtype=np.int32).reshape(3, 4).T
+    write_packed(tmp_path / "m", {"x": array}, metadata())
+    np.testing.assert_array_equal(read_packed(tmp_path / "m")[1]["x"], array)
+
+
+def test_existing_file_is_kept(path: Path) -> None:
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        write_packed(path, {}, metadata())
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_overwrite_replaces(path: Path) -> None:
+    write_packed(path, {}, metadata(), overwrite=True)
+    assert read_packed(path)[1] == {}
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_one_of_many_writers_wins(tmp_path: Path) -> None:
+    outcomes: list[int | None] = []
+    start = threading.Barrier(8)
+
+    def write(number: int) -> None:
+        start.wait()
+        try:
+            write_packed(tmp_path / "m", {"x": np.full(9, number, np.int32)}, metadata())
+            outcomes.append(number)
+        except FileExistsError:
+            outcomes.append(None)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [number for number in outcomes if number is not None]
+    assert read_packed(tmp_path / "m")[1]["x"][0] == winner
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FormatError):
+        write_packed(tmp_path / "m", {"x": np.array(["text"])}, metadata())
+    with pytest.raises(FormatError):
+        write_packed(tmp_path / "m", {}, metadata(labels=[]))
+    assert os.listdir(tmp_path) == []
+
+
+def test_every_flipped_byte_is_rejected(path: Path) -> None:
+    data = path.read_bytes()
+    for position in range(len(data)):
+        changed = bytearray(data)
+        changed[position] ^= 0x20  # also turns letters into the other case
+        with pytest.raises(FormatError):
+            read_changed(path, bytes(changed))
+
+
+def test_every_truncation_is_rejected(path: Path) -> None:
+    data = path.read_bytes()
+    for length in range(len(data)):
+        with pytest.raises(FormatError):
+            read_changed(path, data[:length])
+    with pytest.raises(FormatError, match="expected"):
+        read_changed(path, data + b"\0")
+
+
+def test_foreign_safetensors_file(tmp_path: Path) -> None:
+    save_file(tensors(), tmp_path / "m", {"format": "pt"})
+    with pytest.raises(FormatError, match="not a packed model"):
+        read_packed(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"PK\x03\x04" + bytes(60), b"\xff" * 64, bytes(99)]
+)
+def test_other_files(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(FormatError, match="m: "):
+        read_changed(tmp_path / "m", content)
+    assert not is_packed(tmp_path / "m")
+
+
+def test_is_packed_goes_by_content(path: Path, tmp_path: Path) -> None:
+    assert is_packed(path.rename(tmp_path / "model.pt"))
+    assert not is_packed(tmp_path)
+    assert not is_packed(tmp_path / "absent")
+
+
+def test_huge_file_with_a_small_header_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    with open(path, "wb") as file:
+        file.write(join({"x": {}}, b""))
+        file.truncate(1 << 40)  # sparse
+    with pytest.raises(FormatError, match="not a packed model"):
+        read_packed(path)
+
+
+def test_huge_header_length(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    with open(path, "wb") as file:
+        file.write((1 << 30).to_bytes(8, "little"))
+        file.truncate(1 << 31)
+    with pytest.raises(FormatError, match="header length 1073741824"):
+        read_packed(path)
+
+
+def test_unknown_version(path: Path) -> None:
+    future = {**metadata(), "format_version": "2", "sha256": "0" * 64, "more": 1}
+    with pytest.raises(FormatError, match=r"'format_version': found '2', expected '1'"):
+        read_changed(path, with_metadata(path.read_bytes(), future))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        '{"a": 1, "a": 2}',
+        '{"a": NaN}',
+        "[" * 100_000,
+        '{"a": ' + "9" * 10_000 + "}",
+        "\ud800",
+    ],
+)
+def test_bad_json(path: Path, text: str) -> None:
+    header, body = split(path.read_bytes())
+    header["__metadata__"]["bitinfer"] = text
+    data = join(json.dumps(header).encode(), body)
+    with pytest.raises(FormatError):
+        read_changed(path, data)
+
+
+def test_header_encoding_is_utf8_only(path: Path) -> None:
+    header, body = split(path.read_bytes())
+    with pytest.raises(FormatError, match="not valid JSON"):
+        read_changed(path, join(json.dumps(header).encode("utf-16"), body))
+
+
+def set_config(**changes: object) -> dict[str, object]:
+    return {"config": {**metadata()["config"], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": ["one"]}, "'labels': found 1 names, expected 2"),
+        ({"labels": ["same", "same"]}, "names that differ"),
+        ({"labels": [0, 1]}, "a list of strings"),
+        ({"labels": "ab"}, "a list of strings"),
+        ({"task": 3}, "'task': found 3, expected text"),
+        ({"licence": []}, "'licence'"),
+        ({"report": None}, "'report': found None, expected an object"),
+        ({"vocab": None}, "'vocab'"),
+        ({"vocab": "a\n" * 8}, "9 lines, expected at most 8"),
+        ({"vocab": "a\nb\na"}, "lines that differ"),
+        ({"tokenizer": {"lowercase": 1, "max_length": 9}}, "'tokenizer.lowercase': found 1"),
+        ({"tokenizer": {"lowercase": True, "max_length": 17}}, "an integer 3..16"),
+        ({"tokenizer": {"lowercase": True, "max_length": True}}, "'tokenizer.max_length'"),
+        ({"tokenizer": {"lowercase": True}}, "'tokenizer.max_length': found nothing"),
+        ({"tokenizer": []}, "'tokenizer': found"),
+        ({"source": {"file": "x", "sha256": "0" * 63}}, "64 lower-case hexadecimal digits"),
+        ({"source": {"file": "x", "sha256": "A" * 64}}, "64 lower-case hexadecimal digits"),
+        ({"unknown": 1}, "'unknown': found an unknown field"),
+        ({"recipe": "bit-2-2-2"}, "'recipe': found 'bit-2-2-2', expected 'bit-1-1-1'"),
+        ({"architecture": {}}, "'architecture'"),
+        (set_config(hidden=0), "'config.hidden': found 0"),
+        (set_config(hidden=8.0), "'config.hidden': found 8.0"),
+        (set_config(layers=2**31), "'config.layers'"),
+        (set_config(heads=3), "a divisor of hidden 8"),
+        (set_config(activation="tanh"), "'relu' or 'gelu'"),
+        (set_config(head="span", labels=3), "a span head"),
+        (set_config(extra=1), "'config.extra': found an unknown field"),
+        ({"writer": "\ud800"}, "a lone surrogate"),
+    ],
+)
+def test_metadata_is_checked_when_written_and_when_read(
+    path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(FormatError, match=message):
+        write_packed(path, {}, metadata(**changes), overwrite=True)
+    stored = {**metadata(**changes), "format_version": "1", "sha256": "0" * 64}
+    with pytest.raises(FormatError, match=message):
+        read_changed(path, with_metadata(path.read_bytes(), stored))
+
+
+def test_every_missing_field_is_named(path: Path) -> None:
+    complete = {**metadata(), "format_version": "1", "sha256": "0" * 64}
+    for key in complete:
+        rest = {name: value for name, value in complete.items() if name != key}
+        with pytest.raises(FormatError, match=f"'{key}'"):
+            read_changed(path, with_metadata(path.read_bytes(), rest))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        {"dtype": "F32", "shape": [2]},
+        {"dtype": "F16", "shape": [4], "data_offsets": [0, 8]},
+        {"dtype": [], "shape": [2], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [True, 2], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [0, 2**63]},
+        {"dtype": "F32", "shape": [2**62, 2**62, 2], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": 2, "data_offsets": [0, 8]},
+    ],
+)
+def test_bad_tensor_entries(path: Path, entry: object) -> None:
+    header, body = split(path.read_bytes())
+    header["head.bias"] = entry
+    with pytest.raises(FormatError):
+        read_changed(path, reseal(join(header, body)))
+
+
+def test_holes_and_overlaps(path: Path) -> None:
+    header, body = split(path.read_bytes())
+    header["pooler.bits"]["data_offsets"] = [8, 72]
+    header["head.bias"]["data_offsets"] = [64, 72]
+    with pytest.raises(FormatError):
+        read_changed(path, reseal(join(header, body)))
+
+
+def test_repeated_tensor(path: Path) -> None:
+    header, body = split(path.read_bytes())
+    text = json.dumps(header)
+    twice = text[:-1] + ', "head.bias": ' + json.dumps(header["head.bias"]) + "}"
+    with pytest.raises(FormatError, match="repeated key"):
+        read_changed(path, join(twice.encode(), body))
+
+
+def test_checksum_digits_have_one_spelling(path: Path) -> None:
+    data = path.read_bytes()
+    digest = read_packed(path)[0]["sha256"].encode()
+    upper = data.replace(digest, digest.upper())
+    assert upper != data
+    with pytest.raises(FormatError):
+        read_changed(path, upper)
+
+
+def test_errors_name_the_file(path: Path) -> None:
+    with pytest.raises(BitinferError, match=str(path)):
+        read_changed(path, path.read_bytes()[:-1])
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_packed(tmp_path / "absent")
