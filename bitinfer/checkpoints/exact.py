@@ -1,0 +1,116 @@
+"""Correctly rounded means of float32 matrices.
+
+The sign of every weight is decided against the mean of its matrix, and one unit in the last place
+of that mean can flip many signs, so it must not depend on the order in which a machine adds.  Here
+sums are exact: a finite float32 is an integer times 2**-149, mantissas that share sign and exponent
+are added as integers, and the few partial sums that remain are combined as Python integers.  Only
+the final quotient is rounded, once, to nearest, ties to even.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["UNIT_EXPONENT", "Means", "means", "nearest_float32", "nearest_float64"]
+
+UNIT_EXPONENT = -149  # every finite float32 is an integer multiple of 2**-149
+
+_FIELDS = 512  # values of the sign and exponent bits of a float32
+# Mantissas are below 2**24 and partial sums are float64: exact for up to 2**29 values a sum.
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Means:
+    """Exact means of one matrix [N, K], rounded once.
+
+    Attributes:
+        mean: mean of all entries.
+        mean_abs: mean absolute value of all entries.
+        row_mean_abs: mean absolute value of every row, float64 [N].
+    """
+
+    mean: np.float32
+    mean_abs: np.float64
+    row_mean_abs: npt.NDArray[np.float64]
+
+
+def means(matrix: npt.NDArray[np.float32]) -> Means:
+    """The correctly rounded means of a matrix.
+
+    Args:
+        matrix: float32 [N, K], finite, not empty, K at most 2**29.
+
+    Example:
+        >>> means(np.array([[1.0, -2.0], [0.0, 4.0]], np.float32)).row_mean_abs
+        array([1.5, 2. ])
+    """
+    rows, columns = matrix.shape
+    total = 0
+    row_totals: list[int] = []
+    step = max(1, _CHUNK // columns)
+    for start in range(0, rows, step):
+        signed, absolute = _row_sums(np.ascontiguousarray(matrix[start : start + step]))
+        total += signed
+        row_totals.extend(absolute)
+    return Means(
+        mean=np.float32(nearest_float32(total, matrix.size)),
+        mean_abs=np.float64(nearest_float64(sum(row_totals), matrix.size)),
+        row_mean_abs=np.array([nearest_float64(each, columns) for each in row_totals]),
+    )
+
+
+def _row_sums(matrix: npt.NDArray[np.float32]) -> tuple[int, list[int]]:
+    """Sum of all entries, and sum of absolute values of each row, in units of 2**-149."""
+    rows = len(matrix)
+    bits = matrix.view(np.uint32)
+    field = bits >> 23
+    mantissa = bits & 0x7FFFFF
+    mantissa[(field & 0xFF) > 0] |= 0x800000
+    bins = field + (np.arange(rows, dtype=np.int64) * _FIELDS)[:, None]
+    table = np.bincount(bins.ravel(), mantissa.ravel(), rows * _FIELDS).reshape(rows, _FIELDS)
+    total = 0
+    absolute = [0] * rows
+    row_index, field_index = np.nonzero(table)
+    partial_sums = table[row_index, field_index]
+    for row, key, partial in zip(
+        row_index.tolist(), field_index.tolist(), partial_sums.tolist(), strict=True
+    ):
+        value = int(partial) << max((key & 0xFF) - 1, 0)
+        absolute[row] += value
+        total += -value if key >= _FIELDS // 2 else value
+    return total, absolute
+
+
+def nearest_float32(units: int, count: int) -> float:
+    """The float32 nearest to ``units * 2**-149 / count``, as a Python float."""
+    return _nearest(units, count, digits=24, least=-149)
+
+
+def nearest_float64(units: int, count: int) -> float:
+    """The float64 nearest to ``units * 2**-149 / count``."""
+    return _nearest(units, count, digits=53, least=-1074)
+
+
+def _nearest(units: int, count: int, *, digits: int, least: int) -> float:
+    """``units * 2**-149 / count`` with ``digits`` binary digits, none below ``2**least``."""
+    if units < 0:
+        return -_nearest(-units, count, digits=digits, least=least)
+    exponent = max(units.bit_length() - count.bit_length() - digits, least - UNIT_EXPONENT)
+    quotient, rest, divisor = _divide(units, count, exponent)
+    if quotient >> digits:  # the estimate is one short about half of the time
+        exponent += 1
+        quotient, rest, divisor = _divide(units, count, exponent)
+    if 2 * rest > divisor or (2 * rest == divisor and quotient & 1):
+        quotient += 1
+    return float(np.ldexp(float(quotient), exponent + UNIT_EXPONENT))
+
+
+def _divide(units: int, count: int, exponent: int) -> tuple[int, int, int]:
+    """Quotient, rest and divisor of ``units`` by ``count * 2**exponent``."""
+    numerator = units << max(-exponent, 0)
+    divisor = count << max(exponent, 0)
+    return (*divmod(numerator, divisor), divisor)
