@@ -1,0 +1,74 @@
+#include "kernels/registry.h"
+
+#include "base/env.h"
+#include "base/error.h"
+#include "kernels/cpu_features.h"
+
+namespace bitinfer {
+
+// One per file of kernels/isa.
+const Kernels& portable_kernels();
+const Kernels& avx2_kernels();
+const Kernels& avx512_vpopcnt_kernels();
+const Kernels& neon_kernels();
+
+namespace {
+
+struct Level {
+  const char* name;
+  const Kernels& (*kernels)();
+  bool (*runs_on)(const CpuFeatures& cpu);
+};
+
+// Best first; what each file's compiler flags (cmake/isa.cmake) allow, the machine must have.
+constexpr Level kLevels[] = {
+#if defined(__x86_64__)
+    {"avx512_vpopcnt", avx512_vpopcnt_kernels,
+     [](const CpuFeatures& cpu) {
+       return cpu.avx512f && cpu.avx512bw && cpu.avx512vl && cpu.avx512dq && cpu.avx512_vpopcntdq &&
+              cpu.avx2 && cpu.popcnt;
+     }},
+    {"avx2", avx2_kernels, [](const CpuFeatures& cpu) { return cpu.avx2 && cpu.popcnt; }},
+#elif defined(__aarch64__)
+    {"neon", neon_kernels, [](const CpuFeatures& cpu) { return cpu.neon; }},
+#endif
+    {"portable", portable_kernels, [](const CpuFeatures&) { return true; }},
+};
+
+std::string quoted_names(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "'" : ", '") + name + "'";
+  return text;
+}
+
+// `origin` is the name of the option or variable the value comes from.
+const Level& find_level(const std::string& origin, const std::string& value) {
+  const char* reason = "is not in this build";
+  for (const Level& level : kLevels) {
+    if (value != level.name) continue;
+    if (level.runs_on(cpu_features())) return level;
+    reason = "is not supported by this machine";
+  }
+  throw UnsupportedError(origin + "='" + value + "' " + reason + "; expected one of " +
+                         quoted_names(available_isas()));
+}
+
+}  // namespace
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const Level& level : kLevels) {
+    if (level.runs_on(cpu_features())) names.push_back(level.name);
+  }
+  return names;
+}
+
+const Kernels& kernels_for(const std::string& isa) { return find_level("isa", isa).kernels(); }
+
+std::string resolve_isa(const std::optional<std::string>& isa) {
+  if (isa) return find_level("isa", *isa).name;
+  if (const auto wanted = env_isa()) return find_level("BITINFER_ISA", *wanted).name;
+  return available_isas().front();
+}
+
+}  // namespace bitinfer
