@@ -1,0 +1,220 @@
+"""Text to token ids: lower-cased WordPiece, pairs, truncation, and no padding.
+
+A batch of sequences is four flat arrays (:class:`TokenBatch`), the form in which the native code
+takes them.  The `tokenizers` library does the work and is imported on first use.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitinfer.errors import FormatError, InputError, InputTypeError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+__all__ = ["TextTokenizer", "TokenBatch", "truncate_pair"]
+
+Ints: TypeAlias = NDArray[np.int32]
+TextPair: TypeAlias = tuple[str, str | None]
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+MIN_LENGTH = 3  # [CLS], one token, [SEP]
+
+# Longer words become [UNK], as in the published tokenizers.
+_MAX_WORD = 100
+# A token seldom spans more characters; only the speed of very long texts depends on this.
+_CHARACTERS_PER_TOKEN = 16
+# Words end before each of these, and no special token holds one: white space, most ASCII
+# punctuation, common Chinese characters.
+_WORD_END = re.compile(r"[ \t\r\n!-/:-@\u4e00-\u9fff]")
+# Of words that are too long, and of white space, it does not matter how much there is.
+_LONG_RUN = re.compile(rf"[A-Za-z0-9]{{{_MAX_WORD + 1},}}|[ \t\r\n]{{{_MAX_WORD + 1},}}")
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """B token sequences, one after the other, without padding.
+
+    Attributes:
+        ids: int32 [T] token ids of all sequences.
+        positions: int32 [T] row of the position table, 0 at the start of each sequence.
+        segments: int32 [T] 0 for the first text, 1 for the second.
+        offsets: int64 [B+1]; sequence b is ``ids[offsets[b]:offsets[b + 1]]``.
+    """
+
+    ids: Ints
+    positions: Ints
+    segments: Ints
+    offsets: NDArray[np.int64]
+
+
+class TextTokenizer:
+    """The tokenizer described by a packed file's metadata.
+
+    Text is cleaned (control characters and NUL are dropped), lower-cased if the model is, stripped
+    of accents, and split into WordPiece tokens; an unknown word is ``[UNK]``.  A special token that
+    is spelled out in a text, such as ``[SEP]``, is that token: the tokenizers BERT models are
+    trained with do the same.
+
+    Args:
+        vocab: One token per line; the line number is the token id.
+        lowercase: Whether the model was trained on lower-cased text.
+        name: The model, for error messages.
+
+    Raises:
+        FormatError: A special token is missing from the vocabulary.
+    """
+
+    def __init__(self, vocab: str, *, lowercase: bool = True, name: str = "model") -> None:
+        self._ids = {token: index for index, token in enumerate(vocab.split("\n"))}
+        missing = [token for token in SPECIAL_TOKENS if token not in self._ids]
+        if missing:
+            raise FormatError(f"{name}: the vocabulary lacks {', '.join(missing)}")
+        self._cls, self._sep = self._ids["[CLS]"], self._ids["[SEP]"]
+        self._lowercase = lowercase
+        self._tokenizer = _build_tokenizer(self._ids, lowercase)
+
+    def encode(
+        self, pairs: Sequence[TextPair], *, max_length: int, truncation: bool = True, first: int = 0
+    ) -> TokenBatch:
+        """Encode each pair as ``[CLS] text [SEP]`` or ``[CLS] text [SEP] second [SEP]``.
+
+        A second text that is ``None`` or holds no token adds no ``[SEP]``.
+
+        Args:
+            pairs: ``(text, second text or None)`` per sequence.
+            max_length: Most tokens of a sequence, special ones included.
+            truncation: Cut longer sequences, pairs by :func:`truncate_pair`; otherwise raise.
+            first: Index of ``pairs[0]`` in the caller's list, for error messages.
+
+        Raises:
+            InputTypeError: A text is not a string; names its index.
+            InputError: A text holds a lone surrogate (names index and position), or is too long and
+                ``truncation`` is false (names index and length).
+        """
+        parts = []
+        lengths = np.zeros((len(pairs), 2), dtype=np.int64)
+        for row, (text, second) in enumerate(pairs):
+            index = first + row
+            a = self._tokenize(text, f"text {index}", max_length, truncation)
+            b = _NO_TOKENS
+            if second is not None:
+                b = self._tokenize(second, f"second text {index}", max_length, truncation)
+            a, b = _fit(a, b, max_length, truncation, index)
+            parts.append(self._join(a, b))
+            lengths[row] = len(a) + 2, len(b) + (len(b) > 0)
+        return _flatten(parts, lengths)
+
+    def _join(self, a: list[int], b: list[int]) -> list[int]:
+        joined = [self._cls, *a, self._sep]
+        return [*joined, *b, self._sep] if b else joined
+
+    def _tokenize(self, text: str, what: str, needed: int, truncation: bool) -> list[int]:
+        """The tokens of a text, or, where more will be cut off, at least the first ``needed``.
+
+        No token crosses the end of a word, so the tokens of a prefix that stops there are the first
+        tokens of the whole.  A prefix is enough as soon as it holds as many as can be kept.
+        """
+        _check_text(text, what)
+        size = needed * _CHARACTERS_PER_TOKEN
+        if len(text) > size:
+            text = _LONG_RUN.sub(lambda run: run[0][: _MAX_WORD + 1], text)
+        while truncation and size < len(text):
+            end = _WORD_END.search(text, size)
+            if end is None:
+                break
+            ids = self._ids_of(text[: end.start()])
+            if len(ids) >= needed:
+                return ids
+            size = 4 * end.start()
+        return self._ids_of(text)
+
+    def _ids_of(self, text: str) -> list[int]:
+        # One text a call: encoding a batch would start a second pool of threads, outside the
+        # control of num_threads and unsafe across fork.
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+def truncate_pair(first: int, second: int, budget: int) -> tuple[int, int]:
+    """How many tokens of two texts remain within a budget, by the rule of the published code.
+
+    One token at a time is taken from the first text while it is the longer one, else from the
+    second.  (The ``longest_first`` of Hugging Face differs where the budget is odd.)
+
+    >>> truncate_pair(90, 90, 125)
+    (63, 62)
+    """
+    excess = max(first + second - budget, 0)
+    levelling = min(excess, abs(first - second))
+    if first > second:
+        first -= levelling
+    else:
+        second -= levelling
+    # From equal lengths on the rule takes turns, and the second text begins.
+    rest = excess - levelling
+    return first - rest // 2, second - (rest + 1) // 2
+
+
+_NO_TOKENS: list[int] = []
+
+
+def _fit(
+    a: list[int], b: list[int], max_length: int, truncation: bool, index: int
+) -> tuple[list[int], list[int]]:
+    special = 3 if b else 2
+    length = len(a) + len(b) + special
+    if length <= max_length:
+        return a, b
+    if not truncation:
+        raise InputError(
+            f"text {index}: {length} tokens, at most {max_length} fit and truncation is off"
+        )
+    if not b:
+        return a[: max_length - special], b
+    keep_a, keep_b = truncate_pair(len(a), len(b), max_length - special)
+    return a[:keep_a], b[:keep_b]
+
+
+def _flatten(parts: list[list[int]], lengths: NDArray[np.int64]) -> TokenBatch:
+    totals = lengths.sum(axis=1)
+    offsets = np.zeros(len(parts) + 1, dtype=np.int64)
+    np.cumsum(totals, out=offsets[1:])
+    ids = np.fromiter(chain.from_iterable(parts), np.int32, int(offsets[-1]))
+    positions = np.arange(len(ids)) - np.repeat(offsets[:-1], totals)
+    segments = positions >= np.repeat(lengths[:, 0], totals)
+    return TokenBatch(ids, positions.astype(np.int32), segments.astype(np.int32), offsets)
+
+
+def _check_text(text: Any, what: str) -> None:
+    if not isinstance(text, str):
+        raise InputTypeError(f"{what}: expected str, found {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise InputError(
+            f"{what}: lone surrogate U+{code:04X} at position {error.start}, expected valid Unicode"
+        ) from None
+
+
+def _build_tokenizer(ids: Mapping[str, int], lowercase: bool) -> Tokenizer:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+
+    model = WordPiece(dict(ids), unk_token="[UNK]", max_input_chars_per_word=_MAX_WORD)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.add_special_tokens([t for t in (*SPECIAL_TOKENS, "[MASK]") if t in ids])
+    return tokenizer

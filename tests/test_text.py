@@ -1,0 +1,214 @@
+"""Text to ids: the published tokenization, pairs, truncation, and text that nobody expects."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitinfer.errors import FormatError, InputError, InputTypeError
+from bitinfer.text import TextTokenizer, TokenBatch, truncate_pair
+
+WORDS = [
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##a", "##b", "good", "##ness"),
+    *(",", ".", "!", "'", "cafe", "中", "[", "]", "sep"),
+]
+PAD, UNK, CLS, SEP, MASK, A, B, C, _A, _B, GOOD, NESS, COMMA = range(13)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return TextTokenizer("\n".join(WORDS))
+
+
+def one(
+    tokenizer: TextTokenizer, text: str, second: str | None = None, **options: int
+) -> list[int]:
+    return tokenizer.encode([(text, second)], **{"max_length": 64, **options}).ids.tolist()
+
+
+def test_wordpiece(tokenizer: TextTokenizer) -> None:
+    assert one(tokenizer, "A goodness, ab zz") == [CLS, A, GOOD, NESS, COMMA, A, _B, UNK, SEP]
+    assert one(tokenizer, "CAFÉ") == [CLS, WORDS.index("cafe"), SEP]
+    assert one(tokenizer, "a中b") == [CLS, A, WORDS.index("中"), B, SEP]
+    assert one(tokenizer, "a" * 101) == [CLS, UNK, SEP]
+
+
+def test_cased_model() -> None:
+    cased = TextTokenizer("\n".join([*WORDS, "A"]), lowercase=False)
+    assert one(cased, "A a") == [CLS, len(WORDS), A, SEP]
+
+
+def test_special_tokens_in_text(tokenizer: TextTokenizer) -> None:
+    assert one(tokenizer, "a [SEP] b [MASK]") == [CLS, A, SEP, B, MASK, SEP]
+    assert one(tokenizer, "[sep]") == [CLS, *map(WORDS.index, ("[", "sep", "]")), SEP]
+
+
+def test_pairs_and_segments(tokenizer: TextTokenizer) -> None:
+    batch = tokenizer.encode(
+        [("a b", "c"), ("a", None), ("a", ""), ("", "b"), ("", "")], max_length=9
+    )
+    assert batch.offsets.tolist() == [0, 6, 9, 12, 16, 18]
+    sequences = np.split(batch.ids, batch.offsets[1:-1])
+    assert [s.tolist() for s in sequences] == [
+        [CLS, A, B, SEP, C, SEP],
+        [CLS, A, SEP],
+        [CLS, A, SEP],  # an empty second text has no second [SEP]
+        [CLS, SEP, B, SEP],
+        [CLS, SEP],
+    ]
+    assert batch.segments.tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0]
+    assert batch.positions.tolist() == [*range(6), *range(3), *range(3), *range(4), *range(2)]
+    assert [a.dtype.str for a in (batch.ids, batch.positions, batch.segments, batch.offsets)] == [
+        *("<i4", "<i4", "<i4", "<i8")
+    ]
+
+
+def test_empty_batch(tokenizer: TextTokenizer) -> None:
+    batch = tokenizer.encode([], max_length=9)
+    assert batch.ids.shape == (0,)
+    assert batch.offsets.tolist() == [0]
+
+
+def test_single_truncation(tokenizer: TextTokenizer) -> None:
+    assert one(tokenizer, "a b c", max_length=4) == [CLS, A, B, SEP]
+    assert one(tokenizer, "a b c", max_length=5) == [CLS, A, B, C, SEP]
+
+
+def by_the_rule(first: int, second: int, budget: int) -> tuple[int, int]:
+    """The published loop, one token at a time."""
+    while first + second > budget:
+        if first > second:
+            first -= 1
+        else:
+            second -= 1
+    return first, second
+
+
+def test_truncate_pair_is_the_published_rule() -> None:
+    assert truncate_pair(90, 90, 125) == (63, 62)
+    for first in range(12):
+        for second in range(12):
+            for budget in range(14):
+                expected = by_the_rule(first, second, budget)
+                assert truncate_pair(first, second, budget) == expected, (first, second, budget)
+
+
+def test_pair_truncation(tokenizer: TextTokenizer) -> None:
+    assert one(tokenizer, "a a a a", "b b", max_length=7) == [CLS, A, A, SEP, B, B, SEP]
+    assert one(tokenizer, "a a", "b b b", max_length=6) == [CLS, A, A, SEP, B, SEP]
+    # The rule may leave nothing of the second text: then it has no [SEP] either.
+    assert one(tokenizer, "a a", "b", max_length=4) == [CLS, A, SEP]
+
+
+def test_truncation_off(tokenizer: TextTokenizer) -> None:
+    fits = [("a b", None)]
+    assert len(tokenizer.encode(fits, max_length=4, truncation=False).ids) == 4
+    with pytest.raises(InputError, match=r"text 8: 5 tokens, at most 4 fit"):
+        tokenizer.encode([*fits, ("a b c", None)], max_length=4, truncation=False, first=7)
+    with pytest.raises(InputError, match=r"text 0: 5 tokens"):
+        tokenizer.encode([("a", "b")], max_length=4, truncation=False)
+
+
+@pytest.mark.parametrize("text", [None, 3, b"bytes", ["a"], 1.5])
+def test_text_that_is_no_string(tokenizer: TextTokenizer, text: object) -> None:
+    name = type(text).__name__
+    with pytest.raises(InputTypeError, match=f"text 1: expected str, found {name}"):
+        tokenizer.encode([("a", None), (text, None)], max_length=9)  # type: ignore[list-item]
+    if text is not None:
+        with pytest.raises(InputTypeError, match=f"second text 0: expected str, found {name}"):
+            tokenizer.encode([("a", text)], max_length=9)  # type: ignore[list-item]
+
+
+def test_lone_surrogate(tokenizer: TextTokenizer) -> None:
+    with pytest.raises(InputError, match=r"text 1: lone surrogate U\+D83D at position 2"):
+        tokenizer.encode([("a", None), ("ab\ud83d", None)], max_length=9)
+
+
+def test_odd_text(tokenizer: TextTokenizer) -> None:
+    assert one(tokenizer, "a\0b\x07") == [CLS, A, _B, SEP]  # NUL and controls are dropped
+    assert one(tokenizer, "\u200f a \u202e") == [CLS, A, SEP]  # right-to-left marks
+    assert one(tokenizer, "😀") == [CLS, UNK, SEP]
+    assert one(tokenizer, "שלום") == [CLS, UNK, SEP]
+    assert one(tokenizer, "\ufeffa\u2028b") == [CLS, A, B, SEP]
+    assert one(tokenizer, " \t\n ") == [CLS, SEP]
+
+
+def test_missing_special_tokens() -> None:
+    with pytest.raises(FormatError, match=r"stsb: the vocabulary lacks \[UNK\], \[SEP\]"):
+        TextTokenizer("[PAD]\n[CLS]\na", name="stsb")
+
+
+def same(left: TokenBatch, right: TokenBatch) -> bool:
+    pairs = [(left.ids, right.ids), (left.segments, right.segments), (left.offsets, right.offsets)]
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+PIECES = [
+    *"ab中 \t\n\r\0\u0301\u00a0\u2028./é😀",
+    "[SEP]",
+    "[",
+    "]",
+    "good" * 25,
+    "x1" * 300,
+    " " * 250,
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=st.lists(st.sampled_from(PIECES), max_size=400).map("".join),
+    second=st.none() | st.text(st.sampled_from("ab ."), max_size=300),
+    max_length=st.integers(3, 12),
+)
+def test_a_prefix_gives_the_same_tokens(text: str, second: str | None, max_length: int) -> None:
+    """Long texts are tokenized only as far as needed; the result is that of the whole text."""
+    tokenizer = TextTokenizer("\n".join(WORDS))
+    whole = tokenizer.encode([(text, second)], max_length=1_000_000)
+    parts = whole.ids.tolist()
+    first = int((whole.segments == 0).sum()) - 2
+    a, b = parts[1 : 1 + first], parts[2 + first : -1]
+    budget = max_length - (3 if b else 2)
+    keep = truncate_pair(len(a), len(b), budget) if b else (min(len(a), budget), 0)
+    expected = [CLS, *a[: keep[0]], SEP, *b[: keep[1]], *([SEP] if b[: keep[1]] else [])]
+    found = tokenizer.encode([(text, second)], max_length=max_length)
+    assert found.ids.tolist() == expected
+    again = tokenizer.encode([("a", None), (text, second)], max_length=max_length)
+    assert again.ids.tolist()[3:] == expected
+    assert same(found, tokenizer.encode([(text, second)], max_length=max_length))
+
+
+@pytest.mark.parametrize("piece", ["a ", "hello world. ", "a,\n", "x/", "中", "\n"])
+def test_ten_megabytes(tokenizer: TextTokenizer, piece: str) -> None:
+    text = piece * (10_000_000 // len(piece))
+    start = time.perf_counter()
+    assert len(one(tokenizer, text, text, max_length=512)) == (2 if piece == "\n" else 512)
+    assert time.perf_counter() - start < 5
+
+
+def test_ten_megabytes_without_a_space(tokenizer: TextTokenizer) -> None:
+    assert one(tokenizer, "a" * 10_000_000) == [CLS, UNK, SEP]
+
+
+def test_tokenizing_starts_no_threads() -> None:
+    """A second pool beside the model's own would ignore num_threads and break after a fork."""
+    code = """
+import os
+from bitinfer.text import TextTokenizer
+tokenizer = TextTokenizer("[PAD]\\n[UNK]\\n[CLS]\\n[SEP]\\na")
+tokenizer.encode([("a a", "a")] * 100, max_length=9)
+print(len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)},
+    )
+    assert done.stdout.strip() == "1"
