@@ -3,13 +3,6 @@
 #include "base/spin.h"
 
 namespace bitinfer {
-namespace {
-
-// Partners arrive within a few per cent of a layer's time; sleeping and waking costs about as much.
-constexpr std::chrono::microseconds kSpin{50};
-
-}  // namespace
-
 void Barrier::wait() {
   if (count_ == 1) return;
   std::unique_lock<std::mutex> lock(mutex_);
@@ -25,7 +18,7 @@ void Barrier::wait() {
     changed_.notify_all();
   } else {
     lock.unlock();
-    if (!spin_until(released, kSpin)) {
+    if (!spin_until(released, kPartnerSpin)) {
       lock.lock();
       changed_.wait(lock, released);
     }

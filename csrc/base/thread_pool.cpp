@@ -11,7 +11,7 @@ namespace bitinfer {
 namespace {
 
 // An idle thread looks for the next run this long before it sleeps, so that calls in a row find it
-// awake; waking it costs about as much.
+// awake, and no longer, so that an idle process costs nothing.
 constexpr std::chrono::microseconds kIdleSpin{20};
 
 thread_local bool t_inside_run = false;
@@ -136,7 +136,7 @@ bool ThreadPool::start_worker() {
 
 void ThreadPool::dismiss(Team& team) {
   const auto finished = [&] { return team.working_.load(std::memory_order_acquire) == 0; };
-  spin_until(finished, kIdleSpin);
+  spin_until(finished, kPartnerSpin);
   // The lock is taken in any case: the last worker may still be using the team under it.
   std::unique_lock<std::mutex> lock(mutex_);
   team.finished_.wait(lock, finished);

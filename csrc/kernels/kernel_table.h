@@ -1,0 +1,120 @@
+// The contract between the engine and its kernels: plain pointers in, plain pointers out, one table
+// of functions per instruction set. Kernels own no memory and no threads, and throw nothing.
+//
+// A product of packed rows is computed as X, and the sum of codes S follows from it:
+//   plain   X = popcount(a xor b)     pm1 x pm1:  S = K - 2 X
+//                                     u1  x pm1:  S = ones(b) - X     (ones: +1 codes of the
+//                                     column)
+//   masked  X = -S                    ternary codes on either side: bits under a non-zero plane
+// So one XOR kernel serves both kinds of activation, and thresholds on S become thresholds on X.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace bitinfer {
+
+// Weights are interleaved in panels: 16 output channels, whose 32-bit words lie side by side, so
+// that one 512-bit load (two of 256, four of 128) holds one step of 32 values of K for the whole
+// panel.
+inline constexpr int kPanelWidth = 16;
+inline constexpr int kStepBits = 32;
+
+// Left operand: `count` rows of packed words, `stride` 64-bit words apart.
+struct Rows {
+  const uint64_t* bits;
+  const uint64_t* nonzero;  // same shape, or null: no code is 0
+  int64_t count;
+  int64_t stride;
+  bool is_unsigned;  // bits mean 1 and 0 instead of +1 and -1; then `nonzero` is null
+};
+
+// Right operand: `panel_count` panels of [steps][16] 32-bit words.
+struct Panels {
+  const uint32_t* words;
+  const uint32_t* const* nonzero;  // per panel the same shape, or null: the panel holds no 0
+  int64_t cols;                    // N
+  int64_t depth;                   // K, values per row
+  int64_t steps;                   // ceil(K / 32)
+  int64_t panel_count;             // ceil(N / 16)
+};
+
+// S as it is: out[row * stride + col].
+struct StoreSums {
+  int32_t* out;
+  int64_t stride;
+  const int32_t* ones;  // +1 codes per column, padded to whole panels
+};
+
+// scale * S + bias (+ residual), each step rounded to double.
+struct Affine {
+  double* out;             // may be `residual`
+  const double* residual;  // or null
+  int64_t stride;          // of both
+  const double* scale;     // per column, padded to whole panels, like all that follow
+  const double* bias;
+  const int32_t* ones;
+};
+
+// plus = X < less, minus = X > greater. The bits are `plus` where greater is null, `plus | minus`
+// where `nonzero` is null, and otherwise `plus` with the non-zero plane `plus | minus`.
+// Padding columns hold less = INT32_MIN and greater = INT32_MAX, so that padding bits stay 0.
+struct Thresholds {
+  const int32_t* less;
+  const int32_t* greater;
+};
+struct PackCodes {
+  Thresholds plain;   // on X of the plain product
+  Thresholds masked;  // on X of the masked one
+  uint64_t* bits;
+  uint64_t* nonzero;
+  int64_t stride;  // words per row; every word of a row is written
+};
+
+// X as a distance: popcount(a xor b), or depth - S where one side is ternary. Columns from N to the
+// end of the row hold 0xffff.
+struct StoreDistances {
+  uint16_t* out;
+  int64_t stride;  // a multiple of 64
+};
+
+// exp(-t * scale) for t = 0 .. size-1, non-increasing, as doubles and as integers in units of
+// `unit` (a power of two). Sums of the integers do not depend on their order; the builder of the
+// table chooses `unit` so that the longest sequence cannot overflow them.
+struct ExpTable {
+  const double* value;
+  const uint64_t* fixed;
+  int64_t size;
+  double unit;
+};
+
+struct Kernels {
+  const char* name;
+  uint64_t (*products_run)();  // by this table's own code in this process: proof of what ran
+
+  // Runs 8 x `steps` independent xor + popcount + add of one vector each, in registers only;
+  // returns how many codes that multiplies. Timing it gives the limit that the products can be held
+  // against.
+  int64_t (*popcount_probe)(int64_t steps);
+
+  void (*store_sums)(const Rows&, const Panels&, const StoreSums&);
+  void (*affine)(const Rows&, const Panels&, const Affine&);
+  void (*pack_codes)(const Rows&, const Panels&, const PackCodes&);
+  void (*store_distances)(const Rows&, const Panels&, const StoreDistances&);
+
+  // Bit k = x[k] > threshold[k] (0 if threshold is null); true if some x[k] equals it.
+  bool (*pack_greater)(const double* x, const double* threshold, int64_t n, uint64_t* bits);
+  // Bit k = x[k] != threshold[k].
+  void (*pack_not_equal)(const double* x, const double* threshold, int64_t n, uint64_t* bits);
+
+  // (x - mean) / sqrt(variance + 1e-12) * weight + bias; `out` may be `x`.
+  void (*layer_norm)(const double* x, int64_t n, const double* weight, const double* bias,
+                     double* out);
+
+  // One row of attention: distances (a multiple of 64 of them, the tail 0xffff) to probability
+  // bits, bit j = softmax > half_step. `count` real keys, at least one.
+  void (*probability_bits)(const uint16_t* distances, int64_t count, const ExpTable& table,
+                           double half_step, uint64_t* bits);
+};
+
+}  // namespace bitinfer

@@ -1,0 +1,249 @@
+#include "model/attention.h"
+
+#include <algorithm>
+
+#include "base/bits.h"
+
+namespace bitinfer {
+namespace {
+
+// Distances of this many queries are kept at a time: 32 rows of 512 keys are half an L2 of bytes at
+// most, and the weights of the two products (keys, values of the head) stay in L1.
+constexpr int64_t kQueryBlock = 32;
+
+// Bit c of word r becomes bit r of word c (Warren, Hacker's Delight, 7-3).
+void transpose_32x32(uint32_t* words) {
+  uint32_t mask = 0x0000ffff;
+  for (int width = 16; width != 0; width >>= 1, mask ^= mask << width) {
+    for (int r = 0; r < 32; r = ((r | width) + 1) & ~width) {
+      const uint32_t swapped = ((words[r] >> width) ^ words[r | width]) & mask;
+      words[r | width] ^= swapped;
+      words[r] ^= swapped << width;
+    }
+  }
+}
+
+}  // namespace
+
+void AttentionScratch::PanelBuffer::reserve(int64_t cols, int64_t depth) {
+  const int64_t panels = ceil_div(cols, kPanelWidth);
+  const size_t size = static_cast<size_t>(panels * ceil_div(depth, kStepBits) * kPanelWidth);
+  words.reserve(size);
+  nonzero.reserve(size);
+  nonzero_panels.resize(std::max(nonzero_panels.size(), static_cast<size_t>(panels)));
+}
+
+Panels AttentionScratch::PanelBuffer::panels(int64_t cols, int64_t depth, bool has_zeros) {
+  const int64_t steps = ceil_div(depth, kStepBits), count = ceil_div(cols, kPanelWidth);
+  for (int64_t p = 0; p < count; ++p) {
+    nonzero_panels[p] = has_zeros ? nonzero.data() + p * steps * kPanelWidth : nullptr;
+  }
+  return {words.data(), nonzero_panels.data(), cols, depth, steps, count};
+}
+
+size_t AttentionScratch::PanelBuffer::bytes() const {
+  return words.bytes() + nonzero.bytes() + nonzero_panels.size() * sizeof(uint32_t*);
+}
+
+void AttentionScratch::reserve(const Config& config, int64_t most_keys) {
+  const int64_t head_size = config.head_size();
+  const size_t padded = static_cast<size_t>(round_up(head_size, kPanelWidth));
+  keys_.reserve(most_keys, head_size);
+  values_.reserve(head_size, most_keys);
+  query_.reserve(kQueryBlock, head_size);
+  context_.reserve(kQueryBlock, head_size);
+  // Kept at its widest: the stride of a call is that of its own sequence.
+  probs_.reserve(kQueryBlock, most_keys);
+  distances_.reserve(static_cast<size_t>(kQueryBlock * round_up(most_keys, kWordBits)));
+  head_words_.reserve(static_cast<size_t>(words_for(head_size)));
+  for (auto* limits :
+       {&value_sums_, &plain_less_, &plain_greater_, &masked_less_, &masked_greater_}) {
+    limits->reserve(padded);
+  }
+}
+
+size_t AttentionScratch::bytes() const {
+  return keys_.bytes() + values_.bytes() + query_.bytes() + probs_.bytes() + context_.bytes() +
+         distances_.bytes() + head_words_.bytes() + 5 * plain_less_.bytes();
+}
+
+// One head of one sequence: keys and values are interleaved once, then queries pass in blocks.
+class HeadAttention {
+ public:
+  HeadAttention(const Kernels& kernels, const Config& config, const Layer& layer,
+                const AttentionSpan& span, const AttentionRows& rows, AttentionScratch& scratch,
+                int64_t head)
+      : kernels_(kernels),
+        layer_(layer),
+        span_(span),
+        rows_(rows),
+        scratch_(scratch),
+        head_size_(config.head_size()),
+        offset_(head * config.head_size()),
+        query_has_zeros_(layer.query.limits.has_low()),
+        key_has_zeros_(layer.key.limits.has_low()),
+        value_has_zeros_(layer.value.limits.has_low()),
+        context_has_zeros_(!layer.context_low.empty()) {
+    interleave_keys();
+    interleave_values();
+    set_context_limits();
+  }
+
+  void run(int8_t* probs, int64_t tokens) {
+    for (int64_t q = span_.query_begin; q < span_.query_end; q += kQueryBlock) {
+      const int64_t count = std::min(kQueryBlock, span_.query_end - q);
+      probability_bits(q, count);
+      if (probs != nullptr) {
+        decode_rows(probability_rows(count), span_.keys,
+                    probs + (q - span_.sequence_begin) * tokens, tokens);
+      }
+      context(q, count);
+    }
+  }
+
+ private:
+  void interleave_keys() {
+    interleave_plane(rows_.key.bits(span_.sequence_begin), scratch_.keys_.words.data());
+    if (key_has_zeros_) {
+      interleave_plane(rows_.key.nonzero(span_.sequence_begin), scratch_.keys_.nonzero.data());
+    }
+  }
+
+  void interleave_plane(const uint64_t* plane, uint32_t* panels) {
+    const int64_t steps = ceil_div(head_size_, kStepBits);
+    for (int64_t j = 0; j < span_.keys; ++j) {
+      extract_bits(plane + j * rows_.key.stride(), offset_, head_size_,
+                   scratch_.head_words_.data());
+      interleave_row(scratch_.head_words_.data(), j, steps, panels);
+    }
+  }
+
+  void interleave_values() {
+    transpose_plane(rows_.value.bits(span_.sequence_begin), scratch_.values_.words.data());
+    if (value_has_zeros_) {
+      transpose_plane(rows_.value.nonzero(span_.sequence_begin), scratch_.values_.nonzero.data());
+    }
+  }
+
+  // Rows of the right operand are channels and its depth is the keys.
+  void transpose_plane(const uint64_t* plane, uint32_t* panels) {
+    const int64_t steps = ceil_div(span_.keys, kStepBits);
+    const int64_t padded = round_up(head_size_, kPanelWidth);
+    for (int64_t channel = 0; channel < head_size_; channel += 32) {
+      const int64_t channels = std::min<int64_t>(32, head_size_ - channel);
+      const int64_t written = std::min<int64_t>(32, padded - channel);
+      for (int64_t s = 0; s < steps; ++s) {
+        uint32_t block[32] = {};
+        const int64_t keys = std::min<int64_t>(kStepBits, span_.keys - s * kStepBits);
+        for (int64_t j = 0; j < keys; ++j) {
+          block[j] = static_cast<uint32_t>(read_bits(
+              plane + (s * kStepBits + j) * rows_.value.stride(), offset_ + channel, channels));
+        }
+        transpose_32x32(block);
+        for (int64_t c = 0; c < written; ++c) {
+          const int64_t col = channel + c;
+          panels[(col / kPanelWidth * steps + s) * kPanelWidth + col % kPanelWidth] = block[c];
+        }
+      }
+    }
+  }
+
+  Panels value_panels() const {
+    return scratch_.values_.panels(head_size_, span_.keys, value_has_zeros_);
+  }
+
+  // The +1 codes of a value channel follow from their sum: S = 2 ones - keys, and a row of +1 codes
+  // times the values gives S of every channel.
+  void set_context_limits() {
+    int32_t* sums = scratch_.value_sums_.data();
+    if (!value_has_zeros_) {
+      scratch_.probs_.reserve(1, span_.keys);
+      uint64_t* all = scratch_.probs_.bits(0);
+      for (int64_t w = 0; w < scratch_.probs_.stride(); ++w) {
+        all[w] = low_bits(span_.keys - w * kWordBits);
+      }
+      const Panels values = value_panels();
+      kernels_.store_sums(scratch_.probs_.rows(0, 1, false), values, {sums, head_size_, nullptr});
+    }
+    const int64_t padded = round_up(head_size_, kPanelWidth);
+    for (int64_t c = 0; c < padded; ++c) {
+      const bool is_padding = c >= head_size_;
+      const int64_t ones = is_padding ? 0 : (span_.keys + sums[c]) / 2;
+      const int32_t threshold = is_padding ? 0 : layer_.context_threshold[offset_ + c];
+      scratch_.plain_less_[c] = is_padding ? kNeverLess : limit_unsigned(ones, threshold);
+      scratch_.masked_less_[c] = is_padding ? kNeverLess : limit_masked(threshold);
+      if (!context_has_zeros_) continue;
+      const int32_t low = is_padding ? 0 : layer_.context_low[offset_ + c];
+      scratch_.plain_greater_[c] = is_padding ? kNeverGreater : limit_unsigned(ones, low);
+      scratch_.masked_greater_[c] = is_padding ? kNeverGreater : limit_masked(low);
+    }
+  }
+
+  void probability_bits(int64_t first, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      extract_bits(rows_.query.bits(first + i), offset_, head_size_, scratch_.query_.bits(i));
+      if (query_has_zeros_) {
+        extract_bits(rows_.query.nonzero(first + i), offset_, head_size_,
+                     scratch_.query_.nonzero(i));
+      }
+    }
+    const int64_t stride = round_up(span_.keys, kWordBits);
+    uint16_t* distances = scratch_.distances_.data();
+    kernels_.store_distances(scratch_.query_.rows(0, count, query_has_zeros_),
+                             scratch_.keys_.panels(span_.keys, head_size_, key_has_zeros_),
+                             {distances, stride});
+    const bool is_ternary = query_has_zeros_ || key_has_zeros_;
+    const ExpTable table = is_ternary ? layer_.ternary_scores.table() : layer_.pm1_scores.table();
+    scratch_.probs_.reserve(kQueryBlock, span_.keys);
+    for (int64_t i = 0; i < count; ++i) {
+      kernels_.probability_bits(distances + i * stride, span_.keys, table, layer_.half_probs_step,
+                                scratch_.probs_.bits(i));
+    }
+  }
+
+  Rows probability_rows(int64_t count) const {
+    return scratch_.probs_.rows(0, count, false, /*is_unsigned=*/true);
+  }
+
+  void context(int64_t first, int64_t count) {
+    PackCodes to{{scratch_.plain_less_.data(), nullptr},
+                 {scratch_.masked_less_.data(), nullptr},
+                 scratch_.context_.bits(0),
+                 nullptr,
+                 scratch_.context_.stride()};
+    if (context_has_zeros_) {
+      to.plain.greater = scratch_.plain_greater_.data();
+      to.masked.greater = scratch_.masked_greater_.data();
+      to.nonzero = scratch_.context_.nonzero(0);
+    }
+    kernels_.pack_codes(probability_rows(count), value_panels(), to);
+    for (int64_t i = 0; i < count; ++i) {
+      deposit_bits(rows_.context.bits(first + i), offset_, head_size_, scratch_.context_.bits(i));
+      if (context_has_zeros_) {
+        deposit_bits(rows_.context.nonzero(first + i), offset_, head_size_,
+                     scratch_.context_.nonzero(i));
+      }
+    }
+  }
+
+  const Kernels& kernels_;
+  const Layer& layer_;
+  const AttentionSpan& span_;
+  const AttentionRows& rows_;
+  AttentionScratch& scratch_;
+  const int64_t head_size_;
+  const int64_t offset_;  // of the head's channels within a row
+  const bool query_has_zeros_, key_has_zeros_, value_has_zeros_, context_has_zeros_;
+};
+
+void attend(const Kernels& kernels, const Config& config, const Layer& layer,
+            const AttentionSpan& span, const AttentionRows& rows, AttentionScratch& scratch,
+            int8_t* probs, int64_t tokens) {
+  rows.context.clear(span.query_begin, span.query_end - span.query_begin);
+  for (int64_t head = 0; head < config.heads; ++head) {
+    HeadAttention attention(kernels, config, layer, span, rows, scratch, head);
+    attention.run(probs != nullptr ? probs + head * tokens * tokens : nullptr, tokens);
+  }
+}
+
+}  // namespace bitinfer

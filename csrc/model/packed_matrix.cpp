@@ -1,0 +1,138 @@
+#include "model/packed_matrix.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/bits.h"
+
+namespace bitinfer {
+namespace {
+
+int32_t clamp_to_int32(int64_t value) {
+  return static_cast<int32_t>(std::clamp<int64_t>(value, INT32_MIN, INT32_MAX));
+}
+
+int64_t floor_half(int64_t value) { return value >> 1; }
+int64_t ceil_half(int64_t value) { return (value + 1) >> 1; }
+
+int32_t count_ones(const uint64_t* row, int64_t words) {
+  int32_t count = 0;
+  for (int64_t w = 0; w < words; ++w) count += __builtin_popcountll(row[w]);
+  return count;
+}
+
+}  // namespace
+
+// S = depth - 2 X > t  <=>  X < (depth - t) / 2.
+int32_t less_limit_pm1(int64_t depth, int32_t threshold) {
+  return clamp_to_int32(ceil_half(depth - threshold));
+}
+// S < l  <=>  X > (depth - l) / 2.
+int32_t greater_limit_pm1(int64_t depth, int32_t low) {
+  return clamp_to_int32(floor_half(depth - low));
+}
+// S = ones - X.
+int32_t limit_unsigned(int64_t ones, int32_t threshold) { return clamp_to_int32(ones - threshold); }
+// S = -X.
+int32_t limit_masked(int32_t threshold) { return clamp_to_int32(-static_cast<int64_t>(threshold)); }
+
+void interleave_row(const uint64_t* row, int64_t index, int64_t steps, uint32_t* panels) {
+  uint32_t* out = panels + index / kPanelWidth * steps * kPanelWidth + index % kPanelWidth;
+  for (int64_t s = 0; s < steps; ++s) {
+    out[s * kPanelWidth] = static_cast<uint32_t>(row[s / 2] >> (s % 2 * kStepBits));
+  }
+}
+
+PackedMatrix::PackedMatrix(const uint64_t* bits, int64_t rows, int64_t depth, const ZeroRows& zeros)
+    : rows_(rows),
+      depth_(depth),
+      steps_(ceil_div(depth, kStepBits)),
+      panel_count_(ceil_div(rows, kPanelWidth)),
+      words_(static_cast<size_t>(panel_count_ * steps_ * kPanelWidth)),
+      ones_(static_cast<size_t>(panel_count_ * kPanelWidth)) {
+  const int64_t stride = words_for(depth);
+  for (int64_t row = 0; row < rows; ++row) {
+    interleave_row(bits + row * stride, row, steps_, words_.data());
+    ones_[row] = count_ones(bits + row * stride, stride);
+  }
+  if (zeros.count == 0) return;
+
+  const int64_t panel_words = steps_ * kPanelWidth;
+  std::vector<int64_t> slot(static_cast<size_t>(panel_count_), -1);
+  int64_t slots = 0;
+  for (int64_t i = 0; i < zeros.count; ++i) {
+    int64_t& at = slot[static_cast<size_t>(zeros.rows[i] / kPanelWidth)];
+    if (at < 0) at = slots++;
+  }
+  nonzero_words_.reserve(static_cast<size_t>(slots * panel_words));
+  nonzero_panels_.resize(static_cast<size_t>(panel_count_), nullptr);
+  std::vector<uint64_t> all(static_cast<size_t>(stride), ~uint64_t{0});
+  if (depth % kWordBits != 0) all.back() = low_bits(depth % kWordBits);
+  for (int64_t panel = 0; panel < panel_count_; ++panel) {
+    if (slot[panel] < 0) continue;
+    uint32_t* words = nonzero_words_.data() + slot[panel] * panel_words;
+    nonzero_panels_[panel] = words;
+    for (int64_t j = 0; j < kPanelWidth && panel * kPanelWidth + j < rows; ++j) {
+      interleave_row(all.data(), j, steps_, words);
+    }
+  }
+  for (int64_t i = 0; i < zeros.count; ++i) {
+    const int64_t row = zeros.rows[i];
+    uint32_t* words = nonzero_words_.data() + slot[row / kPanelWidth] * panel_words;
+    interleave_row(zeros.nonzero + i * stride, row % kPanelWidth, steps_, words);
+  }
+}
+
+Panels PackedMatrix::panels() const {
+  const uint32_t* const* nonzero = nonzero_panels_.empty() ? nullptr : nonzero_panels_.data();
+  return {words_.data(), nonzero, rows_, depth_, steps_, panel_count_};
+}
+
+size_t PackedMatrix::bytes() const {
+  return words_.bytes() + nonzero_words_.bytes() + ones_.bytes();
+}
+
+CodeLimits::CodeLimits(const PackedMatrix& matrix, bool unsigned_rows, const int32_t* threshold,
+                       const int32_t* low) {
+  const size_t padded = static_cast<size_t>(matrix.padded_rows());
+  plain_less_.reserve(padded);
+  masked_less_.reserve(padded);
+  if (low != nullptr) {
+    plain_greater_.reserve(padded);
+    masked_greater_.reserve(padded);
+  }
+  for (size_t n = 0; n < padded; ++n) {
+    const bool is_padding = n >= static_cast<size_t>(matrix.rows());
+    const int64_t ones = matrix.ones()[n];
+    if (is_padding) {
+      plain_less_[n] = masked_less_[n] = kNeverLess;
+    } else {
+      plain_less_[n] = unsigned_rows ? limit_unsigned(ones, threshold[n])
+                                     : less_limit_pm1(matrix.depth(), threshold[n]);
+      masked_less_[n] = limit_masked(threshold[n]);
+    }
+    if (low == nullptr) continue;
+    if (is_padding) {
+      plain_greater_[n] = masked_greater_[n] = kNeverGreater;
+    } else {
+      plain_greater_[n] =
+          unsigned_rows ? limit_unsigned(ones, low[n]) : greater_limit_pm1(matrix.depth(), low[n]);
+      masked_greater_[n] = limit_masked(low[n]);
+    }
+  }
+}
+
+PackCodes CodeLimits::pack(uint64_t* bits, uint64_t* nonzero, int64_t stride) const {
+  return {{plain_less_.data(), plain_greater_.data()},
+          {masked_less_.data(), masked_greater_.data()},
+          bits,
+          nonzero,
+          stride};
+}
+
+size_t CodeLimits::bytes() const {
+  return plain_less_.bytes() + plain_greater_.bytes() + masked_less_.bytes() +
+         masked_greater_.bytes();
+}
+
+}  // namespace bitinfer

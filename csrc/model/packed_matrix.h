@@ -1,0 +1,68 @@
+// Weights as the kernels want them: rows of the file interleaved in panels, once, at load.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "kernels/kernel_table.h"
+
+namespace bitinfer {
+
+// The rows of a matrix that hold codes of exactly 0, and where (a set bit: not 0).
+struct ZeroRows {
+  const int32_t* rows = nullptr;  // ascending
+  const uint64_t* nonzero = nullptr;
+  int64_t count = 0;
+};
+
+class PackedMatrix {
+ public:
+  // `bits` is row-major [rows][words_for(depth)], layout of base/bits.h; copied.
+  PackedMatrix(const uint64_t* bits, int64_t rows, int64_t depth, const ZeroRows& zeros = {});
+
+  Panels panels() const;
+  int64_t rows() const { return rows_; }
+  int64_t depth() const { return depth_; }
+  int64_t padded_rows() const { return panel_count_ * kPanelWidth; }
+  const int32_t* ones() const { return ones_.data(); }
+  size_t bytes() const;
+
+ private:
+  int64_t rows_, depth_, steps_, panel_count_;
+  AlignedBuffer<uint32_t> words_;
+  AlignedBuffer<uint32_t> nonzero_words_;  // of the panels that hold zeros
+  std::vector<const uint32_t*> nonzero_panels_;
+  AlignedBuffer<int32_t> ones_;
+};
+
+// Word `step` of every row, side by side: panels[row / 16][step][row % 16].
+void interleave_row(const uint64_t* row, int64_t index, int64_t steps, uint32_t* panels);
+
+// Thresholds on sums of codes S, as limits on the kernels' X (kernel_table.h) of whole panels.
+class CodeLimits {
+ public:
+  // A code is +1 where S > threshold[n]; where `low` is given, -1 (or 1, for unsigned codes) where
+  // S < low[n]. `unsigned_rows` says what multiplies the matrix.
+  CodeLimits(const PackedMatrix& matrix, bool unsigned_rows, const int32_t* threshold,
+             const int32_t* low);
+
+  bool has_low() const { return plain_greater_.capacity() > 0; }
+  // For codes of one bit, and, with `nonzero`, for ternary ones.
+  PackCodes pack(uint64_t* bits, uint64_t* nonzero, int64_t stride) const;
+  size_t bytes() const;
+
+ private:
+  AlignedBuffer<int32_t> plain_less_, plain_greater_, masked_less_, masked_greater_;
+};
+
+// The X below which S > threshold, and the X above which S < low, for each kind of product.
+int32_t less_limit_pm1(int64_t depth, int32_t threshold);
+int32_t greater_limit_pm1(int64_t depth, int32_t low);
+int32_t limit_unsigned(int64_t ones, int32_t threshold);
+int32_t limit_masked(int32_t threshold);
+
+inline constexpr int32_t kNeverLess = INT32_MIN;
+inline constexpr int32_t kNeverGreater = INT32_MAX;
+
+}  // namespace bitinfer

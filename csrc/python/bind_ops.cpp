@@ -1,0 +1,272 @@
+// Packing and products one by one, for bitinfer.ops.
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/bits.h"
+#include "base/num_threads.h"
+#include "base/thread_pool.h"
+#include "kernels/reference.h"
+#include "kernels/registry.h"
+#include "model/packed_matrix.h"
+#include "python/arrays.h"
+#include "python/bind.h"
+
+namespace bitinfer {
+namespace {
+
+using OptionalArray = std::optional<py::array>;
+using OptionalIsa = std::optional<std::string>;
+using OptionalThreads = std::optional<int>;
+
+const uint64_t* read_plane(const py::array& plane, const char* name, int64_t depth, int64_t rows) {
+  const int64_t words = words_for(depth);
+  const uint64_t* bits = read_array<uint64_t>(plane, name, {rows, words});
+  const uint64_t padding = depth % kWordBits == 0 ? 0 : ~low_bits(depth % kWordBits);
+  for (py::ssize_t row = 0; row < plane.shape(0); ++row) {
+    if ((bits[row * words + words - 1] & padding) != 0) {
+      throw std::invalid_argument(std::string(name) + ": row " + std::to_string(row) +
+                                  " has bits set after its last value");
+    }
+  }
+  return bits;
+}
+
+// The right operand. It keeps the rows as they came for the reference, and interleaved for the
+// kernels.
+class PackedPanels {
+ public:
+  PackedPanels(const py::array& bits, const OptionalArray& nonzero, int64_t depth)
+      : bits_(bits), nonzero_(nonzero), rows_(bits.ndim() == 2 ? bits.shape(0) : kAnySize) {
+    if (depth < 1 || depth > (int64_t{1} << 30)) {
+      throw std::invalid_argument("k: found " + std::to_string(depth) + ", expected 1 to 2^30");
+    }
+    const uint64_t* words = read_plane(bits, "bits", depth, rows_);
+    if (rows_ < 1) throw std::invalid_argument("bits: found no rows, expected at least one");
+    std::vector<int32_t> zero_rows;
+    std::vector<uint64_t> planes;
+    if (nonzero) {
+      const uint64_t* plane = read_plane(*nonzero, "nonzero", depth, rows_);
+      const int64_t stride = words_for(depth);
+      for (int64_t row = 0; row < rows_; ++row) {
+        int64_t set = 0;
+        for (int64_t w = 0; w < stride; ++w) set += __builtin_popcountll(plane[row * stride + w]);
+        if (set == depth) continue;
+        zero_rows.push_back(static_cast<int32_t>(row));
+        planes.insert(planes.end(), plane + row * stride, plane + (row + 1) * stride);
+      }
+    }
+    matrix_.emplace(
+        words, rows_, depth,
+        ZeroRows{zero_rows.data(), planes.data(), static_cast<int64_t>(zero_rows.size())});
+  }
+
+  const PackedMatrix& matrix() const { return *matrix_; }
+  int64_t rows() const { return rows_; }
+  int64_t depth() const { return matrix_->depth(); }
+  reference::Codes codes() const {
+    return {static_cast<const uint64_t*>(bits_.data()),
+            nonzero_ ? static_cast<const uint64_t*>(nonzero_->data()) : nullptr, rows_, false};
+  }
+
+ private:
+  py::array bits_;
+  OptionalArray nonzero_;
+  int64_t rows_;
+  std::optional<PackedMatrix> matrix_;
+};
+
+// The left operand, checked.
+Rows read_rows(const py::array& bits, const OptionalArray& nonzero, bool is_unsigned,
+               const PackedPanels& panels) {
+  const uint64_t* words = read_plane(bits, "a", panels.depth(), kAnySize);
+  const int64_t count = bits.shape(0);
+  if (count < 1) throw std::invalid_argument("a: found no rows, expected at least one");
+  const uint64_t* plane =
+      nonzero ? read_plane(*nonzero, "a nonzero", panels.depth(), count) : nullptr;
+  if (plane != nullptr && is_unsigned) {
+    throw std::invalid_argument("a: unsigned codes have no non-zero plane");
+  }
+  return {words, plane, count, words_for(panels.depth()), is_unsigned};
+}
+
+// Calls product(first, part) for shares of the rows on the pool, without the GIL.
+template <class Product>
+void split_rows(const Rows& rows, const OptionalThreads& num_threads, Product product) {
+  const int threads =
+      static_cast<int>(std::min<int64_t>(resolve_num_threads(num_threads), rows.count));
+  py::gil_scoped_release release;
+  ThreadPool::shared().run(threads, [&](int member, Team& team) {
+    const int64_t first = rows.count * member / team.size();
+    const int64_t last = rows.count * (member + 1) / team.size();
+    Rows part = rows;
+    part.bits += first * rows.stride;
+    if (part.nonzero != nullptr) part.nonzero += first * rows.stride;
+    part.count = last - first;
+    if (part.count > 0) product(first, part);
+  });
+}
+
+py::array_t<int32_t> bgemm(const py::array& a, const OptionalArray& a_nonzero, bool is_unsigned,
+                           const PackedPanels& panels, const OptionalIsa& isa,
+                           const OptionalThreads& num_threads) {
+  const Rows rows = read_rows(a, a_nonzero, is_unsigned, panels);
+  const Kernels& kernels = kernels_for(resolve_isa(isa));
+  const int64_t cols = panels.rows();
+  py::array_t<int32_t> result = make_array<int32_t>({rows.count, cols});
+  int32_t* out = result.mutable_data();
+  const PackedMatrix& matrix = panels.matrix();
+  split_rows(rows, num_threads, [&](int64_t first, const Rows& part) {
+    kernels.store_sums(part, matrix.panels(), {out + first * cols, cols, matrix.ones()});
+  });
+  return result;
+}
+
+py::array_t<int32_t> bgemm_reference(const py::array& a, const OptionalArray& a_nonzero,
+                                     bool is_unsigned, const PackedPanels& panels) {
+  const Rows rows = read_rows(a, a_nonzero, is_unsigned, panels);
+  py::array_t<int32_t> result = make_array<int32_t>({rows.count, panels.rows()});
+  int32_t* out = result.mutable_data();
+  const reference::Codes left{rows.bits, rows.nonzero, rows.count, is_unsigned};
+  const reference::Codes right = panels.codes();
+  const int64_t depth = panels.depth();
+  py::gil_scoped_release release;
+  reference::bgemm(left, right, depth, out);
+  return result;
+}
+
+AlignedBuffer<double> padded(const double* values, const PackedMatrix& matrix) {
+  AlignedBuffer<double> result(static_cast<size_t>(matrix.padded_rows()));
+  std::copy_n(values, matrix.rows(), result.data());
+  return result;
+}
+
+py::array_t<double> bgemm_affine(const py::array& a, const OptionalArray& a_nonzero,
+                                 bool is_unsigned, const PackedPanels& panels,
+                                 const py::array& scale, const py::array& bias,
+                                 const OptionalIsa& isa, const OptionalThreads& num_threads) {
+  const Rows rows = read_rows(a, a_nonzero, is_unsigned, panels);
+  const Kernels& kernels = kernels_for(resolve_isa(isa));
+  const int64_t cols = panels.rows();
+  const PackedMatrix& matrix = panels.matrix();
+  const AlignedBuffer<double> scales = padded(read_array<double>(scale, "scale", {cols}), matrix);
+  const AlignedBuffer<double> biases = padded(read_array<double>(bias, "bias", {cols}), matrix);
+  py::array_t<double> result = make_array<double>({rows.count, cols});
+  double* out = result.mutable_data();
+  split_rows(rows, num_threads, [&](int64_t first, const Rows& part) {
+    kernels.affine(
+        part, matrix.panels(),
+        {out + first * cols, nullptr, cols, scales.data(), biases.data(), matrix.ones()});
+  });
+  return result;
+}
+
+py::tuple bgemm_threshold(const py::array& a, const OptionalArray& a_nonzero, bool is_unsigned,
+                          const PackedPanels& panels, const py::array& threshold,
+                          const OptionalArray& low, bool ternary, const OptionalIsa& isa,
+                          const OptionalThreads& num_threads) {
+  const Rows rows = read_rows(a, a_nonzero, is_unsigned, panels);
+  const Kernels& kernels = kernels_for(resolve_isa(isa));
+  const int64_t cols = panels.rows(), words = words_for(cols);
+  const int32_t* thresholds = read_array<int32_t>(threshold, "threshold", {cols});
+  const int32_t* lows = low ? read_array<int32_t>(*low, "low", {cols}) : nullptr;
+  if (ternary && lows == nullptr) {
+    throw std::invalid_argument("low: found None, expected int32 thresholds for ternary codes");
+  }
+  const PackedMatrix& matrix = panels.matrix();
+  const CodeLimits limits(matrix, is_unsigned, thresholds, lows);
+  py::array_t<uint64_t> bits = make_array<uint64_t>({rows.count, words});
+  py::array_t<uint64_t> nonzero = make_array<uint64_t>({ternary ? rows.count : 0, words});
+  uint64_t* bit_words = bits.mutable_data();
+  uint64_t* nonzero_words = ternary ? nonzero.mutable_data() : nullptr;
+  split_rows(rows, num_threads, [&](int64_t first, const Rows& part) {
+    kernels.pack_codes(
+        part, matrix.panels(),
+        limits.pack(bit_words + first * words,
+                    nonzero_words != nullptr ? nonzero_words + first * words : nullptr, words));
+  });
+  return py::make_tuple(bits, ternary ? py::object(nonzero) : py::object(py::none()));
+}
+
+// Kernels read doubles; a float32 row is widened first, which is exact.
+template <class T>
+py::tuple pack_rows(const py::array& x, const double* thresholds, const Kernels& kernels) {
+  const T* values = read_array<T>(x, "x", {kAnySize, kAnySize});
+  const int64_t rows = x.shape(0), depth = x.shape(1), words = words_for(depth);
+  if (rows < 1 || depth < 1) {
+    throw std::invalid_argument("x: found " + describe(x) + ", expected at least one value");
+  }
+  py::array_t<uint64_t> bits = make_array<uint64_t>({rows, words});
+  py::array_t<uint64_t> nonzero = make_array<uint64_t>({rows, words});
+  std::vector<double> row(static_cast<size_t>(depth));
+  bool has_zeros = false;
+  for (int64_t m = 0; m < rows; ++m) {
+    std::copy_n(values + m * depth, depth, row.begin());
+    for (const double value : row) {
+      if (value != value) throw std::invalid_argument("x: found NaN in row " + std::to_string(m));
+    }
+    has_zeros |=
+        kernels.pack_greater(row.data(), thresholds, depth, bits.mutable_data() + m * words);
+    kernels.pack_not_equal(row.data(), thresholds, depth, nonzero.mutable_data() + m * words);
+  }
+  return py::make_tuple(bits, has_zeros ? py::object(nonzero) : py::object(py::none()));
+}
+
+py::tuple pack_greater(const py::array& x, const OptionalArray& thresholds,
+                       const OptionalIsa& isa) {
+  const Kernels& kernels = kernels_for(resolve_isa(isa));
+  const double* limits = nullptr;
+  if (thresholds) {
+    limits = read_array<double>(*thresholds, "thresholds", {x.ndim() == 2 ? x.shape(1) : kAnySize});
+    for (py::ssize_t k = 0; k < thresholds->size(); ++k) {
+      if (limits[k] != limits[k]) {
+        throw std::invalid_argument("thresholds: found NaN at index " + std::to_string(k));
+      }
+    }
+  }
+  if (py::isinstance<py::array_t<float>>(x)) return pack_rows<float>(x, limits, kernels);
+  return pack_rows<double>(x, limits, kernels);
+}
+
+int64_t popcount_probe(const std::string& isa, int64_t steps) {
+  const Kernels& kernels = kernels_for(resolve_isa(isa));
+  if (steps < 1) throw std::invalid_argument("steps: expected at least 1");
+  py::gil_scoped_release release;
+  return kernels.popcount_probe(steps);
+}
+
+}  // namespace
+
+void bind_ops(py::module_& module) {
+  const auto none = py::none();
+  py::class_<PackedPanels>(module, "Panels",
+                           "Right operand of a product, interleaved for the kernels.")
+      .def(py::init<const py::array&, const OptionalArray&, int64_t>(), py::arg("bits"),
+           py::arg("nonzero"), py::arg("k"))
+      .def_property_readonly("rows", &PackedPanels::rows)
+      .def_property_readonly("k", &PackedPanels::depth);
+
+  module.def("pack_greater", &pack_greater, py::arg("x"), py::arg("thresholds") = none,
+             py::arg("isa") = none,
+             "x [M, K] > thresholds [K] (0 if None) as (bits [M, words], nonzero or None): nonzero "
+             "is given if some value equals its threshold.");
+  module.def("bgemm", &bgemm, py::arg("a"), py::arg("a_nonzero"), py::arg("unsigned"),
+             py::arg("panels"), py::arg("isa") = none, py::arg("num_threads") = none,
+             "Sums of code products, int32 [M, N].");
+  module.def("bgemm_reference", &bgemm_reference, py::arg("a"), py::arg("a_nonzero"),
+             py::arg("unsigned"), py::arg("panels"), "The same by plain loops.");
+  module.def("bgemm_affine", &bgemm_affine, py::arg("a"), py::arg("a_nonzero"), py::arg("unsigned"),
+             py::arg("panels"), py::arg("scale"), py::arg("bias"), py::arg("isa") = none,
+             py::arg("num_threads") = none, "scale [N] * sums + bias [N], float64 [M, N].");
+  module.def("bgemm_threshold", &bgemm_threshold, py::arg("a"), py::arg("a_nonzero"),
+             py::arg("unsigned"), py::arg("panels"), py::arg("threshold"), py::arg("low"),
+             py::arg("ternary"), py::arg("isa") = none, py::arg("num_threads") = none,
+             "Codes of the sums, (bits [M, words(N)], nonzero or None).");
+  module.def("popcount_probe", &popcount_probe, py::arg("isa"), py::arg("steps"),
+             "Counts bits in registers only; returns the number of code products that equals.");
+}
+
+}  // namespace bitinfer
