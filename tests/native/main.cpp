@@ -1,4 +1,5 @@
-// Runs all tests, or those whose names contain the first argument.
+// Runs all tests, or those whose names contain the first argument, or with a minus before it those
+// whose names do not.
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -38,10 +39,12 @@ void fail(const char* file, int line, const std::string& message) {
 int main(int argc, char** argv) {
   using namespace bitinfer::test;
   const std::string filter = argc > 1 ? argv[1] : "";
+  const bool exclude = filter.rfind('-', 0) == 0;
+  const std::string text = filter.substr(exclude ? 1 : 0);
   int passed = 0;
   int failed = 0;
   for (const Test& test : tests()) {
-    if (test.name.find(filter) == std::string::npos) continue;
+    if ((test.name.find(text) != std::string::npos) == exclude) continue;
     const int before = g_failures;
     try {
       test.function();

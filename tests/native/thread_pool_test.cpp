@@ -2,28 +2,19 @@
 
 #include <dirent.h>
 #include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <atomic>
-#include <chrono>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "check.h"
+#include "sum_of_members.h"
 
 using bitinfer::Team;
 using bitinfer::ThreadPool;
-
-#if defined(__SANITIZE_THREAD__)
-#define BITINFER_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define BITINFER_TSAN 1
-#endif
-#endif
+using bitinfer::test::sum_of_members;
 
 namespace {
 
@@ -33,40 +24,6 @@ int threads_of_process() {
   while (readdir(tasks) != nullptr) ++count;
   closedir(tasks);
   return count;
-}
-
-// Sum of the numbers of the members, computed with two barriers.
-int sum_of_members(int num_threads) {
-  std::vector<int> member_of(num_threads, -1);
-  std::vector<int> sums(num_threads, 0);
-  int size = 0;
-  ThreadPool::shared().run(num_threads, [&](int member, Team& team) {
-    member_of[member] = member;
-    if (member == 0) size = team.size();
-    team.barrier();
-    for (int other = 0; other < team.size(); ++other) sums[member] += member_of[other];
-    team.barrier();
-    for (int other = 0; other < team.size(); ++other) {
-      if (sums[other] != sums[member]) throw std::runtime_error("members disagree");
-    }
-  });
-  CHECK(size >= 1 && size <= num_threads);
-  CHECK_EQUAL(sums[0], size * (size - 1) / 2);
-  return sums[0];
-}
-
-// Runs `function` in a forked child; true if it ends with exit status 0 within ten seconds.
-template <class Function>
-bool succeeds_in_child(const Function& function) {
-  const pid_t child = fork();
-  if (child == 0) {
-    alarm(10);
-    signal(SIGALRM, SIG_DFL);
-    _exit(function() ? 0 : 1);
-  }
-  int status = 0;
-  waitpid(child, &status, 0);
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 }  // namespace
@@ -179,64 +136,3 @@ TEST(thread_pool_blocks_signals_in_its_threads) {
   });
   CHECK_EQUAL(blocked.load(), 4);
 }
-
-// The thread sanitizer does not support threads in a forked child.
-#if !defined(BITINFER_TSAN)
-
-TEST(thread_pool_works_in_a_forked_child) {
-  sum_of_members(3);
-  CHECK(succeeds_in_child([] {
-    return sum_of_members(3) == 3 && succeeds_in_child([] { return sum_of_members(4) == 6; });
-  }));
-  CHECK_EQUAL(sum_of_members(3), 3);
-}
-
-TEST(thread_pool_works_in_the_child_of_a_busy_process) {
-  std::atomic<bool> stop{false};
-  std::thread busy([&] {
-    while (!stop) sum_of_members(3);
-  });
-  for (int i = 0; i < 20; ++i) {
-    CHECK(succeeds_in_child([] { return sum_of_members(3) == 3; }));
-  }
-  stop = true;
-  busy.join();
-}
-
-TEST(thread_pool_does_not_hang_at_exit) {
-  const auto exits = [](auto prepare) {
-    const pid_t child = fork();
-    if (child == 0) {
-      alarm(10);
-      prepare();
-      exit(0);
-    }
-    int status = 0;
-    waitpid(child, &status, 0);
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-  };
-  CHECK(exits([] {}));
-  CHECK(exits([] { sum_of_members(3); }));
-  CHECK(exits([] {
-    std::thread([] {
-      for (;;) sum_of_members(3);
-    }).detach();
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  }));
-  CHECK(exits([] {
-    ThreadPool::shared().run(3, [](int member, Team& team) {
-      if (member == 0) exit(0);
-      team.barrier();
-    });
-  }));
-}
-
-TEST(thread_pool_after_stop_uses_the_caller_alone) {
-  CHECK(succeeds_in_child([] {
-    sum_of_members(3);
-    ThreadPool::shared().stop();
-    return sum_of_members(3) == 0;
-  }));
-}
-
-#endif
