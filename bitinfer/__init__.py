@@ -1,0 +1,84 @@
+"""Inference engine for fully binarized (1-bit) BERT models.
+
+>>> import bitinfer
+>>> model = bitinfer.load("sst2")
+>>> model.predict("a warm and funny film").label
+'positive'
+
+The names below are the public interface.  They are imported on first use, so ``import bitinfer``
+costs next to nothing; PyTorch is imported only to read a checkpoint.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from bitinfer.errors import (
+    BitinferError,
+    ConversionError,
+    FormatError,
+    InputError,
+    InputTypeError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from bitinfer import ops as ops
+    from bitinfer._core import available_isas as available_isas
+    from bitinfer.converter import convert as convert
+    from bitinfer.converter import export_float as export_float
+    from bitinfer.diagnostics import show_config as show_config
+    from bitinfer.model import BitModel as BitModel
+    from bitinfer.model import load as load
+    from bitinfer.results import EncoderOutput as EncoderOutput
+    from bitinfer.results import Prediction as Prediction
+
+    __version__: str
+
+_HOMES = {
+    "BitModel": "model",
+    "EncoderOutput": "results",
+    "Prediction": "results",
+    "available_isas": "_core",
+    "convert": "converter",
+    "export_float": "converter",
+    "load": "model",
+    "show_config": "diagnostics",
+}
+
+__all__ = [
+    "BitModel",
+    "BitinferError",
+    "ConversionError",
+    "EncoderOutput",
+    "FormatError",
+    "InputError",
+    "InputTypeError",
+    "Prediction",
+    "UnsupportedError",
+    "__version__",
+    "available_isas",
+    "convert",
+    "export_float",
+    "load",
+    "ops",
+    "show_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = importlib.import_module("bitinfer._core").build_info()["version"]
+    elif name == "ops":
+        return importlib.import_module("bitinfer.ops")
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(f"bitinfer.{_HOMES[name]}"), name)
+    else:
+        raise AttributeError(f"module 'bitinfer' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

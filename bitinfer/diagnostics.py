@@ -1,0 +1,86 @@
+"""What a bug report needs to know about this installation."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from typing import Any
+
+from bitinfer import _core
+
+__all__ = ["diagnose", "show_config"]
+
+_PACKAGES = ("numpy", "tokenizers", "safetensors", "tqdm", "torch")
+_VARIABLES = ("BITINFER_ISA", "BITINFER_NUM_THREADS")
+
+
+def diagnose() -> dict[str, Any]:
+    """Versions, machine, instruction sets, threads and settings as plain data, ready for JSON.
+
+    A setting that cannot be used, such as an instruction set that the machine lacks, is shown as
+    the error it causes.
+    """
+    return {
+        "bitinfer": _core.build_info(),
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+        "cpus": _cpus(),
+        "cpu_features": [name for name, present in _core.cpu_features().items() if present],
+        "available_isas": _core.available_isas(),
+        "isa": _value_or_error(_core.resolve_isa),
+        "num_threads": _value_or_error(_core.resolve_num_threads),
+        "environment": {name: os.environ.get(name) for name in _VARIABLES},
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def show_config() -> None:
+    """Print what :func:`diagnose` finds, one thing a line."""
+    print("\n".join(format_lines(diagnose())))
+
+
+def format_lines(data: dict[str, Any], indent: str = "") -> list[str]:
+    """Nested plain data as aligned lines of text."""
+    lines = []
+    for key, value in data.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", *format_lines(value, indent + "  ")]
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            lines.append(f"{indent}{key}: {text}")
+    return lines
+
+
+def _value_or_error(function: Any) -> Any:
+    try:
+        return function(None)
+    except Exception as error:
+        return f"error: {error}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpus() -> dict[str, int | None]:
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    return {"present": os.cpu_count(), "allowed": allowed}
+
+
+def _cpu_name() -> str:
+    if sys.platform == "linux":
+        try:
+            with open("/proc/cpuinfo", encoding="utf-8") as file:
+                names = [line.partition(":")[2] for line in file if line.startswith("model name")]
+        except OSError:
+            names = []
+        if names:
+            return names[0].strip()
+    return platform.processor() or "unknown"

@@ -1,0 +1,592 @@
+"""`load` and the model it returns: text or arrays in, labels, scores and vectors out."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bitinfer import _core
+from bitinfer.errors import FormatError, InputError, InputTypeError, UnsupportedError
+from bitinfer.format import SIZES, Tensors, read_packed
+from bitinfer.inputs import (
+    Columns,
+    Text,
+    TextPairs,
+    check_bool,
+    check_choice,
+    check_engine,
+    check_int,
+    read_columns,
+    read_texts,
+)
+from bitinfer.results import EncoderOutput, Prediction
+from bitinfer.sizes import by_part
+from bitinfer.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
+
+__all__ = ["BitModel", "builtin_names", "load"]
+
+Pooling = Literal["cls", "mean", "pooler"]
+Floats = NDArray[np.float64]
+
+_BUILTIN = Path(__file__).parent / "builtin"
+_POOLINGS = ("cls", "mean", "pooler")
+_LOG = logging.getLogger("bitinfer")
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str = "cpu",
+    num_threads: int | None = None,
+    isa: str | None = None,
+) -> BitModel:
+    """Load a model from the disk.  Nothing is ever downloaded.
+
+    Args:
+        path: A packed file, a checkpoint folder, a ``.pt`` / ``.bin`` checkpoint, or the name of a
+            built-in model.  The content decides, not the ending, and an existing path wins over a
+            name.  Checkpoints are converted in memory, which needs PyTorch.
+        device: ``"cpu"``.
+        num_threads: Threads of one call; default ``BITINFER_NUM_THREADS``, else the CPUs this
+            process may use.
+        isa: Instruction set, one of :func:`bitinfer.available_isas`; default ``BITINFER_ISA``, else
+            the best one.  The answers do not depend on it.
+
+    Raises:
+        FormatError: The packed file is damaged or of an unknown version.
+        ConversionError: The checkpoint cannot be converted exactly.
+        UnsupportedError: The device or instruction set is not there, or PyTorch is missing.
+        InputError: There is no such path or name.
+
+    >>> model = load("sst2")
+    >>> model.predict("a warm and funny film").label
+    'positive'
+    """
+    if str(device) != "cpu":
+        raise UnsupportedError(f"device: found {str(device)!r}, expected 'cpu'")
+    options = check_engine(num_threads, isa)
+    return _open(_find(path), *options)
+
+
+def builtin_names() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(file.stem for file in _BUILTIN.glob("*.safetensors"))
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a model came from: a path, or the name of a built-in model."""
+
+    path: Path
+    builtin: str | None = None
+
+    def __str__(self) -> str:
+        return self.builtin or str(self.path)
+
+
+def _find(path: str | os.PathLike[str]) -> _Origin:
+    try:
+        name = os.fspath(path)
+    except TypeError:
+        raise InputTypeError(f"path: found {type(path).__name__}, expected a path") from None
+    if os.path.exists(name):
+        return _Origin(Path(os.fsdecode(name)).absolute())
+    return _find_builtin(os.fsdecode(name))
+
+
+def _find_builtin(name: str) -> _Origin:
+    names = builtin_names()
+    if name not in names:
+        raise InputError(
+            f"{name!r}: no such file or folder, nor a built-in model ({', '.join(names) or 'none'})"
+        )
+    return _Origin(_BUILTIN / f"{name}.safetensors", name)
+
+
+def _open(origin: _Origin, num_threads: int | None, isa: str | None) -> BitModel:
+    from bitinfer.checkpoints.files import looks_like_checkpoint
+
+    if looks_like_checkpoint(origin.path):
+        from bitinfer.converter import pack_checkpoint
+
+        metadata, tensors = pack_checkpoint(origin.path)
+    else:
+        metadata, tensors = read_packed(origin.path)
+    return BitModel(metadata, tensors, origin, num_threads, isa)
+
+
+def _reopen(origin: _Origin, digest: str, num_threads: int | None, isa: str | None) -> BitModel:
+    """Undo `BitModel.__reduce__`."""
+    if origin.builtin is not None:
+        origin = _find_builtin(origin.builtin)
+    model = _open(origin, num_threads, isa)
+    if model._digest != digest:
+        raise FormatError(f"{origin}: the file is not the one this model was pickled from")
+    return model
+
+
+class BitModel:
+    """A binarized BERT, ready to run.  Made by :func:`load`.
+
+    A model never changes and may be used from many threads at once.  It pickles by its file: the
+    other process reads the same path.  Results do not depend on the batch, its order, the number of
+    threads or the instruction set, to the last bit.
+    """
+
+    def __init__(
+        self,
+        metadata: Mapping[str, Any],
+        tensors: Tensors,
+        origin: _Origin,
+        num_threads: int | None = None,
+        isa: str | None = None,
+    ) -> None:
+        self._metadata = metadata
+        self._origin = origin
+        self._options = (num_threads, isa)
+        self._sizes = by_part((name, tensor.nbytes) for name, tensor in tensors.items())
+        self._sizes["vocabulary"] = len(metadata["vocab"].encode())
+        options = metadata["tokenizer"]
+        self._tokenizer = TextTokenizer(
+            metadata["vocab"], lowercase=options["lowercase"], name=str(origin)
+        )
+        config = {key: metadata["config"][key] for key in (*SIZES, "head")}
+        try:
+            self._core = _core.Model(config, tensors, isa, num_threads)
+        except FormatError as error:
+            raise FormatError(f"{origin}: {error}") from None
+
+    # ---- what the model is
+
+    @property
+    def config(self) -> dict[str, int | str]:
+        """Sizes and kinds: hidden, layers, heads, intermediate, vocab, positions, ..."""
+        return dict(self._metadata["config"])
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes, in the order of the logits; none for regression and span models."""
+        return list(self._metadata["labels"])
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a sequence unless a call says otherwise, special tokens included."""
+        return int(self._metadata["tokenizer"]["max_length"])
+
+    def info(self) -> dict[str, Any]:
+        """Everything known about the model as plain data, ready for JSON.
+
+        ``bytes`` is the size of each part of the packed file and their ``total``, the metadata
+        except the vocabulary left out; ``weight_bytes`` and ``workspace_bytes`` are the memory of
+        the loaded weights and of the calls made so far.
+        """
+        metadata = self._metadata
+        keys = ("architecture", "recipe", "task", "labels", "config", "tokenizer", "licence")
+        return {
+            "model": str(self._origin),
+            **{key: metadata[key] for key in keys},
+            "source": metadata["source"],
+            "writer": metadata["writer"],
+            "format_version": metadata.get("format_version"),
+            "sha256": self._digest,
+            "report": metadata["report"],
+            "bytes": {**self._sizes, "total": sum(self._sizes.values())},
+            "isa": self._core.isa,
+            "num_threads": self._core.num_threads,
+            "weight_bytes": self._core.weight_bytes,
+            "workspace_bytes": self._core.workspace_bytes,
+        }
+
+    def __repr__(self) -> str:
+        core = self._core
+        return f"BitModel({str(self._origin)!r}, isa={core.isa!r}, num_threads={core.num_threads})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._origin, self._digest, *self._options)
+
+    @property
+    def _digest(self) -> str:
+        """SHA-256 of the packed file, or of the weights that were converted in memory."""
+        metadata = self._metadata
+        return str(metadata.get("sha256") or metadata["source"]["sha256"])
+
+    @property
+    def _regression(self) -> bool:
+        config = self._metadata["config"]
+        return bool(config["head"] == "classification" and config["labels"] == 1)
+
+    # ---- from text
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a str is an Iterable[str], and is one text
+        self,
+        texts: Text,
+        text_pairs: str | None = ...,
+        *,
+        top_k: Literal[1] = ...,
+        batch_size: int = ...,
+        max_length: int | None = ...,
+        truncation: bool = ...,
+        show_progress_bar: bool | None = ...,
+    ) -> Prediction: ...
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a str is an Iterable[str], and is one text
+        self,
+        texts: Text,
+        text_pairs: str | None = ...,
+        *,
+        top_k: int | None,
+        batch_size: int = ...,
+        max_length: int | None = ...,
+        truncation: bool = ...,
+        show_progress_bar: bool | None = ...,
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # 1 is an int, and is one result
+        self,
+        texts: Iterable[Text],
+        text_pairs: Iterable[str | None] | None = ...,
+        *,
+        top_k: Literal[1] = ...,
+        batch_size: int = ...,
+        max_length: int | None = ...,
+        truncation: bool = ...,
+        show_progress_bar: bool | None = ...,
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(
+        self,
+        texts: Iterable[Text],
+        text_pairs: Iterable[str | None] | None = ...,
+        *,
+        top_k: int | None,
+        batch_size: int = ...,
+        max_length: int | None = ...,
+        truncation: bool = ...,
+        show_progress_bar: bool | None = ...,
+    ) -> list[list[Prediction]]: ...
+
+    def predict(
+        self,
+        texts: Text | Iterable[Text],
+        text_pairs: str | Iterable[str | None] | None = None,
+        *,
+        top_k: int | None = 1,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        truncation: bool = True,
+        show_progress_bar: bool | None = None,
+    ) -> Any:
+        """Classify texts.
+
+        Args:
+            texts: One text gives one result; a list or any other iterable gives a list.  A text is
+                a string, or a pair as a tuple ``(text, second)`` or a mapping
+                ``{"text": ..., "text_pair": ...}``.
+            text_pairs: The second texts, if ``texts`` holds strings.
+            top_k: 1 gives the best `Prediction` of each text; any other number, or ``None`` for all
+                classes, gives a list of them, best first.
+            batch_size: Texts that are run together; it changes the speed and nothing else.
+            max_length: Most tokens of a sequence; default :attr:`max_length`, at most
+                ``config["positions"]``.
+            truncation: Cut longer sequences; otherwise they are an error.
+            show_progress_bar: ``None`` shows one if the logger ``bitinfer`` is at level INFO or
+                below.
+
+        Returns:
+            `Prediction`, ``list[Prediction]``, or a list of those lists.  For a regression model
+            ``label`` and ``index`` are ``None`` and ``score`` is the value.
+
+        Raises:
+            InputError: An option or text is not allowed; names it.
+            InputTypeError: A text is not a string.
+            UnsupportedError: The model has a span head.
+
+        >>> label, score, _ = model.predict("a warm and funny film")
+        >>> model.predict(["good", "bad"], top_k=None)[1][0].label
+        'negative'
+        """
+        self._need_classes("predict")
+        classes = self._metadata["config"]["labels"]
+        count = classes if top_k is None else check_int("top_k", top_k, 1, classes)
+        single, logits = self._logits(
+            texts, text_pairs, batch_size, max_length, truncation, show_progress_bar
+        )
+        ranked = self._rank(logits, count)
+        results = [row[0] for row in ranked] if top_k == 1 else ranked
+        return results[0] if single else results
+
+    def predict_proba(
+        self,
+        texts: Text | Iterable[Text],
+        text_pairs: str | Iterable[str | None] | None = None,
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        truncation: bool = True,
+        show_progress_bar: bool | None = None,
+    ) -> Floats:
+        """Probabilities of all classes: float64 [n, labels], or [labels] for one text.
+
+        Arguments and errors are those of :meth:`predict`; a regression model has no probabilities
+        (`UnsupportedError`).
+
+        >>> model.predict_proba(["good", "bad"]).argmax(axis=1)
+        array([1, 0])
+        """
+        self._need_classes("predict_proba")
+        if self._regression:
+            raise UnsupportedError("predict_proba: a regression model has none; use logits")
+        single, logits = self._logits(
+            texts, text_pairs, batch_size, max_length, truncation, show_progress_bar
+        )
+        probabilities = _core.softmax(logits)
+        return probabilities[0] if single else probabilities
+
+    def logits(
+        self,
+        texts: Text | Iterable[Text],
+        text_pairs: str | Iterable[str | None] | None = None,
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        truncation: bool = True,
+        show_progress_bar: bool | None = None,
+    ) -> Floats:
+        """What the head computes: float64 [n, labels], or [labels] for one text.
+
+        A regression model gives its values, [n], or a scalar for one text.  Arguments and errors
+        are those of :meth:`predict`.
+        """
+        self._need_classes("logits")
+        single, logits = self._logits(
+            texts, text_pairs, batch_size, max_length, truncation, show_progress_bar
+        )
+        values: Floats = logits[:, 0] if self._regression else logits
+        return values[0] if single else values
+
+    def encode(
+        self,
+        texts: Text | Iterable[Text],
+        text_pairs: str | Iterable[str | None] | None = None,
+        *,
+        pooling: Pooling = "cls",
+        normalize_embeddings: bool = False,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        truncation: bool = True,
+        show_progress_bar: bool | None = None,
+    ) -> NDArray[np.float32]:
+        """One vector for each text: float32 [n, hidden], or [hidden] for one text.
+
+        Args:
+            pooling: ``"cls"``, the last hidden state of the first token; ``"mean"``, its mean over
+                all tokens; ``"pooler"``, tanh of the pooler.
+            normalize_embeddings: Divide each vector by its Euclidean length.
+
+        The other arguments and errors are those of :meth:`predict`.
+
+        >>> model.encode(["a film", "a book"], pooling="mean").shape
+        (2, 384)
+        """
+        check_choice("pooling", pooling, _POOLINGS)
+        normalize = check_bool("normalize_embeddings", normalize_embeddings)
+        single, batches = self._batches(
+            texts, text_pairs, batch_size, max_length, truncation, show_progress_bar
+        )
+        vectors = [np.zeros((0, self._metadata["config"]["hidden"]))]
+        for batch in batches:
+            output = self._run(batch, hidden=pooling != "pooler")
+            vectors.append(_pool(output, batch.offsets, pooling))
+        pooled = np.concatenate(vectors)
+        if normalize:
+            pooled = _normalize(pooled)
+        result = pooled.astype(np.float32)
+        return result[0] if single else result
+
+    def _logits(self, *call: Any) -> tuple[bool, Floats]:
+        single, batches = self._batches(*call)
+        empty = np.zeros((0, self._metadata["config"]["labels"]))
+        logits = [self._run(batch, hidden=False)["logits"] for batch in batches]
+        return single, np.concatenate([empty, *logits])
+
+    def _batches(
+        self,
+        texts: Any,
+        text_pairs: Any,
+        batch_size: Any,
+        max_length: Any,
+        truncation: Any,
+        show_progress_bar: Any,
+    ) -> tuple[bool, Iterator[TokenBatch]]:
+        """Whether there is one text, and the batches of tokens, made as they are asked for."""
+        positions = self._metadata["config"]["positions"]
+        size = check_int("batch_size", batch_size, 1)
+        length = self.max_length
+        if max_length is not None:
+            length = check_int("max_length", max_length, MIN_LENGTH, positions)
+        truncate = check_bool("truncation", truncation)
+        shown = _shows_progress(show_progress_bar)
+        given = read_texts(texts, text_pairs)
+
+        def encode() -> Iterator[TokenBatch]:
+            pairs = _with_progress(given) if shown else given.pairs
+            first = 0
+            while batch := list(islice(pairs, size)):
+                yield self._tokenizer.encode(
+                    batch, max_length=length, truncation=truncate, first=first
+                )
+                first += len(batch)
+
+        return given.single, encode()
+
+    def _run(self, batch: TokenBatch, *, hidden: bool) -> dict[str, Floats]:
+        keys = np.diff(batch.offsets).astype(np.int32)
+        return self._core.forward(
+            batch.ids,
+            batch.positions,
+            batch.segments,
+            batch.offsets,
+            keys,
+            batch.offsets[:-1],
+            hidden,
+        )
+
+    def _rank(self, logits: Floats, count: int) -> list[list[Prediction]]:
+        if self._regression:
+            return [[Prediction(None, float(value), None)] for value in logits[:, 0]]
+        labels = self._metadata["labels"]
+        scores = _core.softmax(logits)
+        # By logits, which still differ where probabilities round to the same number.
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+        return [
+            [Prediction(labels[index], float(row[index]), int(index)) for index in best]
+            for row, best in zip(scores, order, strict=True)
+        ]
+
+    def _need_classes(self, method: str) -> None:
+        if self._metadata["config"]["head"] == "span":
+            raise UnsupportedError(f"{method}: this model has a span head; use forward")
+
+    # ---- from arrays
+
+    def forward(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+    ) -> EncoderOutput:
+        """Run padded arrays of token ids, as from any BERT tokenizer.
+
+        Args:
+            input_ids: Integers [B, S]: NumPy, or anything with ``__array__`` or ``__dlpack__`` in
+                the memory of the CPU.
+            attention_mask: [B, S] of 0 and 1, with holes and padding on either side; default 1.
+            token_type_ids: [B, S]; default 0.
+
+        The position of a token is its column.  Masked columns cost nothing and are zero in the
+        result; only column 0 is computed in any case, because the pooler reads it.
+
+        Returns:
+            `EncoderOutput` of float32 arrays.
+
+        Raises:
+            InputTypeError: An argument is not an array of integers.
+            InputError: A shape or value is not allowed, or a row of the mask is all zero.
+        """
+        batch = read_columns(input_ids, attention_mask, token_type_ids, self._metadata["config"])
+        output = self._core.forward(
+            batch.ids,
+            batch.positions,
+            batch.segments,
+            batch.offsets,
+            batch.keys,
+            batch.first,
+            True,
+        )
+        span = self._metadata["config"]["head"] == "span"
+        logits = output["logits"]
+        return EncoderOutput(
+            last_hidden_state=_padded(output["hidden"], batch),
+            pooler_output=output["pooled"].astype(np.float32),
+            logits=_padded(logits, batch) if span else logits.astype(np.float32),
+        )
+
+    def _trace(
+        self,
+        ids: ArrayLike,
+        token_type_ids: ArrayLike | None = None,
+        *,
+        layer: int = 0,
+        hidden: Floats | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """The codes at every binarization point of one sequence, from the code that predicts.
+
+        Args:
+            ids: Integers [S], special tokens included.
+            token_type_ids: Integers [S]; default 0.
+            layer: Layer to start at, if ``hidden`` gives its input, float64 [S, H].
+
+        Returns:
+            ``codes.layer{i}.{point}`` int8, ``hidden0``, ..., ``pooled`` and ``logits`` float64.
+        """
+        types = None if token_type_ids is None else [token_type_ids]
+        batch = read_columns([ids], None, types, self._metadata["config"])
+        count = len(batch.ids)
+        return self._core.trace(batch.ids, batch.positions, batch.segments, count, 0, layer, hidden)
+
+
+# ---- helpers
+
+
+def _padded(values: Floats, batch: Columns) -> NDArray[np.float32]:
+    """Values of tokens [T, n] as float32 [B, S, n], zero where the mask is."""
+    result = np.zeros((*batch.shape, values.shape[1]), dtype=np.float32)
+    result[batch.rows, batch.columns] = values[batch.tokens]
+    return result
+
+
+def _pool(output: Mapping[str, Floats], offsets: NDArray[np.int64], pooling: str) -> Floats:
+    if pooling == "pooler":
+        return output["pooled"]
+    hidden = output["hidden"]
+    if pooling == "cls":
+        return hidden[offsets[:-1]]
+    return np.stack([_mean(hidden[a:b]) for a, b in pairwise(offsets)])
+
+
+def _mean(rows: Floats) -> Floats:
+    """Mean of rows, added one after the other: the order never depends on the batch."""
+    mean: Floats = np.add.accumulate(rows, axis=0)[-1] / len(rows)
+    return mean
+
+
+def _normalize(vectors: Floats) -> Floats:
+    """Rows of length 1; a zero row stays zero.  `fsum` rounds once, so its order is no matter."""
+    lengths = [math.sqrt(math.fsum(row)) for row in np.square(vectors).tolist()]
+    normalized: Floats = vectors / np.array([length or 1.0 for length in lengths])[:, None]
+    return normalized
+
+
+def _shows_progress(option: Any) -> bool:
+    if option is None:
+        return _LOG.isEnabledFor(logging.INFO)
+    return check_bool("show_progress_bar", option)
+
+
+def _with_progress(given: TextPairs) -> Iterator[TextPair]:
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    return iter(tqdm(given.pairs, total=given.total, unit="text"))
