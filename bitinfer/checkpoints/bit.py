@@ -42,11 +42,11 @@ from bitinfer.checkpoints.files import (
 from bitinfer.checkpoints.tasks import TASKS, Task, find_task, label_names
 from bitinfer.errors import ConversionError
 
-__all__ = ["STEP_FLOOR", "binarize", "read_bit"]
+__all__ = ["QUANTIZATION", "STEP_FLOOR", "binarize", "read_bit"]
 
 STEP_FLOOR: Final[np.float32] = np.float32(1e-5)
 
-_QUANTIZATION = {
+QUANTIZATION = {
     "weight_bits": 1,
     "weight_quant_method": "bwn",
     "input_bits": 1,
@@ -187,14 +187,14 @@ class _Settings:
 
 def _check_quantization(settings: Mapping[str, Any]) -> None:
     missing = [
-        f"{key} (expected {value!r})" for key, value in _QUANTIZATION.items() if key not in settings
+        f"{key} (expected {value!r})" for key, value in QUANTIZATION.items() if key not in settings
     ]
     if missing:
         raise ConversionError(
             f"config: missing {', '.join(missing)}; only fully binarized BiT models are supported, "
             "and the config.json saved with one says so"
         )
-    for key, expected in _QUANTIZATION.items():
+    for key, expected in QUANTIZATION.items():
         found = settings[key]
         if type(found) is not type(expected) or found != expected:
             raise ConversionError(f"config {key}: found {found!r}, expected {expected!r}")

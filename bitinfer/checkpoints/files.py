@@ -32,7 +32,7 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before version 1.6
 _STATE_KEYS = ("state_dict", "model", "model_state_dict")
 _WEIGHT_SUFFIXES = (".bin", ".pt", ".pth")
-_SPECIAL_TOKENS = ("[UNK]", "[CLS]", "[SEP]")
+_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
 @dataclass(frozen=True)

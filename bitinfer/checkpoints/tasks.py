@@ -101,11 +101,11 @@ def _given(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def _real_names(id2label: object) -> tuple[str, ...] | None:
-    """The names in order, or None if there are none or only numbers (``LABEL_0`` or ``0``)."""
+    """The names in order, or None if there are none, or only ``LABEL_0`` or ``0`` and so on."""
     if not isinstance(id2label, Mapping) or not id2label:
         return None
     entries: Mapping[Any, Any] = id2label
-    if all(re.fullmatch(r"(LABEL_)?\d+", str(name)) for name in entries.values()):
+    if all(str(name) in (f"LABEL_{index}", str(index)) for index, name in entries.items()):
         return None
     by_index = {str(index): name for index, name in entries.items()}
     expected = [str(index) for index in range(len(by_index))]

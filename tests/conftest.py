@@ -1,0 +1,40 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_DEFAULT = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The optional data folder: ``BITINFER_SHARED``, or ``../shared`` next to the repository."""
+    folder = Path(os.environ.get("BITINFER_SHARED", _DEFAULT))
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"no data folder {folder}: set BITINFER_SHARED to run this test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes the packed file of a seeded checkpoint, once: ``packed(labels=3, head="span")``."""
+    return functools.cache(functools.partial(_pack, tmp_path_factory.mktemp("packed")))
+
+
+def _pack(folder: Path, **changes: Any) -> Path:
+    pytest.importorskip("torch", reason="checkpoints are read with PyTorch")
+    import seeded
+
+    from bitinfer.converter import convert
+
+    name = "-".join(f"{key}={value}" for key, value in sorted(changes.items())) or "tiny"
+    source = seeded.write(folder / name, seeded.Spec(**changes))
+    convert(source, folder / f"{name}.safetensors", verify=False)
+    return folder / f"{name}.safetensors"
