@@ -115,7 +115,7 @@ def _find_builtin(name: str) -> _Origin:
 def _open(origin: _Origin, num_threads: int | None, isa: str | None) -> BitModel:
     from bitinfer.checkpoints.files import looks_like_checkpoint
 
-    if looks_like_checkpoint(origin.path):
+    if origin.path.is_dir() or looks_like_checkpoint(origin.path):
         from bitinfer.converter import pack_checkpoint
 
         metadata, tensors = pack_checkpoint(origin.path)
