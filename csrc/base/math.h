@@ -14,7 +14,7 @@ double exp(double x);
 // Absolute error below 2^-52; odd.
 double tanh(double x);
 
-// Absolute error below 2^-51; odd. For conversion, not for hot paths.
+// Absolute error below 2^-50; odd. For conversion, not for hot paths.
 double erf(double x);
 
 // x * (1 + erf(x / sqrt 2)) / 2: the exact GELU of Hendrycks & Gimpel (2016), section 2.

@@ -71,8 +71,8 @@ struct PackCodes {
   int64_t stride;  // words per row; every word of a row is written
 };
 
-// X as a distance: popcount(a xor b), or depth - S where one side is ternary. Columns from N to the
-// end of the row hold 0xffff.
+// X as a distance: popcount(a xor b), or depth - S for the panels that take the masked product.
+// Columns from N to the end of the row hold 0xffff.
 struct StoreDistances {
   uint16_t* out;
   int64_t stride;  // a multiple of 64

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/kernel_table.h"
+#include "model/weights.h"
 
 namespace bitinfer {
 
@@ -24,8 +25,11 @@ enum Point {
 };
 
 struct Trace {
-  int64_t first_layer = 0;                 // run from here on,
-  const double* initial_hidden = nullptr;  // with these states [tokens][hidden], or the embeddings'
+  // Room for `tokens` tokens; runs from layer `first_layer` on.
+  Trace(const Config& config, int64_t tokens, int64_t first_layer = 0);
+
+  int64_t first_layer;
+  const double* initial_hidden = nullptr;  // [tokens][hidden] instead of the embeddings, or null
   std::vector<std::array<std::vector<int8_t>, kPointCount>> layers;
   std::vector<std::vector<double>> hidden;  // [layers + 1]; empty before first_layer
   std::vector<int8_t> pooler_in;

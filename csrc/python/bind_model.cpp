@@ -119,28 +119,14 @@ class Model {
     batch.first = &first;
     batch.sequences = 1;
 
-    Trace trace;
     if (layer < 0 || layer > config.layers || (layer > 0 && !hidden)) {
       throw std::invalid_argument("layer: found " + std::to_string(layer) + ", expected 0 to " +
                                   std::to_string(config.layers) +
                                   ", and hidden states if it is not 0");
     }
-    trace.first_layer = layer;
+    Trace trace(config, tokens, layer);
     if (hidden) {
       trace.initial_hidden = read_array<double>(*hidden, "hidden", {tokens, config.hidden});
-    }
-    trace.layers.resize(static_cast<size_t>(config.layers));
-    trace.hidden.resize(static_cast<size_t>(config.layers + 1));
-    trace.pooler_in.resize(static_cast<size_t>(config.hidden));
-    for (int64_t i = layer; i <= config.layers; ++i) {
-      trace.hidden[i].resize(static_cast<size_t>(tokens * config.hidden));
-      if (i == config.layers) break;
-      for (int point = 0; point < kPointCount; ++point) {
-        const int64_t size = point == kProbs      ? config.heads * tokens * tokens
-                             : point == kOutputIn ? tokens * config.intermediate
-                                                  : tokens * config.hidden;
-        trace.layers[i][point].resize(static_cast<size_t>(size));
-      }
     }
     py::dict result = run(batch, false, &trace);
     add_codes(trace, tokens, result);

@@ -1,0 +1,343 @@
+// Every kernel of every instruction set of this machine against plain loops.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/math.h"
+#include "check.h"
+#include "kernels/registry.h"
+#include "model/packed_matrix.h"
+#include "random_codes.h"
+
+namespace bitinfer::test {
+namespace {
+
+// A right operand for the kernels; rows with zeros are listed as a file would list them.
+PackedMatrix interleave(const CodeMatrix& b) {
+  std::vector<int32_t> rows;
+  for (int64_t n = 0; n < b.rows && b.kind == Kind::kTernary; ++n) {
+    rows.push_back(static_cast<int32_t>(n));
+  }
+  return PackedMatrix(b.bits.data(), b.rows, b.depth,
+                      {rows.data(), b.nonzero.data(), static_cast<int64_t>(rows.size())});
+}
+
+struct Product {
+  CodeMatrix a, b;
+  PackedMatrix packed;
+  std::vector<int32_t> sums;  // the truth
+
+  Product(CodeMatrix left, CodeMatrix right)
+      : a(std::move(left)), b(std::move(right)), packed(interleave(b)) {
+    sums.resize(static_cast<size_t>(a.rows * b.rows));
+    reference::bgemm(a.codes(), b.codes(), a.depth, sums.data());
+  }
+  Rows rows() const {
+    return {a.bits.data(), a.nonzero.empty() ? nullptr : a.nonzero.data(), a.rows,
+            words_for(a.depth), a.kind == Kind::kUnsigned};
+  }
+  int32_t sum(int64_t m, int64_t n) const { return sums[m * b.rows + n]; }
+  std::string name(const Kernels& kernels) const {
+    return std::string(kernels.name) + " M=" + std::to_string(a.rows) +
+           " N=" + std::to_string(b.rows) + " K=" + std::to_string(a.depth) + " kinds " +
+           std::to_string(static_cast<int>(a.kind)) + std::to_string(static_cast<int>(b.kind));
+  }
+};
+
+void expect(bool holds, const Kernels& kernels, const Product& product, const char* what) {
+  if (!holds) fail(__FILE__, __LINE__, product.name(kernels) + ": " + what);
+}
+
+void check_sums(const Kernels& kernels, const Product& product) {
+  std::vector<int32_t> out(product.sums.size(), -7);
+  kernels.store_sums(product.rows(), product.packed.panels(),
+                     {out.data(), product.b.rows, product.packed.ones()});
+  expect(out == product.sums, kernels, product, "sums");
+}
+
+void check_affine(const Kernels& kernels, const Product& product, std::mt19937_64& random) {
+  const size_t padded = static_cast<size_t>(product.packed.padded_rows());
+  std::vector<double> scale(padded), bias(padded), residual(product.sums.size());
+  std::normal_distribution<double> normal;
+  for (auto* values : {&scale, &bias, &residual}) {
+    for (double& value : *values) value = normal(random);
+  }
+  std::vector<double> plain(product.sums.size()), added = residual;
+  const Affine to{plain.data(), nullptr,     product.b.rows,
+                  scale.data(), bias.data(), product.packed.ones()};
+  kernels.affine(product.rows(), product.packed.panels(), to);
+  Affine in_place = to;
+  in_place.out = added.data();
+  in_place.residual = added.data();
+  kernels.affine(product.rows(), product.packed.panels(), in_place);
+  bool same = true;
+  for (size_t i = 0; i < plain.size(); ++i) {
+    const size_t n = i % static_cast<size_t>(product.b.rows);
+    const double value = scale[n] * product.sums[i] + bias[n];
+    same &= plain[i] == value && added[i] == residual[i] + value;
+  }
+  expect(same, kernels, product, "affine");
+}
+
+enum class Codes { kOneThreshold, kTwoThresholds, kTernary };
+
+void check_codes(const Kernels& kernels, const Product& product, Codes mode,
+                 std::mt19937_64& random) {
+  const int64_t cols = product.b.rows, stride = words_for(cols);
+  const int32_t depth = static_cast<int32_t>(product.a.depth);
+  std::uniform_int_distribution<int32_t> any(-depth - 1, depth + 1);
+  std::vector<int32_t> threshold(static_cast<size_t>(cols)), low(threshold.size());
+  for (size_t n = 0; n < threshold.size(); ++n) {
+    threshold[n] = any(random);
+    low[n] = std::min(threshold[n], any(random));
+    if (random() % 8 == 0) threshold[n] = INT32_MAX;
+    if (random() % 8 == 0) low[n] = INT32_MIN;
+    if (random() % 16 == 0) threshold[n] = INT32_MIN;
+  }
+  const CodeLimits limits(product.packed, product.a.kind == Kind::kUnsigned, threshold.data(),
+                          mode == Codes::kOneThreshold ? nullptr : low.data());
+  std::vector<uint64_t> bits(static_cast<size_t>(product.a.rows * stride), ~uint64_t{0});
+  std::vector<uint64_t> nonzero = bits, expected_bits(bits.size()), expected_nonzero(bits.size());
+  kernels.pack_codes(
+      product.rows(), product.packed.panels(),
+      limits.pack(bits.data(), mode == Codes::kTernary ? nonzero.data() : nullptr, stride));
+  for (int64_t m = 0; m < product.a.rows; ++m) {
+    for (int64_t n = 0; n < cols; ++n) {
+      const bool plus = product.sum(m, n) > threshold[n];
+      const bool minus = mode != Codes::kOneThreshold && product.sum(m, n) < low[n];
+      const bool bit = mode == Codes::kTernary ? plus : plus || minus;
+      or_bits(&expected_bits[m * stride], n, 1, bit);
+      or_bits(&expected_nonzero[m * stride], n, 1, plus || minus);
+    }
+  }
+  expect(bits == expected_bits, kernels, product, "codes");
+  if (mode == Codes::kTernary) expect(nonzero == expected_nonzero, kernels, product, "non-zero");
+}
+
+void check_distances(const Kernels& kernels, const Product& product) {
+  if (product.a.kind == Kind::kUnsigned) return;  // scores are products of signed codes
+  const int64_t stride = round_up(product.b.rows, kWordBits);
+  const Panels panels = product.packed.panels();
+  const auto is_masked = [&](int64_t col) {
+    return product.a.kind == Kind::kTernary ||
+           (panels.nonzero != nullptr && panels.nonzero[col / kPanelWidth] != nullptr);
+  };
+  const int32_t depth = static_cast<int32_t>(product.a.depth);
+  std::vector<uint16_t> out(static_cast<size_t>(product.a.rows * stride), 7);
+  kernels.store_distances(product.rows(), panels, {out.data(), stride});
+  bool same = true;
+  for (int64_t m = 0; m < product.a.rows; ++m) {
+    for (int64_t n = 0; n < stride; ++n) {
+      const int32_t expected = n >= product.b.rows ? 0xffff
+                               : is_masked(n)      ? depth - product.sum(m, n)
+                                                   : (depth - product.sum(m, n)) / 2;
+      same &= out[m * stride + n] == expected;
+    }
+  }
+  expect(same, kernels, product, "distances");
+}
+
+void check_product(const Product& product, std::mt19937_64& random) {
+  for (const std::string& isa : available_isas()) {
+    const Kernels& kernels = kernels_for(isa);
+    const uint64_t before = kernels.products_run();
+    check_sums(kernels, product);
+    check_affine(kernels, product, random);
+    for (const Codes mode : {Codes::kOneThreshold, Codes::kTwoThresholds, Codes::kTernary}) {
+      check_codes(kernels, product, mode, random);
+    }
+    check_distances(kernels, product);
+    CHECK(kernels.products_run() >= before + 6);
+  }
+}
+
+constexpr Kind kLeftKinds[] = {Kind::kSigned, Kind::kUnsigned, Kind::kTernary};
+constexpr Kind kRightKinds[] = {Kind::kSigned, Kind::kTernary};
+
+}  // namespace
+
+// The widest tile is 4 rows of 64 columns: every remainder of each axis, past two tiles.
+TEST(kernels_equal_reference_at_every_tail) {
+  std::mt19937_64 random(1);
+  const auto check = [&](int64_t m, int64_t n, int64_t k) {
+    const Kind left = kLeftKinds[random() % 3], right = kRightKinds[random() % 4 == 0];
+    check_product({make_codes(random, m, k, left), make_codes(random, n, k, right)}, random);
+  };
+  for (int64_t m = 1; m <= 9; ++m) {
+    for (const int64_t n : {1, 16, 17, 33, 64, 80}) check(m, n, 1 + random() % 140);
+  }
+  for (int64_t n = 1; n <= 130; ++n) check(1 + random() % 9, n, 1 + random() % 140);
+  for (int64_t k = 1; k <= 130; ++k) check(1 + random() % 9, 1 + random() % 70, k);
+}
+
+TEST(kernels_equal_reference_for_every_kind) {
+  std::mt19937_64 random(2);
+  for (const Kind left : kLeftKinds) {
+    for (const Kind right : kRightKinds) {
+      check_product({make_codes(random, 7, 200, left), make_codes(random, 83, 200, right)}, random);
+    }
+  }
+}
+
+// Byte counters hold 31 steps of 32 bits at most; here every bit of every step counts.
+TEST(kernels_do_not_overflow) {
+  std::mt19937_64 random(3);
+  for (const int64_t depth : {31 * 32, 32 * 32, 31 * 32 + 1, 63 * 32, 5000}) {
+    for (const Fill fill : {Fill::kAllZeros, Fill::kAllOnes, Fill::kAlternating}) {
+      for (const Kind kind : kRightKinds) {
+        check_product({make_codes(random, 5, depth, Kind::kSigned, fill),
+                       make_codes(random, 18, depth, kind, Fill::kAllOnes)},
+                      random);
+      }
+    }
+  }
+}
+
+// Zeros in few rows: only their panels take the masked product.
+TEST(zeros_in_single_rows) {
+  std::mt19937_64 random(4);
+  CodeMatrix b = make_codes(random, 100, 150, Kind::kTernary);
+  const int64_t words = words_for(b.depth);
+  const std::vector<int32_t> rows = {0, 17, 99};
+  std::vector<uint64_t> planes;
+  for (int64_t n = 0; n < b.rows; ++n) {
+    uint64_t* nonzero = &b.nonzero[n * words];
+    if (std::find(rows.begin(), rows.end(), n) != rows.end()) {
+      planes.insert(planes.end(), nonzero, nonzero + words);
+    } else {
+      for (int64_t w = 0; w < words; ++w) nonzero[w] = low_bits(b.depth - w * kWordBits);
+    }
+  }
+  for (const Kind left : kLeftKinds) {
+    Product product(make_codes(random, 6, b.depth, left), b);
+    product.packed = PackedMatrix(b.bits.data(), b.rows, b.depth,
+                                  {rows.data(), planes.data(), static_cast<int64_t>(rows.size())});
+    const Panels panels = product.packed.panels();
+    int64_t masked = 0;
+    for (int64_t p = 0; p < panels.panel_count; ++p) masked += panels.nonzero[p] != nullptr;
+    CHECK_EQUAL(masked, 3);
+    check_product(product, random);
+  }
+}
+
+TEST(packing_equals_comparison) {
+  std::mt19937_64 random(5);
+  for (const std::string& isa : available_isas()) {
+    const Kernels& kernels = kernels_for(isa);
+    for (int64_t n = 1; n <= 200; ++n) {
+      for (const bool with_threshold : {false, true}) {
+        // Small integers, so that many values equal their threshold.
+        std::vector<double> x(static_cast<size_t>(n)), threshold(x.size());
+        for (double& value : x) value = static_cast<double>(random() % 5) - 2;
+        for (double& value : threshold) value = static_cast<double>(random() % 5) - 2;
+        if (n % 3 == 0) {
+          for (size_t k = 0; k < x.size(); ++k) x[k] = threshold[k] + 0.5;
+        }
+        const size_t words = static_cast<size_t>(words_for(n));
+        std::vector<uint64_t> greater(words, 1), unequal(words, 1), expected(words),
+            expected_unequal(words);
+        bool any_equal = false;
+        for (int64_t k = 0; k < n; ++k) {
+          const double limit = with_threshold ? threshold[k] : 0.0;
+          or_bits(expected.data(), k, 1, x[k] > limit);
+          or_bits(expected_unequal.data(), k, 1, x[k] != limit);
+          any_equal |= x[k] == limit;
+        }
+        const double* limits = with_threshold ? threshold.data() : nullptr;
+        CHECK_EQUAL(kernels.pack_greater(x.data(), limits, n, greater.data()), any_equal);
+        kernels.pack_not_equal(x.data(), limits, n, unequal.data());
+        CHECK(greater == expected);
+        CHECK(unequal == expected_unequal);
+      }
+    }
+  }
+}
+
+TEST(layer_norm_is_the_same_everywhere) {
+  std::mt19937_64 random(6);
+  std::normal_distribution<double> normal(0.3, 2);
+  for (int64_t n = 1; n <= 100; ++n) {
+    std::vector<double> x(static_cast<size_t>(n)), weight(x.size()), bias(x.size());
+    for (auto* values : {&x, &weight, &bias}) {
+      for (double& value : *values) value = normal(random);
+    }
+    std::vector<double> expected(x.size());
+    kernels_for("portable").layer_norm(x.data(), n, weight.data(), bias.data(), expected.data());
+
+    long double mean = 0, variance = 0;
+    for (const double value : x) mean += value;
+    mean /= n;
+    for (const double value : x) variance += (value - mean) * (value - mean);
+    const long double scale = 1 / std::sqrt(variance / n + 1e-12L);
+    for (size_t k = 0; k < x.size(); ++k) {
+      const long double truth = (x[k] - mean) * scale * weight[k] + bias[k];
+      CHECK(std::fabs(static_cast<double>(truth - expected[k])) < 1e-12);
+    }
+    for (const std::string& isa : available_isas()) {
+      std::vector<double> out = x;
+      kernels_for(isa).layer_norm(out.data(), n, weight.data(), bias.data(), out.data());
+      CHECK(std::memcmp(out.data(), expected.data(), out.size() * sizeof(double)) == 0);
+    }
+  }
+}
+
+TEST(probability_bits_equal_softmax) {
+  std::mt19937_64 random(7);
+  for (const double score_scale : {1e-9, 0.02, 0.3, 3.0}) {
+    std::vector<double> value(65);
+    std::vector<uint64_t> fixed(value.size());
+    const double unit = 1.0 / 18014398509481984.0;  // 2^-54
+    for (size_t t = 0; t < value.size(); ++t) {
+      value[t] = exp(-2.0 * static_cast<double>(t) * score_scale);
+      fixed[t] = static_cast<uint64_t>(value[t] / unit);
+    }
+    const ExpTable table{value.data(), fixed.data(), static_cast<int64_t>(value.size()), unit};
+    for (int64_t keys = 1; keys <= 200; ++keys) {
+      const int64_t padded = round_up(keys, kWordBits);
+      std::vector<uint16_t> distances(static_cast<size_t>(padded), 0xffff);
+      for (int64_t j = 0; j < keys; ++j) distances[j] = static_cast<uint16_t>(random() % 65);
+      // Not a multiple of any probability, so that rounding cannot decide a bit.
+      const double half_step = 0.7312 / static_cast<double>(keys);
+      const uint16_t nearest = *std::min_element(distances.begin(), distances.end());
+      long double sum = 0;
+      for (int64_t j = 0; j < keys; ++j) sum += value[distances[j] - nearest];
+      std::vector<uint64_t> expected(static_cast<size_t>(padded / kWordBits));
+      for (int64_t j = 0; j < keys; ++j) {
+        or_bits(expected.data(), j, 1, value[distances[j] - nearest] / sum > half_step);
+      }
+      for (const std::string& isa : available_isas()) {
+        std::vector<uint64_t> bits(expected.size(), 1);
+        kernels_for(isa).probability_bits(distances.data(), keys, table, half_step, bits.data());
+        CHECK(bits == expected);
+      }
+    }
+  }
+}
+
+// A tie is not above the threshold, and equal scores give exactly equal probabilities.
+TEST(probability_bits_at_a_tie) {
+  const double value[1] = {1.0};
+  const uint64_t fixed[1] = {uint64_t{1} << 54};
+  const ExpTable table{value, fixed, 1, 1.0 / 18014398509481984.0};
+  std::vector<uint16_t> distances(64, 0xffff);
+  std::fill_n(distances.begin(), 16, uint16_t{0});
+  for (const std::string& isa : available_isas()) {
+    uint64_t bits = 1;
+    kernels_for(isa).probability_bits(distances.data(), 16, table, 1.0 / 16, &bits);
+    CHECK_EQUAL(bits, 0u);
+    kernels_for(isa).probability_bits(distances.data(), 16, table, std::nextafter(1.0 / 16, 0),
+                                      &bits);
+    CHECK_EQUAL(bits, 0xffffu);
+  }
+}
+
+TEST(popcount_probe_counts_its_work) {
+  for (const std::string& isa : available_isas()) {
+    CHECK(kernels_for(isa).popcount_probe(10) >= 10 * 8 * 64);
+  }
+}
+
+}  // namespace bitinfer::test
