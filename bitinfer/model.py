@@ -413,7 +413,7 @@ class BitModel:
         pooled = np.concatenate(vectors)
         if normalize:
             pooled = _normalize(pooled)
-        result = pooled.astype(np.float32)
+        result = _float32(pooled)
         return result[0] if single else result
 
     def _logits(self, *call: Any) -> tuple[bool, Floats]:
@@ -520,8 +520,8 @@ class BitModel:
         logits = output["logits"]
         return EncoderOutput(
             last_hidden_state=_padded(output["hidden"], batch),
-            pooler_output=output["pooled"].astype(np.float32),
-            logits=_padded(logits, batch) if span else logits.astype(np.float32),
+            pooler_output=_float32(output["pooled"]),
+            logits=_padded(logits, batch) if span else _float32(logits),
         )
 
     def _trace(
@@ -554,8 +554,14 @@ class BitModel:
 def _padded(values: Floats, batch: Columns) -> NDArray[np.float32]:
     """Values of tokens [T, n] as float32 [B, S, n], zero where the mask is."""
     result = np.zeros((*batch.shape, values.shape[1]), dtype=np.float32)
-    result[batch.rows, batch.columns] = values[batch.tokens]
+    result[batch.rows, batch.columns] = _float32(values[batch.tokens])
     return result
+
+
+def _float32(values: Floats) -> NDArray[np.float32]:
+    """Rounded; what is too large becomes infinite, as it does in float32 arithmetic."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def _pool(output: Mapping[str, Floats], offsets: NDArray[np.int64], pooling: str) -> Floats:
