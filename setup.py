@@ -1,6 +1,6 @@
-"""Builds `bitinfer._core` by driving CMake; everything else is in pyproject.toml and CMakeLists.txt.
+"""Builds `bitinfer._core` by driving CMake; the rest is in pyproject.toml and CMakeLists.txt.
 
-Extra CMake options go in the environment variable CMAKE_ARGS, e.g. CMAKE_ARGS=-DBITINFER_SANITIZE=address.
+More options for CMake go in the environment variable CMAKE_ARGS, e.g. -DBITINFER_WERROR=ON.
 """
 
 import os
@@ -16,7 +16,7 @@ from setuptools.command.build_ext import build_ext
 
 
 def find_tool(name: str) -> str:
-    """`name` from PATH, or from the folder of this Python (a virtual environment that is not activated)."""
+    """`name` from PATH or, for a virtual environment that is not activated, beside its Python."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
     tool = shutil.which(name, path=path)
     if tool is None:
@@ -30,10 +30,10 @@ class BuildWithCMake(build_ext):
     def build_extension(self, ext: Extension) -> None:
         source = Path(__file__).resolve().parent
         module = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build = Path(self.build_temp).resolve()
+        build = source / "build" / f"cmake-{sys.implementation.cache_tag}"
         cmake = find_tool("cmake")
-        # Every path is given each time: a build folder kept between two isolated builds would
-        # otherwise remember tools of an environment that is gone.
+        # The folder is kept, so that a rebuild is incremental. Every path and option is given each
+        # time: it would otherwise remember those of an isolated environment that is gone.
         configure = [
             *(cmake, "-S", str(source), "-B", str(build), "-G", "Ninja"),
             f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}",
@@ -41,6 +41,8 @@ class BuildWithCMake(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DBITINFER_MODULE_DIR={module.parent}",
             "-DBITINFER_TESTS=OFF",
+            "-DBITINFER_WERROR=OFF",
+            "-DBITINFER_SANITIZE=",
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]
         subprocess.run(configure, check=True)

@@ -1,0 +1,82 @@
+# Needs python3 with venv, g++ and make; everything else comes from PyPI into .venv (development) and
+# .venv-demo (the demo, as a user would install it).
+#
+#   make demo         install into a clean environment, without torch, and classify some sentences
+#   make test         all Python tests          make native-test   C++ tests
+#   make lint         format, lints and types   make sanitize      C++ tests under ASan, UBSan and TSan
+#   make neon         C++ tests for 64-bit Arm under qemu (g++-aarch64-linux-gnu, qemu-user)
+#   make bench        benchmarks                make clean         removes all that make has made
+#
+# Variables:
+#   PYTHON=python3.12   the Python to use
+#   TORCH_INDEX=URL     one more package index to take torch from, such as PyTorch's own CPU index,
+#                       whose wheels are much smaller than the default ones
+#   CXX=clang++         the C++ compiler (of a clean tree: a build folder keeps its own)
+#   CMAKE_ARGS=...      more options for CMake, e.g. -DBITINFER_WERROR=ON
+PYTHON ?= python3
+TORCH_INDEX ?=
+TORCH := torch==2.13.0
+
+VENV := .venv
+DEMO := .venv-demo
+BIN := $(VENV)/bin
+# What [build-system] in pyproject.toml asks for: kept in .venv, so that a rebuild is incremental.
+BUILD_TOOLS := "setuptools>=77" "cmake>=3.20" ninja "pybind11>=2.13"
+
+NATIVE := build/native
+CONFIGURE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+  -DBITINFER_PYTHON=OFF $(CMAKE_ARGS)
+SOURCES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/native/*.h' 'tests/native/*.cpp')
+
+export CXX CMAKE_ARGS
+
+.PHONY: demo test lint native-test sanitize neon bench install clean
+
+demo:
+	$(PYTHON) -m venv --clear $(DEMO)
+	$(DEMO)/bin/pip install --quiet .
+	$(DEMO)/bin/python examples/demo.py
+
+test: install
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
+
+native-test: $(VENV)/ready
+	$(CONFIGURE) -B $(NATIVE)
+	$(BIN)/cmake --build $(NATIVE)
+	$(NATIVE)/bitinfer_native_tests
+
+# Threads in a forked child are beyond the thread sanitizer and qemu-user: the tests named fork_* are
+# left out there.
+sanitize: $(VENV)/ready
+	$(CONFIGURE) -B build/asan -DBITINFER_SANITIZE=address,undefined
+	$(BIN)/cmake --build build/asan
+	build/asan/bitinfer_native_tests
+	$(CONFIGURE) -B build/tsan -DBITINFER_SANITIZE=thread
+	$(BIN)/cmake --build build/tsan
+	build/tsan/bitinfer_native_tests -fork
+
+neon: $(VENV)/ready
+	$(CONFIGURE) -B build/neon --toolchain cmake/aarch64-linux-gnu.cmake
+	$(BIN)/cmake --build build/neon
+	qemu-aarch64 build/neon/bitinfer_native_tests -fork
+
+bench: install
+	$(BIN)/pytest benchmarks
+
+install: $(VENV)/ready
+	$(BIN)/pip install --quiet --no-build-isolation -e '.[dev,torch]'
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip $(BUILD_TOOLS)
+	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info bitinfer/*.so $(VENV) $(DEMO)
