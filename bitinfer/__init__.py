@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from bitinfer import ops as ops
     from bitinfer._core import available_isas as available_isas
     from bitinfer.converter import convert as convert
-    from bitinfer.converter import export_float as export_float
     from bitinfer.diagnostics import show_config as show_config
+    from bitinfer.export import export_float as export_float
     from bitinfer.model import BitModel as BitModel
     from bitinfer.model import load as load
     from bitinfer.results import EncoderOutput as EncoderOutput
@@ -42,7 +42,7 @@ _HOMES = {
     "Prediction": "results",
     "available_isas": "_core",
     "convert": "converter",
-    "export_float": "converter",
+    "export_float": "export",
     "load": "model",
     "show_config": "diagnostics",
 }

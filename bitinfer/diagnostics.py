@@ -8,11 +8,14 @@ import platform
 import sys
 from typing import Any
 
+import numpy as np
+
 from bitinfer import _core
 
-__all__ = ["diagnose", "show_config"]
+__all__ = ["diagnose", "format_lines", "self_test", "show_config"]
 
 _PACKAGES = ("numpy", "tokenizers", "safetensors", "tqdm", "torch")
+_TEXT = "a warm and funny film"
 _VARIABLES = ("BITINFER_ISA", "BITINFER_NUM_THREADS")
 
 
@@ -36,6 +39,30 @@ def diagnose() -> dict[str, Any]:
         "environment": {name: os.environ.get(name) for name in _VARIABLES},
         "packages": {name: _version(name) for name in _PACKAGES},
     }
+
+
+def self_test() -> dict[str, str]:
+    """Whether each instruction set computes what it should: ``"ok"``, or what is wrong.
+
+    Products of random codes are compared with plain loops, and the built-in models' answers with
+    those of the first instruction set.
+    """
+    from bitinfer.model import builtin_names, load
+    from bitinfer.ops import PackedMatrix, bgemm
+
+    isas = _core.available_isas()
+    random = np.random.RandomState(1)
+    a, b = (PackedMatrix.from_codes(random.choice([-1, 1], (m, 900))) for m in (7, 70))
+    products = a.unpack().astype(np.int32) @ b.unpack().T
+    answers = {name: load(name, isa=isas[0]).logits(_TEXT) for name in builtin_names()}
+    results = {}
+    for isa in isas:
+        wrong = [] if np.array_equal(bgemm(a, b, isa=isa), products) else ["products"]
+        for name, answer in answers.items():
+            if not np.array_equal(load(name, isa=isa).logits(_TEXT), answer):
+                wrong.append(f"model {name}")
+        results[isa] = f"wrong: {', '.join(wrong)}" if wrong else "ok"
+    return results
 
 
 def show_config() -> None:

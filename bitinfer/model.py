@@ -32,7 +32,7 @@ from bitinfer.results import EncoderOutput, Prediction
 from bitinfer.sizes import by_part
 from bitinfer.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
 
-__all__ = ["BitModel", "builtin_names", "load"]
+__all__ = ["BitModel", "Origin", "builtin_names", "find_model", "load", "read_model"]
 
 Pooling = Literal["cls", "mean", "pooler"]
 Floats = NDArray[np.float64]
@@ -74,7 +74,7 @@ def load(
     if str(device) != "cpu":
         raise UnsupportedError(f"device: found {str(device)!r}, expected 'cpu'")
     options = check_engine(num_threads, isa)
-    return _open(_find(path), *options)
+    return BitModel(find_model(path), *options)
 
 
 def builtin_names() -> list[str]:
@@ -83,8 +83,8 @@ def builtin_names() -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Origin:
-    """Where a model came from: a path, or the name of a built-in model."""
+class Origin:
+    """Where a model comes from: a path, or the name of a built-in model."""
 
     path: Path
     builtin: str | None = None
@@ -93,42 +93,42 @@ class _Origin:
         return self.builtin or str(self.path)
 
 
-def _find(path: str | os.PathLike[str]) -> _Origin:
+def find_model(path: str | os.PathLike[str]) -> Origin:
+    """What `load` means by its argument."""
     try:
         name = os.fspath(path)
     except TypeError:
         raise InputTypeError(f"path: found {type(path).__name__}, expected a path") from None
     if os.path.exists(name):
-        return _Origin(Path(os.fsdecode(name)).absolute())
+        return Origin(Path(os.fsdecode(name)).absolute())
     return _find_builtin(os.fsdecode(name))
 
 
-def _find_builtin(name: str) -> _Origin:
-    names = builtin_names()
-    if name not in names:
-        raise InputError(
-            f"{name!r}: no such file or folder, nor a built-in model ({', '.join(names) or 'none'})"
-        )
-    return _Origin(_BUILTIN / f"{name}.safetensors", name)
-
-
-def _open(origin: _Origin, num_threads: int | None, isa: str | None) -> BitModel:
+def read_model(origin: Origin) -> tuple[dict[str, Any], Tensors]:
+    """Metadata and tensors of a packed file, or of a checkpoint, which is converted in memory."""
     from bitinfer.checkpoints.files import looks_like_checkpoint
 
     if origin.path.is_dir() or looks_like_checkpoint(origin.path):
         from bitinfer.converter import pack_checkpoint
 
-        metadata, tensors = pack_checkpoint(origin.path)
-    else:
-        metadata, tensors = read_packed(origin.path)
-    return BitModel(metadata, tensors, origin, num_threads, isa)
+        return pack_checkpoint(origin.path)
+    return read_packed(origin.path)
 
 
-def _reopen(origin: _Origin, digest: str, num_threads: int | None, isa: str | None) -> BitModel:
+def _find_builtin(name: str) -> Origin:
+    names = builtin_names()
+    if name not in names:
+        raise InputError(
+            f"{name!r}: no such file or folder, nor a built-in model ({', '.join(names) or 'none'})"
+        )
+    return Origin(_BUILTIN / f"{name}.safetensors", name)
+
+
+def _reopen(origin: Origin, digest: str, num_threads: int | None, isa: str | None) -> BitModel:
     """Undo `BitModel.__reduce__`."""
     if origin.builtin is not None:
         origin = _find_builtin(origin.builtin)
-    model = _open(origin, num_threads, isa)
+    model = BitModel(origin, num_threads, isa)
     if model._digest != digest:
         raise FormatError(f"{origin}: the file is not the one this model was pickled from")
     return model
@@ -143,13 +143,9 @@ class BitModel:
     """
 
     def __init__(
-        self,
-        metadata: Mapping[str, Any],
-        tensors: Tensors,
-        origin: _Origin,
-        num_threads: int | None = None,
-        isa: str | None = None,
+        self, origin: Origin, num_threads: int | None = None, isa: str | None = None
     ) -> None:
+        metadata, tensors = read_model(origin)
         self._metadata = metadata
         self._origin = origin
         self._options = (num_threads, isa)

@@ -1,0 +1,501 @@
+"""The command line: ``bitinfer COMMAND`` or ``python -m bitinfer COMMAND``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any
+
+import bitinfer
+from bitinfer.errors import (
+    BitinferError,
+    ConversionError,
+    FormatError,
+    InputError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from bitinfer.results import Prediction
+
+__all__ = ["main"]
+
+OK, CHECK_FAILED, USAGE, CANNOT = 0, 1, 2, 3
+
+_DESCRIPTION = """\
+Run fully binarized (1-bit) BERT models on the CPU.
+
+  bitinfer convert bit-sst2/ sst2.safetensors --labels negative,positive
+  bitinfer predict sst2.safetensors "a warm and funny film"
+  bitinfer info sst2.safetensors
+
+MODEL is a packed file, a checkpoint folder or file (needs PyTorch), or the name of a built-in
+model.
+"""
+_MODEL = "packed file, checkpoint or built-in name"
+_EXIT_CODES = """\
+exit codes:
+  0    success
+  1    a check failed (verify, doctor)
+  2    wrong usage: an option, a text, a path
+  3    the machine or build cannot do it, or a file is damaged or not of a known format
+  130  stopped by Ctrl-C
+  141  nobody reads the output any more (as in `bitinfer predict ... | head`)
+
+environment variables:
+  BITINFER_ISA          instruction set to use; an error if it is not there (see `bitinfer doctor`)
+  BITINFER_NUM_THREADS  threads, where --num-threads is not given
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    >>> main(["--version"])
+    0
+    """
+    try:
+        options = _parse(arguments)
+        code: int = options.run(options)
+        sys.stdout.flush()
+    except SystemExit as stop:  # argparse: 0 after --help, 2 after a mistake
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (FormatError, ConversionError, UnsupportedError) as error:
+        return _fail(error, CANNOT)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return _fail("this command needs PyTorch: install bitinfer[torch]", CANNOT)
+    except (BitinferError, OSError, UnicodeError) as error:
+        return _fail(error, USAGE)
+    return code
+
+
+def _fail(error: Exception | str, code: int) -> int:
+    message = " ".join(str(error).split())
+    print(f"bitinfer: error: {message}", file=sys.stderr)
+    return code
+
+
+# ---- commands
+
+
+def _convert(options: argparse.Namespace) -> int:
+    report = bitinfer.convert(
+        options.source,
+        options.destination,
+        config=options.config,
+        vocab=options.vocab,
+        labels=options.labels,
+        task=options.task,
+        max_length=options.max_length,
+        licence=options.licence,
+        overwrite=options.overwrite,
+        verify=options.verify,
+    )
+    print(report)
+    return OK
+
+
+def _predict(options: argparse.Namespace) -> int:
+    model = bitinfer.load(options.model, num_threads=options.num_threads, isa=options.isa)
+    write = _WRITERS[options.format]
+    with ExitStack() as stack:
+        texts = _texts(options, stack)
+        while batch := list(islice(texts, options.batch_size)):
+            ranked = model.predict(
+                batch,
+                top_k=None if options.top_k == 0 else options.top_k,
+                batch_size=options.batch_size,
+                max_length=options.max_length,
+                show_progress_bar=False,
+            )
+            for text, best in zip(batch, ranked, strict=True):
+                for line in write(text, best):
+                    print(line)
+    return OK
+
+
+def _texts(options: argparse.Namespace, stack: ExitStack) -> Iterator[Any]:
+    """Texts or pairs from the arguments, a file, or standard input, one a line."""
+    if options.text and options.input:
+        raise InputError("--input: found texts as arguments as well; pass one of them")
+    lines: Iterator[str] = iter(options.text)
+    if not options.text:
+        lines = _lines(stack.enter_context(_open_input(options.input or "-")))
+    separator = options.pair_sep
+    return lines if separator is None else (_split(line, separator) for line in lines)
+
+
+def _open_input(path: str) -> AbstractContextManager[IO[bytes]]:
+    return nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb")
+
+
+def _lines(file: IO[bytes]) -> Iterator[str]:
+    for number, line in enumerate(file, start=1):
+        try:
+            yield line.rstrip(b"\r\n").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"line {number}: not UTF-8: {error}") from None
+
+
+def _split(line: str, separator: str) -> tuple[str, str | None]:
+    text, found, pair = line.partition(separator)
+    return text, pair if found else None
+
+
+def _info(options: argparse.Namespace) -> int:
+    from bitinfer.diagnostics import format_lines
+
+    info = bitinfer.load(options.model, num_threads=options.num_threads, isa=options.isa).info()
+    if options.json:
+        print(json.dumps(info, indent=2))
+        return OK
+    sizes = info.pop("bytes")
+    print("\n".join(format_lines(info)))
+    print("bytes:")
+    width = max(map(len, sizes))
+    for part, size in sizes.items():
+        print(f"  {part:<{width}}  {size:>12,}")
+    return OK
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from bitinfer.converter import measure_parity
+    from bitinfer.model import find_model, read_model
+    from bitinfer.packing import from_tensors
+
+    metadata, tensors = read_model(find_model(options.model))
+    description = from_tensors(tensors, metadata)
+    if "sha256" in metadata:
+        print(f"file: intact, SHA-256 {metadata['sha256']}")
+    if options.checkpoint is not None:
+        from bitinfer.checkpoints.bit import read_bit
+
+        description = read_bit(options.checkpoint)
+        same = description.source_sha256 == metadata["source"]["sha256"]
+        print(f"checkpoint: {'' if same else 'not '}the file this model was converted from")
+    parity = measure_parity(description, tensors)
+    print(
+        f"parity: {parity.codes_differing} of {parity.codes:,} codes differ from the float64 "
+        f"reference, logits within {parity.logits_difference:.1e} "
+        f"({parity.sequences} random sequences, {parity.tokens} tokens)"
+    )
+    passed = parity.exact
+    if options.data is not None:
+        passed = _check_data(options) and passed
+    print("passed" if passed else "FAILED")
+    return OK if passed else CHECK_FAILED
+
+
+def _check_data(options: argparse.Namespace) -> bool:
+    from bitinfer.evaluation import evaluate, read_table
+
+    data = read_table(
+        options.data,
+        text=options.text_column,
+        pair=options.pair_column,
+        label=options.label_column,
+    )
+    result = evaluate(bitinfer.load(options.model), data)
+    print(f"data: {result}")
+    return options.at_least is None or result.value >= options.at_least
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from bitinfer import bench
+
+    timings = bench.run(
+        options.model,
+        batches=options.batch,
+        lengths=options.length,
+        threads=options.threads or [None],
+        isas=options.isa or [None],
+        repetitions=options.repetitions,
+    )
+    write = {"md": bench.as_markdown, "json": bench.as_json, "csv": bench.as_csv}[options.output]
+    for line in write(options.model, timings):
+        print(line, flush=True)
+    return OK
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from bitinfer.diagnostics import diagnose, format_lines, self_test
+
+    report = {**diagnose(), "self_test": self_test()}
+    print(json.dumps(report, indent=2) if options.json else "\n".join(format_lines(report)))
+    broken = [value for value in report["self_test"].values() if value != "ok"]
+    unusable = [key for key in ("isa", "num_threads") if str(report[key]).startswith("error")]
+    return CANNOT if unusable else CHECK_FAILED if broken else OK
+
+
+def _export_float(options: argparse.Namespace) -> int:
+    bitinfer.export_float(options.source, options.destination)
+    return OK
+
+
+# ---- output of predict
+
+
+def _as_list(best: Any) -> list[Prediction]:
+    return best if isinstance(best, list) else [best]
+
+
+def _fields(text: Any) -> list[str]:
+    """Text and second text as columns: white space that would break a line becomes spaces."""
+    parts = text if isinstance(text, tuple) else (text,)
+    return [" ".join((part or "").split()) for part in parts]
+
+
+def _write_text(text: Any, best: Any) -> Iterator[str]:
+    answers = "  ".join(
+        f"{p.score:.4f}" if p.label is None else f"{p.label} {p.score:.4f}" for p in _as_list(best)
+    )
+    yield f"{answers}  {' | '.join(_fields(text))}"
+
+
+def _write_tsv(text: Any, best: Any) -> Iterator[str]:
+    for p in _as_list(best):
+        yield "\t".join([p.label or "", repr(p.score), *_fields(text)])
+
+
+def _write_jsonl(text: Any, best: Any) -> Iterator[str]:
+    given = {"text": text}
+    if isinstance(text, tuple):
+        given = {"text": text[0], "text_pair": text[1]}
+    found: dict[str, Any] = {}
+    if isinstance(best, list):
+        found["predictions"] = [p.asdict() for p in best]
+    else:
+        found = best.asdict()
+    yield json.dumps({**found, **given}, ensure_ascii=False)
+
+
+_WRITERS: dict[str, Callable[[Any, Any], Iterator[str]]] = {
+    "text": _write_text,
+    "tsv": _write_tsv,
+    "jsonl": _write_jsonl,
+}
+
+
+# ---- parser
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes positional arguments from one place only: texts may also stand after options.
+    literal = rest[:1] == ["--"]
+    wrong = [word for word in rest if word.startswith("-") and not literal]
+    if wrong or (rest and not hasattr(options, "text")):
+        parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
+    if rest:
+        options.text += rest[literal:]
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bitinfer",
+        description=_DESCRIPTION,
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    version = f"bitinfer {bitinfer.__version__}"
+    parser.add_argument("--version", action="version", version=version)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for add in (
+        *(_add_convert, _add_predict, _add_info, _add_verify),
+        *(_add_bench, _add_doctor, _add_export_float),
+    ):
+        add(commands)
+    return parser
+
+
+def _add(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, examples: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog="examples:\n" + examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_convert(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "convert",
+        _convert,
+        "convert a BiT checkpoint to a packed file",
+        "  bitinfer convert bit-sst2/ sst2.safetensors --labels negative,positive\n"
+        "  bitinfer convert mnli.pt mnli.safetensors --config config.json --vocab vocab.txt "
+        "--task mnli",
+    )
+    parser.add_argument("source", metavar="SRC", help="checkpoint folder, or .bin / .pt file")
+    parser.add_argument("destination", metavar="DST", help="packed file to make")
+    parser.add_argument("--task", help="GLUE task or squad: gives labels and length")
+    parser.add_argument(
+        "--labels", type=_names, metavar="A,B", help="names of the classes in order"
+    )
+    parser.add_argument("--config", help="config.json, where the checkpoint has none")
+    parser.add_argument("--vocab", help="vocab.txt, where the checkpoint has none")
+    parser.add_argument("--max-length", type=_positive, help="tokens a text is cut to")
+    parser.add_argument("--licence", help="licence of the checkpoint, recorded in the file")
+    parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
+    parser.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not compare the result with the float64 reference",
+    )
+
+
+def _add_predict(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "predict",
+        _predict,
+        "classify texts: arguments, lines of a file, or lines of standard input",
+        '  bitinfer predict sst2 "a warm and funny film" "a dull one"\n'
+        "  bitinfer predict sst2 --input reviews.txt --format jsonl > labels.jsonl\n"
+        "  bitinfer predict mnli.safetensors --pair-sep '|||' 'a man sleeps ||| a man runs'\n"
+        "  cut -f2 table.tsv | bitinfer predict sst2 --format tsv --top-k 0",
+    )
+    _add_model(parser)
+    parser.add_argument("text", metavar="TEXT", nargs="*", help="texts; default: lines of stdin")
+    parser.add_argument("--input", metavar="FILE", help="read texts from lines; - is stdin")
+    parser.add_argument(
+        "--format",
+        choices=sorted(_WRITERS),
+        default="text",
+        help="text: for reading; tsv: label, score, text; jsonl: one object a line",
+    )
+    parser.add_argument("--pair-sep", metavar="SEP", help="what separates the two texts of a pair")
+    parser.add_argument("--top-k", type=_count, default=1, help="classes to show; 0 is all")
+    parser.add_argument("--batch-size", type=_positive, default=32, help="texts run together")
+    parser.add_argument("--max-length", type=_positive, help="tokens a text is cut to")
+
+
+def _add_info(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "info",
+        _info,
+        "show what a model is, what is in its file, and how large each part is",
+        "  bitinfer info sst2\n  bitinfer info sst2.safetensors --json",
+    )
+    _add_model(parser)
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_verify(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "verify",
+        _verify,
+        "compare a packed file with the float64 reference, code by code (needs PyTorch)",
+        "  bitinfer verify sst2.safetensors --checkpoint bit-sst2/\n"
+        "  bitinfer verify sst2 --data dev.tsv --at-least 0.82\n"
+        "  bitinfer verify sst2 --data plain.tsv --text-column 2 --label-column 1\n\n"
+        "data: a line is a row, columns are separated by tabs. The first line names them; by\n"
+        "default sentence (or sentence1 and sentence2, premise and hypothesis, ...) and label are\n"
+        "used. Columns given by number mean that there is no line of names. A label is the name\n"
+        "of a class or its index.",
+    )
+    parser.add_argument("model", metavar="MODEL", help=_MODEL)
+    parser.add_argument("--checkpoint", metavar="PATH", help="compare with this checkpoint instead")
+    parser.add_argument("--data", metavar="FILE", help="labelled texts: report the accuracy")
+    parser.add_argument("--text-column", metavar="NAME|N", help="column of the text")
+    parser.add_argument("--pair-column", metavar="NAME|N", help="column of the second text")
+    parser.add_argument("--label-column", metavar="NAME|N", help="column of the label")
+    parser.add_argument("--at-least", type=float, metavar="X", help="fail if the result is lower")
+
+
+def _add_bench(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "bench",
+        _bench,
+        "measure the speed of a model: the product of all lists given",
+        "  bitinfer bench sst2 -b 1,8,32 -l 32,128 -t 1,2\n"
+        "  bitinfer bench base.safetensors -l 128 --isa avx2,portable -r 20 -o json",
+    )
+    parser.add_argument("model", metavar="MODEL", help=_MODEL)
+    parser.add_argument("-b", "--batch", type=_sizes, default=[1, 8, 32], help="default 1,8,32")
+    parser.add_argument("-l", "--length", type=_sizes, default=[32, 128], help="default 32,128")
+    parser.add_argument("-t", "--threads", type=_sizes, help="default: as predict would")
+    parser.add_argument("--isa", type=_names, help="default: the one predict would use")
+    parser.add_argument("-r", "--repetitions", type=_positive, default=10, help="default 10")
+    parser.add_argument("-o", "--output", choices=["md", "json", "csv"], default="md")
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "doctor",
+        _doctor,
+        "show what a bug report needs, and check that every instruction set gives the same answer",
+        "  bitinfer doctor",
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_export_float(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "export-float",
+        _export_float,
+        "write a packed model as a float checkpoint folder of the same meaning (needs PyTorch)",
+        "  bitinfer export-float sst2.safetensors sst2-float/",
+    )
+    parser.add_argument("source", metavar="SRC", help="packed file")
+    parser.add_argument("destination", metavar="DST", help="folder to make")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=_MODEL)
+    parser.add_argument("--num-threads", type=_positive, help="threads to use")
+    parser.add_argument("--isa", help="instruction set to use")
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _sizes(text: str) -> list[int]:
+    return [_positive(part) for part in text.split(",")]
+
+
+def _positive(text: str) -> int:
+    return _at_least(text, 1)
+
+
+def _count(text: str) -> int:
+    return _at_least(text, 0)
+
+
+def _at_least(text: str, low: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if value < low:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected an integer of at least {low}")
+    return value

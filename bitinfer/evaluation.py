@@ -1,0 +1,156 @@
+"""Labelled texts in a table, and how well a model does on them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bitinfer.errors import InputError
+from bitinfer.model import BitModel
+from bitinfer.results import Prediction
+
+__all__ = ["Evaluation", "LabelledTexts", "evaluate", "read_table"]
+
+# Column names of the GLUE tables: text, and second text where there is one.
+_TEXT_COLUMNS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("premise", "hypothesis"),
+    ("sentence", None),
+    ("text", "text_pair"),
+    ("text", None),
+)
+_LABEL_COLUMN = "label"
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Rows of a table: ``(text, second text or None)``, and the label as it is written there."""
+
+    texts: list[tuple[str, str | None]]
+    labels: list[str]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A metric over some texts: ``accuracy`` in 0..1, or ``pearson`` correlation for regression."""
+
+    metric: str
+    value: float
+    count: int
+
+    def __str__(self) -> str:
+        if self.metric != "accuracy":
+            return f"{self.metric} {self.value:.4f} ({self.count} texts)"
+        correct = round(self.value * self.count)
+        return f"accuracy {self.value:.2%} ({correct} of {self.count} texts)"
+
+
+def read_table(
+    path: str | os.PathLike[str],
+    *,
+    text: str | None = None,
+    pair: str | None = None,
+    label: str | None = None,
+) -> LabelledTexts:
+    """Read a table with one row a line and tabs between columns (UTF-8, no quoting).
+
+    The first line names the columns, and each of ``text``, ``pair`` and ``label`` is such a name;
+    without them the names used by GLUE are looked for.  If they are numbers (the first column is
+    1), the first line is data like the others.
+
+    Raises:
+        InputError: A column is missing, a line is too short, or there are no rows.
+    """
+    with open(path, encoding="utf-8", newline="\n") as file:
+        lines = [line.rstrip("\r\n").split("\t") for line in file]
+    name = os.fspath(path)
+    given = [column for column in (text, pair, label) if column is not None]
+    if given and all(column.isdigit() for column in given):
+        header, first = [str(number + 1) for number in range(max(map(len, lines), default=0))], 0
+        wanted = (text or "1", pair, label or "2")
+    else:
+        header, first = (lines[0] if lines else []), 1
+        wanted = _named_columns(header, text, pair, label)
+    columns = [_position(header, column, name) for column in wanted]
+    rows = [_pick(row, columns, f"{name}, line {number}") for number, row in _data(lines, first)]
+    if not rows:
+        raise InputError(f"{name}: found no rows")
+    return LabelledTexts([(a, b) for a, b, _ in rows], [label for _, _, label in rows])
+
+
+def evaluate(model: BitModel, data: LabelledTexts, *, batch_size: int = 32) -> Evaluation:
+    """Accuracy of a classifier, or the correlation of a regression model with the labels.
+
+    A label is the name of a class, or else its index.
+
+    Raises:
+        InputError: A label is neither, or not a number for a regression model.
+        UnsupportedError: The model has a span head.
+    """
+    predictions: list[Prediction] = model.predict(data.texts, batch_size=batch_size)
+    if not model.labels:
+        truth = [_number(label, row) for row, label in enumerate(data.labels)]
+        return Evaluation("pearson", _pearson([p.score for p in predictions], truth), len(truth))
+    wanted = [_class_index(label, model.labels, row) for row, label in enumerate(data.labels)]
+    correct = sum(p.index == index for p, index in zip(predictions, wanted, strict=True))
+    return Evaluation("accuracy", correct / len(wanted), len(wanted))
+
+
+def _named_columns(
+    header: list[str], text: str | None, pair: str | None, label: str | None
+) -> tuple[str, str | None, str]:
+    if text is None:
+        known = (names for names in _TEXT_COLUMNS if {*names} - {None} <= {*header})
+        text, found = next(known, ("sentence", None))
+        pair = pair if pair is not None else found
+    return text, pair, label or _LABEL_COLUMN
+
+
+def _position(header: list[str], column: str | None, name: str) -> int | None:
+    if column is None:
+        return None
+    if column not in header:
+        raise InputError(f"{name}: found columns {', '.join(header)}; expected {column!r}")
+    return header.index(column)
+
+
+def _data(lines: list[list[str]], first: int) -> list[tuple[int, list[str]]]:
+    """Numbered rows without the header and without empty lines."""
+    return [(i + 1, row) for i, row in enumerate(lines) if i >= first and row != [""]]
+
+
+def _pick(row: list[str], columns: Sequence[int | None], where: str) -> tuple[str, str | None, str]:
+    needed = 1 + max(column for column in columns if column is not None)
+    if len(row) < needed:
+        raise InputError(f"{where}: found {len(row)} columns, expected at least {needed}")
+    text, pair, label = (None if column is None else row[column] for column in columns)
+    assert text is not None  # only the second text may be missing
+    assert label is not None
+    return text, pair, label.strip()
+
+
+def _class_index(label: str, labels: list[str], row: int) -> int:
+    if label in labels:
+        return labels.index(label)
+    if label.isdigit() and int(label) < len(labels):
+        return int(label)
+    raise InputError(f"row {row}: found label {label!r}, expected one of {labels} or an index")
+
+
+def _number(label: str, row: int) -> float:
+    try:
+        return float(label)
+    except ValueError:
+        raise InputError(f"row {row}: found label {label!r}, expected a number") from None
+
+
+def _pearson(a: list[float], b: list[float]) -> float:
+    mean_a, mean_b = math.fsum(a) / len(a), math.fsum(b) / len(b)
+    x, y = [value - mean_a for value in a], [value - mean_b for value in b]
+    spread = math.sqrt(math.fsum(v * v for v in x) * math.fsum(v * v for v in y))
+    covariance = math.fsum(v * w for v, w in zip(x, y, strict=True))
+    return covariance / spread if spread else math.nan
