@@ -73,7 +73,7 @@ def export_float(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> No
         raise FileExistsError(f"{target} exists; expected a new folder")
     metadata, tensors = read_packed(src)
     description = from_tensors(tensors, metadata)
-    state = {key: torch.from_numpy(value) for key, value in state_dict(description).items()}
+    state = {key: torch.tensor(value) for key, value in state_dict(description).items()}
     tokenizer = {
         "do_lower_case": description.lowercase,
         "model_max_length": metadata["tokenizer"]["max_length"],
@@ -199,7 +199,7 @@ def _split(total: int, count: int) -> F32:
         if not tail:
             break
         # The tail is below the last place of the equal values: give it a weight of its own.
-        piece = _carrier(tail, exponent)
+        piece = _carrier(tail)
         small.append(math.ldexp(piece, UNIT_EXPONENT))
         total -= piece
     each, extra = divmod(total >> exponent, left)
@@ -208,17 +208,15 @@ def _split(total: int, count: int) -> F32:
     return np.append(np.ldexp(mantissas, exponent + UNIT_EXPONENT), small).astype(np.float32)
 
 
-def _carrier(tail: int, exponent: int) -> int:
-    """A float32 that ends like ``tail``, which is below ``2**exponent``; or its first 24 digits.
+def _carrier(tail: int) -> int:
+    """A float32 of 24 digits that ends like ``tail``.
 
-    It is made as large as its digits allow, at most half of the equal values, so that code which
-    computes the mean in float32, and not quite 0, still sees its sign.
+    It is as large as it can be and still below the equal values, so that code which computes the
+    mean in float32, and not quite 0, still sees its sign.
     """
     lowest = (tail & -tail).bit_length() - 1
-    if lowest + _DIGITS > exponent:
-        return tail | 1 << (lowest + _DIGITS - 1)
-    spare = tail.bit_length() - _DIGITS
-    return tail >> spare << spare
+    highest = 1 << (lowest + _DIGITS - 1)
+    return tail % highest | highest
 
 
 def _config(description: Description) -> dict[str, Any]:

@@ -28,10 +28,12 @@ class Spec:
     """What to build.
 
     Attributes:
-        exact_zeros: weights of every binarized linear that equal the mean of their matrix.
+        exact_zeros: at least so many weights of every linear equal the mean of their matrix.
         cancelling: power-of-two scales, and biases and shifts that integers can cancel, so that
             codes of activations are often exactly 0.
         length: sequence length for which attention bits are balanced.
+        offset: added to the bias of the linears before each LayerNorm, which takes it out again;
+            float32 loses digits to it, as it does to the outlier channels of trained models.
     """
 
     hidden: int = 32
@@ -49,13 +51,18 @@ class Spec:
     exact_zeros: int = 0
     cancelling: bool = False
     length: int = 24
+    offset: float = 0.0
     seed: int = 1
 
 
 TINY = Spec()
 WIDE_160 = Spec(hidden=160, layers=3, heads=5, intermediate=400, vocab=200)
-MINI_6X384 = Spec(hidden=384, layers=6, heads=12, intermediate=1536, vocab=500, positions=128)
-BASE_12X768 = Spec(hidden=768, layers=12, heads=12, intermediate=3072, vocab=500, positions=128)
+MINI_6X384 = Spec(
+    hidden=384, layers=6, heads=12, intermediate=1536, vocab=500, positions=128, offset=256.0
+)
+BASE_12X768 = Spec(
+    hidden=768, layers=12, heads=12, intermediate=3072, vocab=500, positions=128, offset=256.0
+)
 
 
 def write(folder: Path, spec: Spec) -> Path:
@@ -167,9 +174,11 @@ class _Builder:
         self.state[f"{attention}.clip_attn"] = self.step(0.7 * typical, 1.2 * typical)
         self.linear(f"{key}.attention.output.dense", hidden, hidden)
         self.norm(f"{key}.attention.output.LayerNorm")
+        self.state[f"{key}.attention.output.dense.bias"] += np.float32(self.spec.offset)
         self.linear(f"{key}.intermediate.dense", inner, hidden)
         self.linear(f"{key}.output.dense", hidden, inner)
         self.norm(f"{key}.output.LayerNorm")
+        self.state[f"{key}.output.dense.bias"] += np.float32(self.spec.offset)
 
     def linear(self, key: str, outputs: int, inputs: int) -> None:
         self.state[f"{key}.weight"] = self.weight(outputs, inputs)
