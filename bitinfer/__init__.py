@@ -67,17 +67,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        value: Any = importlib.import_module("bitinfer._core").build_info()["version"]
-    elif name == "ops":
-        return importlib.import_module("bitinfer.ops")
-    elif name in _HOMES:
-        value = getattr(importlib.import_module(f"bitinfer.{_HOMES[name]}"), name)
-    else:
-        raise AttributeError(f"module 'bitinfer' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker that saw this would believe in any name
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            value = importlib.import_module("bitinfer._core").build_info()["version"]
+        elif name == "ops":
+            value = importlib.import_module("bitinfer.ops")
+        elif name in _HOMES:
+            value = getattr(importlib.import_module(f"bitinfer.{_HOMES[name]}"), name)
+        else:
+            raise AttributeError(f"module 'bitinfer' has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

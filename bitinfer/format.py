@@ -94,7 +94,7 @@ def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
         FormatError: The file is not a packed model, is damaged, or is of an unknown version.
         OSError: The file cannot be read.
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     with open(path, "rb") as file:
         header = _read_header(file, name)
         container = _parse_object(header[_LENGTH_BYTES:], f"{name}: header")
@@ -321,8 +321,8 @@ def _check_vocab(check: _Fields, size: int) -> None:
     words = check.text("vocab").split("\n")
     if len(words) > size:
         check.fail("vocab", f"{len(words)} lines", f"at most {size}, as config.vocab says")
-    if len(set(words)) != len(words):
-        check.fail("vocab", "repeated lines", "lines that differ")
+    if len(set(words)) != len(words) or "" in words:
+        check.fail("vocab", "repeated or empty lines", "lines that differ")
 
 
 class _Fields:

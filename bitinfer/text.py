@@ -7,7 +7,7 @@ takes them.  The `tokenizers` library does the work and is imported on first use
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -74,13 +74,12 @@ class TextTokenizer:
     """
 
     def __init__(self, vocab: str, *, lowercase: bool = True, name: str = "model") -> None:
-        self._ids = {token: index for index, token in enumerate(vocab.split("\n"))}
-        missing = [token for token in SPECIAL_TOKENS if token not in self._ids]
+        ids = {token: index for index, token in enumerate(vocab.split("\n"))}
+        missing = [token for token in SPECIAL_TOKENS if token not in ids]
         if missing:
             raise FormatError(f"{name}: the vocabulary lacks {', '.join(missing)}")
-        self._cls, self._sep = self._ids["[CLS]"], self._ids["[SEP]"]
-        self._lowercase = lowercase
-        self._tokenizer = _build_tokenizer(self._ids, lowercase)
+        self._cls, self._sep = ids["[CLS]"], ids["[SEP]"]
+        self._tokenizer = _build_tokenizer(ids, lowercase)
 
     def encode(
         self, pairs: Sequence[TextPair], *, max_length: int, truncation: bool = True, first: int = 0
@@ -206,13 +205,13 @@ def _check_text(text: Any, what: str) -> None:
         ) from None
 
 
-def _build_tokenizer(ids: Mapping[str, int], lowercase: bool) -> Tokenizer:
+def _build_tokenizer(ids: dict[str, int], lowercase: bool) -> Tokenizer:
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
-    model = WordPiece(dict(ids), unk_token="[UNK]", max_input_chars_per_word=_MAX_WORD)
+    model = WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=_MAX_WORD)
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = BertPreTokenizer()

@@ -207,6 +207,7 @@ def set_config(**changes: object) -> dict[str, object]:
         ({"vocab": None}, "'vocab'"),
         ({"vocab": "a\n" * 8}, "9 lines, expected at most 8"),
         ({"vocab": "a\nb\na"}, "lines that differ"),
+        ({"vocab": "a\n\nb"}, "lines that differ"),
         ({"tokenizer": {"lowercase": 1, "max_length": 9}}, "'tokenizer.lowercase': found 1"),
         ({"tokenizer": {"lowercase": True, "max_length": 17}}, "an integer 3..16"),
         ({"tokenizer": {"lowercase": True, "max_length": True}}, "'tokenizer.max_length'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import pickle
 from dataclasses import FrozenInstanceError
 from typing import Any
@@ -10,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import bitinfer
-from bitinfer import _core, ops
+from bitinfer import _core, ops, results, text
 from bitinfer.errors import InputError, InputTypeError, UnsupportedError
 from bitinfer.ops import (
     PackedMatrix,
@@ -237,9 +237,7 @@ def test_bad_arguments(call: Any, error: type[Exception], message: str) -> None:
         call()
 
 
-def test_examples_in_the_documentation() -> None:
-    import doctest
-
-    names = {"np": np, **vars(ops)}
-    assert doctest.testmod(ops, extraglobs=names).failed == 0
-    assert bitinfer.ops is ops
+@pytest.mark.parametrize("module", [ops, results, text])
+def test_examples_in_the_documentation(module: Any) -> None:
+    names = {"np": np, **vars(module)}
+    assert doctest.testmod(module, extraglobs=names).failed == 0
