@@ -174,7 +174,7 @@ def _info(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from bitinfer.converter import measure_parity
-    from bitinfer.model import find_model, read_model
+    from bitinfer.origin import find_model, read_model
     from bitinfer.packing import from_tensors
 
     metadata, tensors = read_model(find_model(options.model))

@@ -47,8 +47,9 @@ def self_test() -> dict[str, str]:
     Products of random codes are compared with plain loops, and the built-in models' answers with
     those of the first instruction set.
     """
-    from bitinfer.model import builtin_names, load
+    from bitinfer.model import load
     from bitinfer.ops import PackedMatrix, bgemm
+    from bitinfer.origin import builtin_names
 
     isas = _core.available_isas()
     random = np.random.RandomState(1)

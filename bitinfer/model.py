@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitinfer import _core
-from bitinfer.errors import FormatError, InputError, InputTypeError, UnsupportedError
-from bitinfer.format import SIZES, Tensors, read_packed
+from bitinfer.errors import FormatError, UnsupportedError
+from bitinfer.format import SIZES
 from bitinfer.inputs import (
     Columns,
     Text,
@@ -28,16 +27,16 @@ from bitinfer.inputs import (
     read_columns,
     read_texts,
 )
+from bitinfer.origin import Origin, find_builtin, find_model, read_model
 from bitinfer.results import EncoderOutput, Prediction
 from bitinfer.sizes import by_part
 from bitinfer.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
 
-__all__ = ["BitModel", "Origin", "builtin_names", "find_model", "load", "read_model"]
+__all__ = ["BitModel", "load"]
 
 Pooling = Literal["cls", "mean", "pooler"]
 Floats = NDArray[np.float64]
 
-_BUILTIN = Path(__file__).parent / "builtin"
 _POOLINGS = ("cls", "mean", "pooler")
 _LOG = logging.getLogger("bitinfer")
 
@@ -77,57 +76,10 @@ def load(
     return BitModel(find_model(path), *options)
 
 
-def builtin_names() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(file.stem for file in _BUILTIN.glob("*.safetensors"))
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a model comes from: a path, or the name of a built-in model."""
-
-    path: Path
-    builtin: str | None = None
-
-    def __str__(self) -> str:
-        return self.builtin or str(self.path)
-
-
-def find_model(path: str | os.PathLike[str]) -> Origin:
-    """What `load` means by its argument."""
-    try:
-        name = os.fspath(path)
-    except TypeError:
-        raise InputTypeError(f"path: found {type(path).__name__}, expected a path") from None
-    if os.path.exists(name):
-        return Origin(Path(os.fsdecode(name)).absolute())
-    return _find_builtin(os.fsdecode(name))
-
-
-def read_model(origin: Origin) -> tuple[dict[str, Any], Tensors]:
-    """Metadata and tensors of a packed file, or of a checkpoint, which is converted in memory."""
-    from bitinfer.checkpoints.files import looks_like_checkpoint
-
-    if origin.path.is_dir() or looks_like_checkpoint(origin.path):
-        from bitinfer.converter import pack_checkpoint
-
-        return pack_checkpoint(origin.path)
-    return read_packed(origin.path)
-
-
-def _find_builtin(name: str) -> Origin:
-    names = builtin_names()
-    if name not in names:
-        raise InputError(
-            f"{name!r}: no such file or folder, nor a built-in model ({', '.join(names) or 'none'})"
-        )
-    return Origin(_BUILTIN / f"{name}.safetensors", name)
-
-
 def _reopen(origin: Origin, digest: str, num_threads: int | None, isa: str | None) -> BitModel:
     """Undo `BitModel.__reduce__`."""
     if origin.builtin is not None:
-        origin = _find_builtin(origin.builtin)
+        origin = find_builtin(origin.builtin)
     model = BitModel(origin, num_threads, isa)
     if model._digest != digest:
         raise FormatError(f"{origin}: the file is not the one this model was pickled from")
@@ -181,20 +133,17 @@ class BitModel:
     def info(self) -> dict[str, Any]:
         """Everything known about the model as plain data, ready for JSON.
 
-        ``bytes`` is the size of each part of the packed file and their ``total``, the metadata
-        except the vocabulary left out; ``weight_bytes`` and ``workspace_bytes`` are the memory of
-        the loaded weights and of the calls made so far.
+        ``bits`` are those of weights, embeddings and activations.  ``bytes`` is the size of each
+        part of the packed file and their ``total``, the metadata except the vocabulary left out.
+        ``weight_bytes`` and ``workspace_bytes`` are the memory of the loaded weights and of the
+        calls made so far.
         """
-        metadata = self._metadata
-        keys = ("architecture", "recipe", "task", "labels", "config", "tokenizer", "licence")
+        described = copy.deepcopy({k: v for k, v in self._metadata.items() if k != "vocab"})
         return {
             "model": str(self._origin),
-            **{key: metadata[key] for key in keys},
-            "source": metadata["source"],
-            "writer": metadata["writer"],
-            "format_version": metadata.get("format_version"),
+            **described,
+            "bits": described["recipe"].partition("-")[2],
             "sha256": self._digest,
-            "report": metadata["report"],
             "bytes": {**self._sizes, "total": sum(self._sizes.values())},
             "isa": self._core.isa,
             "num_threads": self._core.num_threads,

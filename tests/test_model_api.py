@@ -131,6 +131,9 @@ def test_info(model: bitinfer.BitModel, packed: Packed) -> None:
     assert info["isa"] == bitinfer.available_isas()[0] or os.environ.get("BITINFER_ISA")
     assert info["num_threads"] == 1
     assert info["model"] == str(packed(labels=3))
+    assert info["bits"] == "1-1-1"
+    model.info()["config"]["hidden"] = 0
+    assert model.info()["config"]["hidden"] == 32
 
 
 # ---- texts

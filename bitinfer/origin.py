@@ -1,0 +1,67 @@
+"""Where a model comes from: a packed file, a checkpoint, or a name that comes with the package."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitinfer.errors import InputError, InputTypeError
+from bitinfer.format import Tensors, read_packed
+
+__all__ = ["Origin", "builtin_names", "find_builtin", "find_model", "read_model"]
+
+_BUILTIN = Path(__file__).parent / "builtin"
+
+
+def builtin_names() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(file.stem for file in _BUILTIN.glob("*.safetensors"))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from: a path, or the name of a built-in model."""
+
+    path: Path
+    builtin: str | None = None
+
+    def __str__(self) -> str:
+        return self.builtin or str(self.path)
+
+
+def find_model(path: str | os.PathLike[str]) -> Origin:
+    """What `load` means by its argument."""
+    try:
+        name = os.fspath(path)
+    except TypeError:
+        raise InputTypeError(f"path: found {type(path).__name__}, expected a path") from None
+    if os.path.exists(name):
+        return Origin(Path(os.fsdecode(name)).absolute())
+    return find_builtin(os.fsdecode(name))
+
+
+def read_model(origin: Origin) -> tuple[dict[str, Any], Tensors]:
+    """Metadata and tensors of a packed file, or of a checkpoint, which is converted in memory."""
+    from bitinfer.checkpoints.files import looks_like_checkpoint
+
+    if origin.path.is_dir() or looks_like_checkpoint(origin.path):
+        from bitinfer.converter import pack_checkpoint
+
+        return pack_checkpoint(origin.path)
+    return read_packed(origin.path)
+
+
+def find_builtin(name: str) -> Origin:
+    """The built-in model of that name.
+
+    Raises:
+        InputError: There is none; lists those there are.
+    """
+    names = builtin_names()
+    if name not in names:
+        raise InputError(
+            f"{name!r}: no such file or folder, nor a built-in model ({', '.join(names) or 'none'})"
+        )
+    return Origin(_BUILTIN / f"{name}.safetensors", name)
