@@ -3,8 +3,10 @@
 #
 #   make demo         install into a clean environment, without torch, and classify some sentences
 #   make test         all Python tests          make native-test   C++ tests
-#   make lint         format, lints and types   make sanitize      C++ tests under ASan, UBSan and TSan
-#   make neon         C++ tests for 64-bit Arm under qemu (g++-aarch64-linux-gnu, qemu-user)
+#   make lint         format, lints and types   make sanitize      C++ tests under ASan, UBSan, TSan;
+#                                                                  Python tests under the first two
+#   make neon         C++ tests and model parity for 64-bit Arm under qemu
+#                     (needs g++-aarch64-linux-gnu, qemu-user)
 #   make bench        benchmarks                make clean         removes all that make has made
 #
 # Variables:
@@ -26,6 +28,11 @@ BUILD_TOOLS := "setuptools>=77" "cmake>=3.20" ninja "pybind11>=2.13"
 NATIVE := build/native
 CONFIGURE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
   -DBITINFER_PYTHON=OFF $(CMAKE_ARGS)
+PYTHON_MODULE = -DBITINFER_PYTHON=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+  -Dpybind11_DIR=$$($(BIN)/pybind11-config --cmakedir)
+# Python itself is not instrumented: it preloads the runtime and leaks at exit by design.
+PYTHON_WITH_ASAN = PYTHONPATH=$(abspath build/asan) ASAN_OPTIONS=detect_leaks=0 \
+  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"
 SOURCES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/native/*.h' 'tests/native/*.cpp')
 
 export CXX CMAKE_ARGS
@@ -53,18 +60,23 @@ native-test: $(VENV)/ready
 
 # Threads in a forked child are beyond the thread sanitizer and qemu-user: the tests named fork_* are
 # left out there.
-sanitize: $(VENV)/ready
-	$(CONFIGURE) -B build/asan -DBITINFER_SANITIZE=address,undefined
+sanitize: install
+	rm -rf build/asan/bitinfer && mkdir -p build/asan && cp -r bitinfer build/asan
+	rm -f build/asan/bitinfer/*.so
+	$(CONFIGURE) -B build/asan -DBITINFER_SANITIZE=address,undefined $(PYTHON_MODULE) \
+	  -DBITINFER_MODULE_DIR=$(abspath build/asan/bitinfer)
 	$(BIN)/cmake --build build/asan
 	build/asan/bitinfer_native_tests
+	$(PYTHON_WITH_ASAN) $(BIN)/pytest
 	$(CONFIGURE) -B build/tsan -DBITINFER_SANITIZE=thread
 	$(BIN)/cmake --build build/tsan
 	build/tsan/bitinfer_native_tests -fork
 
-neon: $(VENV)/ready
+neon: install
 	$(CONFIGURE) -B build/neon --toolchain cmake/aarch64-linux-gnu.cmake
 	$(BIN)/cmake --build build/neon
 	qemu-aarch64 build/neon/bitinfer_native_tests -fork
+	BITINFER_REPLAY="qemu-aarch64 build/neon/bitinfer_replay" $(BIN)/pytest tests -k replayed
 
 bench: install
 	$(BIN)/pytest benchmarks

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import parity
 import seeded
+
 from bitinfer.checkpoints.bit import read_bit
 from bitinfer.checkpoints.description import Description
 

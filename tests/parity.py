@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from bitinfer._core import Model
 from bitinfer.checkpoints.description import Description
 from bitinfer.packing import to_tensors
@@ -29,7 +30,16 @@ POINTS = (
     "intermediate.in",
     "output.in",
 )
-_SIZES = "hidden layers heads intermediate vocab positions token_types labels".split()
+_SIZES = (
+    "hidden",
+    "layers",
+    "heads",
+    "intermediate",
+    "vocab",
+    "positions",
+    "token_types",
+    "labels",
+)
 _DTYPES = ("uint64", "int32", "float32", "float64")
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import bitinfer
 import expected
 import numpy as np
 import numpy.typing as npt
 import parity
 import pytest
 import seeded
+
+import bitinfer
 from bitinfer._core import Model, available_isas, kernel_calls
 
 pytest.importorskip("torch", reason="seeded checkpoints are read with PyTorch")
@@ -99,7 +100,7 @@ def test_the_isa_asked_for_is_the_one_that_runs() -> None:
         assert ran == {isa} == {model.isa}
 
 
-@pytest.mark.parametrize("name", ("wide-160", "tiny-gelu-span"))
+@pytest.mark.parametrize("name", ["wide-160", "tiny-gelu-span"])
 def test_padding_and_holes_equal_the_reference(name: str, tmp_path: Path) -> None:
     """Padding on either side, holes, and a masked first column, which the pooler still reads."""
     from bitinfer.reference import Reference

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import parity
 import pytest
+
 from bitinfer._core import available_isas
 from bitinfer.checkpoints.bit import read_bit
 
@@ -60,7 +61,7 @@ def test_edge_zeros_reaches_the_masked_products(shared: Path) -> None:
         assert (golden[f"codes.layer0.{point}"] == 0).any(), point
 
 
-@pytest.mark.parametrize("threads", (1, 2, 3, 4))
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_trained_model_equals_the_published_float64_run(shared: Path, threads: int) -> None:
     folder = shared / "models" / "bit-sst2"
     golden = np.load(folder / "golden.npz")

@@ -11,6 +11,7 @@ import expected
 import numpy as np
 import parity
 import pytest
+
 from bitinfer._core import available_isas
 from bitinfer.checkpoints.description import Description
 
