@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -563,3 +564,15 @@ def test_progress_bar(
         assert "text" in capsys.readouterr().err
         model.predict(TEXTS, show_progress_bar=False)
         assert capsys.readouterr().err == ""
+
+
+def test_builtin_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bitinfer.load("sst2")
+    assert model.labels == ["negative", "positive"]
+    assert [p.label for p in model.predict(["a warm and funny film", "dull"])] == model.labels[::-1]
+    data = pickle.dumps(model)
+    (tmp_path / "sst2").write_bytes(b"another file of that name")
+    monkeypatch.chdir(tmp_path)
+    assert pickle.loads(data).logits("a").tobytes() == model.logits("a").tobytes()
+    with pytest.raises(FormatError):
+        bitinfer.load("sst2")
