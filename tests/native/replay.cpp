@@ -1,6 +1,8 @@
 // Runs a dumped model on dumped sequences and dumps every code and logit: how the engine is
-// compared on a machine (or emulator) without Python. Usage: replay ISA THREADS < model.bin >
-// results.bin
+// compared on a machine (or emulator) without Python, and under sanitizers. The instruction set is
+// the best one or BITINFER_ISA; its name goes to standard error.
+//
+//   replay THREADS < model.bin > results.bin
 //
 // In, little-endian: int64 hidden, layers, heads, intermediate, vocab, positions, token_types,
 // labels, is_span; int64 count of tensors, each: int64 name length, name, int64 dtype (order of
@@ -94,15 +96,16 @@ void replay_sequence(Engine& engine) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3) {
-    std::fprintf(stderr, "usage: replay ISA THREADS < model.bin > results.bin\n");
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: replay THREADS < model.bin > results.bin\n");
     return 2;
   }
   try {
     const Config config = read_config();
     std::vector<std::vector<uint64_t>> storage;
     const TensorMap tensors = read_tensors(storage);
-    Engine engine(config, tensors, std::string(argv[1]), std::atoi(argv[2]));
+    Engine engine(config, tensors, std::nullopt, std::atoi(argv[1]));
+    std::fprintf(stderr, "%s\n", engine.isa().c_str());
     for (int64_t left = read_integer(); left > 0; --left) replay_sequence(engine);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "replay: %s\n", error.what());
