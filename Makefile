@@ -35,6 +35,11 @@ PYTHON_WITH_ASAN = PYTHONPATH=$(abspath build/asan) ASAN_OPTIONS=detect_leaks=0 
   LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"
 SOURCES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/native/*.h' 'tests/native/*.cpp')
 
+# $(call replay,COMMAND,ISA): the seeded models, run by a program built for other circumstances.
+replay = BITINFER_REPLAY="$(1)" BITINFER_REPLAY_ISA=$(2) \
+  $(BIN)/pytest tests/test_parity_seeded.py -k replayed
+BEST_ISA = $(shell $(BIN)/python -c "import bitinfer; print(bitinfer.available_isas()[0])")
+
 export CXX CMAKE_ARGS
 
 .PHONY: demo test lint native-test sanitize neon bench install clean
@@ -71,12 +76,13 @@ sanitize: install
 	$(CONFIGURE) -B build/tsan -DBITINFER_SANITIZE=thread
 	$(BIN)/cmake --build build/tsan
 	build/tsan/bitinfer_native_tests -fork
+	$(call replay,build/tsan/bitinfer_replay,$(BEST_ISA))
 
 neon: install
 	$(CONFIGURE) -B build/neon --toolchain cmake/aarch64-linux-gnu.cmake
 	$(BIN)/cmake --build build/neon
 	qemu-aarch64 build/neon/bitinfer_native_tests -fork
-	BITINFER_REPLAY="qemu-aarch64 build/neon/bitinfer_replay" $(BIN)/pytest tests -k replayed
+	$(call replay,qemu-aarch64 build/neon/bitinfer_replay,neon)
 
 bench: install
 	$(BIN)/pytest benchmarks
