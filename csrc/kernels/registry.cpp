@@ -3,15 +3,9 @@
 #include "base/env.h"
 #include "base/error.h"
 #include "kernels/cpu_features.h"
+#include "kernels/isa/isa.h"
 
 namespace bitinfer {
-
-// One per file of kernels/isa.
-const Kernels& portable_kernels();
-const Kernels& avx2_kernels();
-const Kernels& avx512_vpopcnt_kernels();
-const Kernels& neon_kernels();
-
 namespace {
 
 struct Level {
