@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -222,7 +222,7 @@ def measure_parity(description: Description, tensors: Tensors) -> Parity:
 
     ids, segments, mask = _sample(description)
     expected = Reference(description)(ids, segments, mask, trace=True)
-    settings = to_metadata(description)["config"]
+    settings = asdict(description.config)
     del settings["activation"]  # it has become thresholds
     engine = Model(settings, tensors)
     codes = differing = 0

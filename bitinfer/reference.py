@@ -288,7 +288,10 @@ def _tensor(array: npt.ArrayLike, dtype: torch.dtype) -> Tensor:
 
 def _integers(name: str, value: npt.ArrayLike | Tensor, end: int) -> Tensor:
     """An integer tensor with every value in ``0 .. end - 1``."""
-    tensor = torch.as_tensor(value)
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name}: not an array of integers: {error}") from error
     if tensor.is_floating_point() or tensor.is_complex():
         raise InputError(f"{name}: found {tensor.dtype}, expected integers")
     tensor = tensor.long()

@@ -137,6 +137,17 @@ def token_ids(spec: Spec, lengths: list[int], seed: int = 7) -> tuple[Any, Any, 
     return ids, segments, mask
 
 
+def uniform_attention(length: int) -> tuple[State, dict[str, Any], list[str]]:
+    """A tiny model whose queries are 0: every probability of ``length`` tokens is half a step."""
+    state = state_dict(TINY)
+    for index in range(TINY.layers):
+        attention = f"bert.encoder.layer.{index}.attention.self"
+        state[f"{attention}.query.weight"][:] = 0
+        state[f"{attention}.query.bias"][:] = 0
+        state[f"{attention}.clip_attn"] = np.array(2 / length, np.float32)
+    return state, config(TINY), vocabulary(TINY)
+
+
 def state_dict(spec: Spec) -> State:
     """All parameters under their published names."""
     return _Builder(spec).state

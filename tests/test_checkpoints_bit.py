@@ -125,8 +125,8 @@ def test_rows_of_zeros_have_scale_zero_and_no_zero_plane() -> None:
     assert found.zeros == 1  # 1 is the mean; the row of zeros does not count
     # With one scale for all, a row of zeros has codes like any other.
     assert binarize(matrix, layerwise=True).codes.tolist() == [[-1, -1], [1, 0]]
-    matrix = -matrix
-    assert binarize(matrix, layerwise=True).codes.tolist() == [[1, 1], [-1, 0]]
+    assert binarize(-matrix, layerwise=True).codes.tolist() == [[1, 1], [-1, 0]]
+    assert binarize(-matrix, layerwise=False).codes.tolist() == [[-1, -1], [-1, 0]]
 
 
 @pytest.mark.parametrize("weights", [True, False])
@@ -401,6 +401,7 @@ def test_types_that_are_not_plain_float32_are_refused(
         ("hidden_size", 32.0),
         ("num_hidden_layers", None),
         ("num_attention_heads", 3),
+        ("num_hidden_layers", 10**12),
         ("vocab_size", True),
         ("type_vocab_size", -1),
         ("do_lower_case", "yes"),
@@ -632,6 +633,7 @@ def test_truncated_file_is_refused(folder: Path, tmp_path: Path) -> None:
         ({"state_dict": {}, "config": [1], "vocab": []}, "config: found list"),
         ({"state_dict": {}, "config": "{", "vocab": []}, "config: not JSON"),
         ({"state_dict": {}, "config": "[]", "vocab": []}, "config: found a list"),
+        ({"state_dict": {}, "config": "[" * 10**5, "vocab": []}, "config: not JSON"),
         ({"state_dict": {}, "config": {}, "vocab": 3}, "vocab: found int"),
         ({"state_dict": {3: torch.zeros(1)}, "config": {}, "vocab": seeded.SPECIAL_TOKENS}, "^3: "),
     ],

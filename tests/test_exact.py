@@ -24,7 +24,8 @@ def is_nearest_float32(value: np.float32, exact: Fraction) -> bool:
     """No neighbour is nearer, and a tie went to the even one."""
     error = abs(Fraction(float(value)) - exact)
     for direction in (-np.inf, np.inf):
-        neighbour = np.nextafter(value, np.float32(direction))
+        with np.errstate(over="ignore", under="ignore"):
+            neighbour = np.nextafter(value, np.float32(direction))
         if not np.isfinite(neighbour):
             continue
         other = abs(Fraction(float(neighbour)) - exact)

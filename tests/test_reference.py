@@ -201,6 +201,13 @@ def test_seeded_checkpoints_equal_a_plain_evaluation(tmp_path: Path, name: str) 
             assert (found.codes[f"codes.layer0.{point}"] == 0).float().mean() > 0.02, point
 
 
+def test_a_probability_of_exactly_half_a_step_is_0(tmp_path: Path) -> None:
+    found = reference(read_bit(seeded.save(tmp_path, *seeded.uniform_attention(length=8))))
+    for length, code in ((7, 1), (8, 0), (9, 0)):
+        codes = found([[5] * length], trace=True).codes["codes.layer0.attention.probs"]
+        assert (codes == code).all(), length
+
+
 # ---- masks and arguments
 
 
@@ -257,6 +264,7 @@ def test_defaults_are_segment_zero_and_no_mask(tiny: Any) -> None:
         (([[5, 64]],), r"input_ids: found 64, expected 0 \.\. 63"),
         (([[-1]],), r"input_ids: found -1"),
         (([[0.5]],), r"input_ids: found torch\.float32, expected integers"),
+        (([[5], [6, 7]],), r"input_ids: not an array of integers"),
         (([5, 6],), r"input_ids: found shape \[2\], expected \[batch, 1 \.\. 40\]"),
         (([[5] * 41],), r"input_ids: found shape \[1, 41\]"),
         ((np.zeros((0, 3), int),), r"input_ids: found shape \[0, 3\]"),

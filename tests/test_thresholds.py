@@ -24,6 +24,7 @@ from bitinfer.thresholds import (
 
 MIN, MAX = np.iinfo(np.int32).min, np.iinfo(np.int32).max
 REACH = 24
+ATTENTION = "bert.encoder.layer.0.attention.self"
 SUMS = range(-REACH, REACH + 1)
 
 # Multiples of a power of two cancel exactly; the others almost never do.
@@ -96,6 +97,12 @@ def test_gelu_bits_on_both_sides_of_the_dip() -> None:
     assert found.low is not None
 
 
+def test_exactly_half_a_step_is_not_above_it() -> None:
+    at_zero = arguments((0.25, 0.0, 0.5, 1.0))
+    for thresholds in (relu_thresholds, gelu_thresholds):
+        assert unsigned_codes(thresholds(*at_zero, REACH), 0) == [int(s > 0) for s in SUMS]
+
+
 def test_ends_of_the_range_are_written_as_always_and_never() -> None:
     slope = np.array([1.0, 1.0, 1.0, 0.0])
     offset = np.array([100, -100, 0, 0], np.float32)
@@ -145,9 +152,16 @@ def test_codes_that_two_thresholds_cannot_express_are_refused(
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_layer_thresholds_use_the_parameters_of_each_point(tmp_path: Path, activation: str) -> None:
     spec = replace(seeded.TINY, activation=activation, weight_layerwise=False)
-    description = read_bit(seeded.write(tmp_path, spec))
+    state = seeded.state_dict(spec)
+    # The number of positions decides how far contexts reach: two channels change near its end.
+    steps = state[f"{ATTENTION}.clip_attn"] * state[f"{ATTENTION}.clip_value"]
+    far = (spec.positions - 3.5) * steps
+    state["bert.encoder.layer.0.attention.output.dense.move.bias"][:2] = far, -far
+    folder = seeded.save(tmp_path, state, seeded.config(spec), seeded.vocabulary(spec))
+    description = read_bit(folder)
     layer = description.layers[0]
     points = layer_thresholds(description, 0)
+    assert points["attention.output.in"].threshold[:2].tolist() == [-37, 36]
     assert list(points) == ["query", "key", "value", "attention.output.in", "output.in"]
     for name, linear in (("query", layer.query), ("key", layer.key), ("value", layer.value)):
         s = np.arange(-spec.hidden, spec.hidden + 1)

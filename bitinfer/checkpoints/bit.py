@@ -154,6 +154,11 @@ class _Settings:
         _check_quantization(settings)
         sizes = {key: _size(settings, key) for key in _SIZES}
         hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
+        if sizes["num_hidden_layers"] > len(files.state):
+            raise ConversionError(
+                f"config num_hidden_layers: found {sizes['num_hidden_layers']}, "
+                f"expected fewer than the {len(files.state)} keys of {files.file}"
+            )
         if hidden % heads:
             raise ConversionError(
                 f"config num_attention_heads: found {heads}, "

@@ -239,7 +239,7 @@ def _read_config(source: Any) -> dict[str, Any]:
 def _parse_config(what: str, text: str) -> dict[str, Any]:
     try:
         parsed = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConversionError(f"{what}: not JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise ConversionError(f"{what}: found a {type(parsed).__name__}, expected a JSON object")
