@@ -144,7 +144,7 @@ def test_codes_that_two_thresholds_cannot_express_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     description = read_bit(seeded.write(tmp_path, replace(seeded.TINY, activation="gelu")))
-    monkeypatch.setattr(_core, "gelu", lambda x: np.sin(8 * x))
+    monkeypatch.setattr(_core, "gelu", lambda x: np.maximum(x, 0) - 0.08 * (1 + np.sin(50 * x)))
     with pytest.raises(ConversionError, match=r"layer 1 output\.in: channel \d+: found a one"):
         layer_thresholds(description, 1)
 
