@@ -1,7 +1,8 @@
 """The exceptions bitinfer raises, one class per kind of cause.
 
-Every message names the thing, the value that was found and the value that was expected.  Each class
-also derives from the built-in exception a caller would expect, so ``except ValueError`` keeps working.
+Every message names the thing, the value that was found and the value that was expected.  Each
+class also derives from the built-in exception a caller would expect, so ``except ValueError`` keeps
+working.
 """
 
 from __future__ import annotations
