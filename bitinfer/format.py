@@ -13,11 +13,14 @@ of the file, and only then the rest.  The names, shapes and types of the tensors
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
+import reprlib
 import secrets
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -28,9 +31,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from bitinfer.errors import FormatError
+from bitinfer.errors import FormatError, InputError
 
-__all__ = ["FORMAT_VERSION", "check_metadata", "is_packed", "read_packed", "write_packed"]
+__all__ = ["FORMAT_VERSION", "check_metadata", "check_target", "read_packed", "write_packed"]
 
 FORMAT_VERSION = "1"
 ARCHITECTURES = ("bert",)
@@ -42,11 +45,17 @@ SIZES = ("hidden", "layers", "heads", "intermediate", "vocab", "positions", "tok
 Tensors = dict[str, NDArray[Any]]
 
 _KEY = "bitinfer"
-_DTYPES = {"U64": 8, "F64": 8, "F32": 4, "I32": 4}
+# As the container names them -> as NumPy does, and bytes of a value.
+_DTYPES = {"U64": ("uint64", 8), "F64": ("float64", 8), "F32": ("float32", 4), "I32": ("int32", 4)}
+_MAX_AXES = 2
 _LENGTH_BYTES = 8
 # A header holds about 100 bytes a tensor and the vocabulary: 0.3 MB for BERT-base.
 _MAX_HEADER = 16 << 20
+# BERT-base has 16 MB of tensors.  A sparse file may claim terabytes.
+_MAX_DATA = 4 << 30
 _MAX_SIZE = 2**31 - 1
+# The metadata is three levels deep.
+_MAX_LEVELS = 16
 _BLANK = "0" * 64
 
 
@@ -61,26 +70,51 @@ def write_packed(
 
     Args:
         path: The file to make.  It appears under this name only when it is complete.
-        tensors: name -> array of uint64, int32, float32 or float64.
+        tensors: name -> array of uint64, int32, float32 or float64, with at most two axes.
         metadata: The object described in ``docs/format.md`` without ``format_version`` and
             ``sha256``, which are added here.
         overwrite: Replace an existing file; otherwise it is left alone.
 
     Raises:
         FormatError: The metadata or a tensor does not fit the format.
-        FileExistsError: ``path`` exists and ``overwrite`` is false.
+        InputError, FileExistsError, FileNotFoundError, IsADirectoryError: As `check_target`.
+        OSError: The file cannot be written.
     """
+    target = check_target(path, overwrite=overwrite)
     sealed = {**metadata, "format_version": FORMAT_VERSION, "sha256": _BLANK}
-    check_metadata(sealed, str(path))
+    check_metadata(sealed, str(target))
+    _check_arrays(tensors, str(target))
     try:
         text = json.dumps(sealed, sort_keys=True, ensure_ascii=False, allow_nan=False)
         arrays = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
         data = bytearray(save_tensors(arrays, {_KEY: text}))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path}: cannot be stored: {error}") from error
-    start = _find_digest(data, _BLANK, str(path))
+        raise FormatError(f"{target}: cannot be stored: {error}") from error
+    start = _find_digest(data, _BLANK, str(target))
     data[start : start + len(_BLANK)] = hashlib.sha256(data).hexdigest().encode()
-    _write_file(Path(path), data, overwrite=overwrite)
+    _write_file(target, data, overwrite=overwrite)
+
+
+def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """The path of a file that can be made: to be asked before the work, not after it.
+
+    Raises:
+        InputError: ``path`` does not name a file.
+        FileExistsError: It exists, if only as a dangling link, and ``overwrite`` is false.
+        IsADirectoryError: It is a folder.
+        FileNotFoundError: The folder it should be in does not exist.
+    """
+    name = os.fsdecode(path)
+    target = Path(name)
+    if not target.name or "\0" in name:
+        raise InputError(f"path: found {name!r}, expected the name of a file")
+    if os.path.lexists(target) and not overwrite:
+        raise _exists(target)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "found a folder, expected a file", name)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent))
+    return target
 
 
 def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
@@ -107,19 +141,6 @@ def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
         raise FormatError(f"{name}: damaged tensors: {error}") from error
 
 
-def is_packed(path: str | os.PathLike[str]) -> bool:
-    """Whether the file starts like a safetensors container, judged by its content alone.
-
-    >>> is_packed("/dev/null")
-    False
-    """
-    if not os.path.isfile(path):
-        return False
-    with open(path, "rb") as file:
-        start = file.read(_LENGTH_BYTES + 1)
-    return start[_LENGTH_BYTES:] == b"{" and _header_length(start) <= _MAX_HEADER
-
-
 # ---- reading
 
 
@@ -131,7 +152,7 @@ def _read_header(file: BinaryIO, name: str) -> bytes:
     """The length and the JSON header, after checking the length against the file and the cap."""
     size = os.fstat(file.fileno()).st_size
     start = file.read(_LENGTH_BYTES)
-    if len(start) < _LENGTH_BYTES:
+    if size < _LENGTH_BYTES + 2 or len(start) < _LENGTH_BYTES:
         raise FormatError(f"{name}: {size} bytes is too short for a packed model file")
     length = _header_length(start)
     limit = min(size - _LENGTH_BYTES, _MAX_HEADER)
@@ -175,14 +196,21 @@ def _tensor_end(entry: Any, where: str) -> int:
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise FormatError(f"{where}: dtype {dtype!r}, expected one of {', '.join(_DTYPES)}")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        raise FormatError(f"{where}: shape and data_offsets must be lists of sizes")
-    if offsets[1] - offsets[0] != math.prod(shape) * _DTYPES[dtype]:
+        raise FormatError(
+            f"{where}: shape and data_offsets must be lists of at most two sizes 0..{_MAX_DATA}"
+        )
+    if offsets[1] - offsets[0] != math.prod(shape) * _DTYPES[dtype][1]:
         raise FormatError(f"{where}: data_offsets {offsets} do not fit {dtype} {shape}")
     return int(offsets[1])
 
 
 def _are_sizes(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    """Few and small enough that products are cheap: JSON integers have thousands of digits."""
+    return (
+        isinstance(values, list)
+        and len(values) <= _MAX_AXES
+        and all(type(value) is int and 0 <= value <= _MAX_DATA for value in values)
+    )
 
 
 def _read_tensors(file: BinaryIO, start: int, length: int, name: str) -> bytes:
@@ -213,8 +241,7 @@ def _parse_object(text: Any, where: str) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
+        [(repeated, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"repeated key {repeated!r}")
     return result
 
@@ -267,6 +294,8 @@ def check_metadata(metadata: Mapping[str, Any], name: str) -> None:
         *("format_version", "architecture", "recipe", "writer", "config", "labels", "task"),
         *("vocab", "tokenizer", "source", "licence", "report", "sha256"),
     )
+    for key, value in metadata.items():
+        _check_plain(value, f"{name}: metadata {key!r}", _MAX_LEVELS)
     check.text("writer")
     check.optional_text("task")
     check.optional_text("licence")
@@ -280,6 +309,23 @@ def check_metadata(metadata: Mapping[str, Any], name: str) -> None:
     _check_vocab(check, config.values["vocab"])
 
 
+def _check_plain(value: Any, where: str, levels: int) -> None:
+    """Refuse what JSON can spell and nobody can use: lone surrogates, infinity, deep nesting."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise FormatError(f"{where}: found a lone surrogate, expected Unicode") from None
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise FormatError(f"{where}: found {value}, expected finite numbers")
+    elif isinstance(value, (Mapping, list, tuple)):
+        if levels == 0:
+            raise FormatError(f"{where}: found deeper nesting than {_MAX_LEVELS} levels")
+        inner = [*value, *value.values()] if isinstance(value, Mapping) else value
+        for each in inner:
+            _check_plain(each, where, levels - 1)
+
+
 def _check_config(config: _Fields) -> None:
     config.only(*SIZES, "activation", "head")
     for size in SIZES:
@@ -288,9 +334,9 @@ def _check_config(config: _Fields) -> None:
     config.choice("head", HEADS)
     hidden, heads = config.values["hidden"], config.values["heads"]
     if hidden % heads:
-        config.fail("heads", heads, f"a divisor of hidden {hidden}")
+        config.wrong("heads", f"a divisor of hidden {hidden}")
     if config.values["head"] == "span" and config.values["labels"] != 2:
-        config.fail("labels", config.values["labels"], "2 (start, end) for a span head")
+        config.wrong("labels", "2 (start, end) for a span head")
 
 
 def _check_tokenizer(tokenizer: _Fields, positions: int) -> None:
@@ -313,7 +359,7 @@ def _check_labels(check: _Fields, config: Mapping[str, Any]) -> None:
     if len(labels) != expected:
         check.fail("labels", f"{len(labels)} names", f"{expected} for this head")
     if len(set(labels)) != len(labels):
-        check.fail("labels", labels, "names that differ")
+        check.wrong("labels", "names that differ")
 
 
 def _check_vocab(check: _Fields, size: int) -> None:
@@ -333,18 +379,19 @@ class _Fields:
         self._file = file
         self._path = path
 
-    def fail(self, key: str, found: Any, expected: str) -> NoReturn:
-        shown = found if isinstance(found, str) and " " in found else repr(found)
-        if len(shown) > 80:
-            shown = shown[:77] + "..."
+    def fail(self, key: str, found: str, expected: str) -> NoReturn:
         raise FormatError(
-            f"{self._file}: metadata {self._path + key!r}: found {shown}, expected {expected}"
+            f"{self._file}: metadata {self._path + key!r}: found {found}, expected {expected}"
         )
+
+    def wrong(self, key: str, expected: str) -> NoReturn:
+        # Not repr: the value may be long, and nested more deeply than repr can follow.
+        self.fail(key, reprlib.repr(self.values.get(key)), expected)
 
     def only(self, *keys: str) -> None:
         """Exactly these keys."""
-        for key in sorted(set(self.values) - set(keys)):
-            self.fail(key, "an unknown field", f"only {', '.join(keys)}")
+        for key in sorted(set(self.values) - set(keys), key=str):
+            self.fail(str(key)[:80], "an unknown field", f"only {', '.join(keys)}")
         for key in keys:
             if key not in self.values:
                 self.fail(key, "nothing at all", "this field")
@@ -352,13 +399,12 @@ class _Fields:
     def choice(self, key: str, allowed: tuple[str, ...]) -> None:
         value = self.values.get(key)
         if not isinstance(value, str) or value not in allowed:
-            self.fail(key, value, " or ".join(map(repr, allowed)))
+            self.wrong(key, " or ".join(map(repr, allowed)))
 
     def text(self, key: str) -> str:
         value = self.values[key]
         if not isinstance(value, str):
-            self.fail(key, value, "text")
-        _check_unicode(self, key, value)
+            self.wrong(key, "text")
         return value
 
     def optional_text(self, key: str) -> None:
@@ -369,40 +415,42 @@ class _Fields:
         value = self.values[key]
         hexadecimal = "0123456789abcdef"
         if not isinstance(value, str) or len(value) != 64 or value.strip(hexadecimal):
-            self.fail(key, value, "64 lower-case hexadecimal digits")
+            self.wrong(key, "64 lower-case hexadecimal digits")
 
     def boolean(self, key: str) -> None:
         if not isinstance(self.values[key], bool):
-            self.fail(key, self.values[key], "true or false")
+            self.wrong(key, "true or false")
 
     def integer(self, key: str, low: int, high: int) -> None:
         value = self.values[key]
         if type(value) is not int or not low <= value <= high:
-            self.fail(key, value, f"an integer {low}..{high}")
+            self.wrong(key, f"an integer {low}..{high}")
 
     def strings(self, key: str) -> list[str]:
         value = self.values[key]
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self.fail(key, value, "a list of strings")
-        for item in value:
-            _check_unicode(self, key, item)
+            self.wrong(key, "a list of strings")
         return value
 
     def object(self, key: str) -> _Fields:
         value = self.values[key]
         if not isinstance(value, dict):
-            self.fail(key, value, "an object")
+            self.wrong(key, "an object")
         return _Fields(value, self._file, f"{self._path}{key}.")
 
 
-def _check_unicode(fields: _Fields, key: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        fields.fail(key, "a lone surrogate", "valid Unicode")
-
-
 # ---- writing
+
+
+def _check_arrays(tensors: Mapping[str, NDArray[Any]], name: str) -> None:
+    """What can be written can be read again."""
+    dtypes = [dtype for dtype, _ in _DTYPES.values()]
+    for tensor, array in tensors.items():
+        if array.dtype.name not in dtypes or array.ndim > _MAX_AXES:
+            raise FormatError(
+                f"{name}: tensor {tensor!r}: found {array.dtype.name} {array.shape}, "
+                f"expected {' or '.join(dtypes)} and at most {_MAX_AXES} axes"
+            )
 
 
 def _write_file(path: Path, data: bytes | bytearray, *, overwrite: bool) -> None:
@@ -423,16 +471,30 @@ def _write_file(path: Path, data: bytes | bytearray, *, overwrite: bool) -> None
 
 
 def _take_free_name(temporary: Path, path: Path) -> None:
-    """Rename only if the name is free: creating it exclusively decides between two writers."""
+    """Take the name only if it is free: of two writers, one gets it."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError:  # a file system without hard links
+        _claim_name(temporary, path)
+
+
+def _claim_name(temporary: Path, path: Path) -> None:
+    """The same in two steps: an empty file holds the name until it is replaced."""
     try:
         path.touch(exist_ok=False)
     except FileExistsError:
-        raise FileExistsError(f"{path} exists; pass overwrite=True to replace it") from None
+        raise _exists(path) from None
     try:
         os.replace(temporary, path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def _exists(path: Path) -> FileExistsError:
+    return FileExistsError(f"{path} exists; pass overwrite=True to replace it")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from packed import join, metadata, reseal, split, tensors, with_metadata
 from safetensors.numpy import load_file, save_file
 
-from bitinfer.errors import BitinferError, FormatError
-from bitinfer.format import FORMAT_VERSION, is_packed, read_packed, write_packed
+import bitinfer.format
+from bitinfer.errors import BitinferError, FormatError, InputError
+from bitinfer.format import FORMAT_VERSION, check_target, read_packed, write_packed
 
 
 @pytest.fixture
@@ -21,6 +24,17 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
     write_packed(path, tensors(), metadata())
     return path
+
+
+@pytest.fixture(params=["links", "no links"])
+def links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File systems with hard links and without them."""
+
+    def refuse(*paths: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if request.param == "no links":
+        monkeypatch.setattr(os, "link", refuse)
 
 
 def read_changed(path: Path, data: bytes) -> None:
@@ -64,12 +78,45 @@ def test_existing_file_is_kept(path: Path) -> None:
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.usefixtures("links")
+def test_file_that_appears_while_writing_is_kept(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = path.read_bytes()
+    monkeypatch.setattr(bitinfer.format, "check_target", lambda path, overwrite: Path(path))
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        write_packed(path, {}, metadata())
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_targets(tmp_path: Path) -> None:
+    assert check_target(tmp_path / "new") == tmp_path / "new"
+    assert check_target(os.fsencode(tmp_path / "new")) == tmp_path / "new"  # type: ignore[arg-type]
+    for name in ("", ".", "/", "a\0b"):
+        with pytest.raises(InputError, match="expected the name of a file"):
+            check_target(name)
+    with pytest.raises(FileNotFoundError, match=r"no such folder: .*absent'"):
+        write_packed(tmp_path / "absent" / "m", {}, metadata())
+    with pytest.raises(FileExistsError):
+        write_packed(tmp_path, {}, metadata())
+    with pytest.raises(IsADirectoryError, match="expected a file"):
+        write_packed(tmp_path, {}, metadata(), overwrite=True)
+    (tmp_path / "dangling").symlink_to("absent")
+    with pytest.raises(FileExistsError):
+        write_packed(tmp_path / "dangling", {}, metadata())
+    write_packed(tmp_path / "dangling", {}, metadata(), overwrite=True)
+    assert os.listdir(tmp_path) == ["dangling"]
+    assert not (tmp_path / "dangling").is_symlink()
+
+
 def test_overwrite_replaces(path: Path) -> None:
     write_packed(path, {}, metadata(), overwrite=True)
     assert read_packed(path)[1] == {}
     assert os.listdir(path.parent) == [path.name]
 
 
+@pytest.mark.usefixtures("links")
 def test_one_of_many_writers_wins(tmp_path: Path) -> None:
     outcomes: list[int | None] = []
     start = threading.Barrier(8)
@@ -93,10 +140,33 @@ def test_one_of_many_writers_wins(tmp_path: Path) -> None:
 
 
 def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(FormatError):
-        write_packed(tmp_path / "m", {"x": np.array(["text"])}, metadata())
-    with pytest.raises(FormatError):
+    for array in (np.array(["text"]), np.zeros(2, np.float16), np.zeros((1, 1, 1))):
+        with pytest.raises(FormatError, match="m: tensor 'x': found"):
+            write_packed(tmp_path / "m", {"x": array}, metadata())
+    with pytest.raises(FormatError, match="cannot be stored"):
+        write_packed(tmp_path / "m", {"\ud800": np.zeros(2)}, metadata())
+    with pytest.raises(FormatError, match="cannot be stored"):
+        write_packed(tmp_path / "m", {}, metadata(report={"set": set()}))
+    with pytest.raises(FormatError, match="'labels'"):
         write_packed(tmp_path / "m", {}, metadata(labels=[]))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("step", ["fsync", "link", "replace"])
+def test_interrupted_write_leaves_nothing(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def interrupt(*paths: object) -> None:
+        raise KeyboardInterrupt
+
+    if step == "replace":
+        monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, step, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_packed(tmp_path / "m", {}, metadata())
     assert os.listdir(tmp_path) == []
 
 
@@ -130,13 +200,6 @@ def test_foreign_safetensors_file(tmp_path: Path) -> None:
 def test_other_files(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(FormatError, match="m: "):
         read_changed(tmp_path / "m", content)
-    assert not is_packed(tmp_path / "m")
-
-
-def test_is_packed_goes_by_content(path: Path, tmp_path: Path) -> None:
-    assert is_packed(path.rename(tmp_path / "model.pt"))
-    assert not is_packed(tmp_path)
-    assert not is_packed(tmp_path / "absent")
 
 
 def test_huge_file_with_a_small_header_is_not_read(tmp_path: Path) -> None:
@@ -155,6 +218,29 @@ def test_huge_header_length(tmp_path: Path) -> None:
         file.truncate(1 << 31)
     with pytest.raises(FormatError, match="header length 1073741824"):
         read_packed(path)
+
+
+def test_huge_tensors_are_not_read(path: Path) -> None:
+    header, body = split(path.read_bytes())
+    header["x"] = {"dtype": "U64", "shape": [1 << 33], "data_offsets": [72, 72 + (1 << 36)]}
+    with open(path, "wb") as file:
+        file.write(join(header, body))
+        file.truncate(file.tell() + (1 << 36))  # sparse
+    with pytest.raises(FormatError, match="at most two sizes"):
+        read_packed(path)
+
+
+def test_hostile_headers_take_no_time(path: Path) -> None:
+    header, body = split(path.read_bytes())
+    start = time.perf_counter()
+    names = [f"t{i}" for i in range(300_000)]
+    pairs = ", ".join(f'"{name}": 1' for name in [*names, names[-1]])
+    with pytest.raises(FormatError, match="repeated key 't299999'"):
+        read_changed(path, join(f"{{{pairs}}}".encode(), body))
+    header["head.bias"]["shape"] = [10**4000] * 1000
+    with pytest.raises(FormatError, match="at most two sizes"):
+        read_changed(path, join(header, body))
+    assert time.perf_counter() - start < 10
 
 
 def test_unknown_version(path: Path) -> None:
@@ -188,6 +274,34 @@ def test_header_encoding_is_utf8_only(path: Path) -> None:
     header, body = split(path.read_bytes())
     with pytest.raises(FormatError, match="not valid JSON"):
         read_changed(path, join(json.dumps(header).encode("utf-16"), body))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ('{"a": [1e999]}', "'report': found inf, expected finite numbers"),
+        ('{"a": {"\\ud800": 1}}', "'report': found a lone surrogate"),
+        ('{"a": "\\ud800"}', "'report': found a lone surrogate"),
+        ('{"a": ' + "[" * 20 + "]" * 20 + "}", "'report': found deeper nesting"),
+        ('{"a": ' * 500 + "1" + "}" * 500, "'report': found deeper nesting"),
+    ],
+)
+def test_values_that_nobody_can_use(path: Path, value: str, message: str) -> None:
+    stored = {**metadata(report={}), "format_version": "1", "sha256": "0" * 64}
+    text = json.dumps(stored, sort_keys=True).replace('"report": {}', f'"report": {value}')
+    with pytest.raises(FormatError, match=message):
+        read_changed(path, with_metadata(path.read_bytes(), text))
+
+
+def test_errors_are_short(path: Path) -> None:
+    stored: dict[str, Any] = {**metadata(), "format_version": "1", "sha256": "0" * 64}
+    for key in [*stored, "k" * 10_000]:
+        for value in (["x" * 100] * 10_000, {"x" * 100: 1, "y" * 100_000: 2}):
+            if key == "report" and isinstance(value, dict):
+                continue  # holds anything
+            with pytest.raises(FormatError, match=f"'{key[:80]}") as caught:
+                read_changed(path, with_metadata(path.read_bytes(), {**stored, key: value}))
+            assert len(str(caught.value)) < len(str(path)) + 400
 
 
 def set_config(**changes: object) -> dict[str, object]:
