@@ -50,11 +50,17 @@ def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
 
 
 def check_engine(num_threads: Any, isa: Any) -> tuple[int | None, str | None]:
-    """The options of the native code by type; whether they can be had, it decides itself."""
+    """The options of the native code by type; whether they can be had, it decides itself.
+
+    Raises:
+        InputError, InputTypeError: Names the option.
+    """
     if num_threads is not None:
         num_threads = check_int("num_threads", num_threads, 1, 2**31 - 1)
     if isa is not None and not isinstance(isa, str):
         raise InputTypeError(f"isa: found {type(isa).__name__}, expected str")
+    if isa is not None and not isa.isprintable():
+        raise InputError(f"isa: found {isa!r}, expected the name of an instruction set")
     return num_threads, isa
 
 
@@ -96,7 +102,8 @@ def read_texts(texts: Any, text_pairs: Any = None) -> TextPairs:
 
     A string, a tuple ``(text, second)`` or a mapping ``{"text": ..., "text_pair": ...}`` is one
     text; any other iterable holds many, each a string, tuple, list of two, or mapping.
-    ``text_pairs`` gives the second texts of strings, one for each.
+    ``text_pairs`` gives the second texts of strings, one for each.  Iterables are read as the
+    result is, never ahead.
 
     Raises:
         InputTypeError: ``texts`` is neither a text nor an iterable of texts.
@@ -105,26 +112,31 @@ def read_texts(texts: Any, text_pairs: Any = None) -> TextPairs:
     if isinstance(texts, (str, tuple, Mapping)):
         pairs = _read_many([texts], None if text_pairs is None else [text_pairs])
         return TextPairs(pairs, single=True, total=1)
-    if isinstance(text_pairs, (str, tuple, Mapping)):
+    if isinstance(text_pairs, (str, Mapping)):
         name = type(text_pairs).__name__
         raise InputTypeError(f"text_pairs: found {name}, expected one for each of the texts")
-    many = _iterable("texts", texts)
-    return TextPairs(_read_many(many, text_pairs), single=False, total=_length(many))
+    _check_iterable("texts", texts)
+    return TextPairs(_read_many(texts, text_pairs), single=False, total=_length(texts))
 
 
 def _read_many(texts: Iterable[Any], seconds: Any) -> Iterator[TextPair]:
     if seconds is None:
         return map(_pair, texts, count())
-    return _zip_pairs(texts, _iterable("text_pairs", seconds))
+    _check_iterable("text_pairs", seconds)
+    return _zip_pairs(texts, seconds)
 
 
-def _iterable(name: str, value: Any) -> Iterable[Any]:
-    if isinstance(value, (bytes, bytearray)) or not hasattr(value, "__iter__"):
+def _check_iterable(name: str, value: Any) -> None:
+    try:
+        iter(value)
+    except TypeError:
+        is_iterable = False
+    else:
+        is_iterable = not isinstance(value, (bytes, bytearray, memoryview))
+    if not is_iterable:
         raise InputTypeError(
             f"{name}: found {type(value).__name__}, expected a string or an iterable of strings"
         )
-    iterable: Iterable[Any] = value
-    return iterable
 
 
 def _length(items: Any) -> int | None:
@@ -140,7 +152,10 @@ def _pair(item: Any, index: int) -> TextPair:
         return item["text"], item.get("text_pair")
     if isinstance(item, (tuple, list)):
         if len(item) != 2:
-            raise InputError(f"text {index}: found {len(item)} texts, expected a pair")
+            raise InputError(
+                f"text {index}: found {len(item)} texts in a {type(item).__name__}, "
+                "expected a pair (pass several texts as a list of strings)"
+            )
         return item[0], item[1]
     return item, None
 
@@ -208,9 +223,10 @@ def read_columns(
         raise InputError(
             f"input_ids: found {ids.shape[1]} columns, expected at most {config['positions']}"
         )
-    mask = _like(ids, "attention_mask", attention_mask, default=1)
+    mask = _like(ids, "attention_mask", attention_mask, default=1, kinds="iub")
     types = _like(ids, "token_type_ids", token_type_ids, default=0)
-    _check_range("attention_mask", mask, 2)
+    if mask.dtype.kind != "b":
+        _check_range("attention_mask", mask, 2)
     _check_range("token_type_ids", types, config["token_types"])
     _check_range("input_ids", ids, config["vocab"])
     attended = mask.astype(bool)
@@ -243,25 +259,27 @@ def _ragged(ids: NDArray[np.int32], mask: NDArray[np.bool_], types: NDArray[np.i
     )
 
 
-def _like(ids: NDArray[Any], name: str, value: Any, *, default: int) -> NDArray[Any]:
+def _like(
+    ids: NDArray[Any], name: str, value: Any, *, default: int, kinds: str = "iu"
+) -> NDArray[Any]:
     if value is None:
         return np.full(ids.shape, default, dtype=np.int32)
-    array = _integer_array(name, value)
+    array = _integer_array(name, value, kinds)
     if array.shape != ids.shape:
         raise InputError(f"{name}: found shape {array.shape}, expected {ids.shape} of input_ids")
     return array
 
 
-def _integer_array(name: str, value: Any) -> NDArray[Any]:
+def _integer_array(name: str, value: Any, kinds: str = "iu") -> NDArray[Any]:
     """Whatever holds integers in the memory of the CPU: ``__array__``, ``__dlpack__``, or lists."""
     only_dlpack = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
     try:
         array = np.from_dlpack(value) if only_dlpack else np.asarray(value)
     except (ValueError, TypeError, RuntimeError, BufferError) as error:
         raise InputTypeError(f"{name}: expected an integer array on the CPU: {error}") from error
-    if array.dtype.kind not in "iub":
+    if array.dtype.kind not in kinds:
         raise InputTypeError(f"{name}: found dtype {array.dtype}, expected integers")
-    return array.astype(np.int32) if array.dtype.kind == "b" else array
+    return array
 
 
 def _check_range(name: str, array: NDArray[Any], count: int) -> None:

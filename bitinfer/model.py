@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import logging
-import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, pairwise
 from typing import Any, Literal, overload
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitinfer import _core
-from bitinfer.errors import FormatError, UnsupportedError
+from bitinfer.errors import FormatError, InputTypeError, UnsupportedError
 from bitinfer.format import SIZES
 from bitinfer.inputs import (
     Columns,
@@ -64,7 +66,9 @@ def load(
         FormatError: The packed file is damaged or of an unknown version.
         ConversionError: The checkpoint cannot be converted exactly.
         UnsupportedError: The device or instruction set is not there, or PyTorch is missing.
-        InputError: There is no such path or name.
+        InputError: There is no such path or name, or an option or variable is not allowed.
+        InputTypeError: An argument has a type that is not allowed.
+        OSError: The file cannot be read.
 
     >>> model = load("sst2")
     >>> model.predict("a warm and funny film").label
@@ -76,13 +80,13 @@ def load(
     return BitModel(find_model(path), *options)
 
 
-def _reopen(origin: Origin, digest: str, num_threads: int | None, isa: str | None) -> BitModel:
+def _reopen(origin: Origin, identity: str, num_threads: int | None, isa: str | None) -> BitModel:
     """Undo `BitModel.__reduce__`."""
     if origin.builtin is not None:
         origin = find_builtin(origin.builtin)
     model = BitModel(origin, num_threads, isa)
-    if model._digest != digest:
-        raise FormatError(f"{origin}: the file is not the one this model was pickled from")
+    if model._identity() != identity:
+        raise FormatError(f"{origin}: not the model that was pickled: the file has changed since")
     return model
 
 
@@ -97,6 +101,10 @@ class BitModel:
     def __init__(
         self, origin: Origin, num_threads: int | None = None, isa: str | None = None
     ) -> None:
+        if not isinstance(origin, Origin):
+            raise InputTypeError(
+                f"BitModel: found {type(origin).__name__}; models are made by bitinfer.load"
+            )
         metadata, tensors = read_model(origin)
         self._metadata = metadata
         self._origin = origin
@@ -135,15 +143,16 @@ class BitModel:
 
         ``bits`` are those of weights, embeddings and activations.  ``bytes`` is the size of each
         part of the packed file and their ``total``, the metadata except the vocabulary left out.
-        ``weight_bytes`` and ``workspace_bytes`` are the memory of the loaded weights and of the
-        calls made so far.
+        ``sha256`` is the checksum of the packed file, ``None`` for a checkpoint that was converted
+        in memory; ``source`` has that of the weights.  ``weight_bytes`` and ``workspace_bytes`` are
+        the memory of the loaded weights and of the calls made so far.
         """
         described = copy.deepcopy({k: v for k, v in self._metadata.items() if k != "vocab"})
         return {
             "model": str(self._origin),
             **described,
             "bits": described["recipe"].partition("-")[2],
-            "sha256": self._digest,
+            "sha256": described.get("sha256"),
             "bytes": {**self._sizes, "total": sum(self._sizes.values())},
             "isa": self._core.isa,
             "num_threads": self._core.num_threads,
@@ -156,13 +165,11 @@ class BitModel:
         return f"BitModel({str(self._origin)!r}, isa={core.isa!r}, num_threads={core.num_threads})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._origin, self._digest, *self._options)
+        return _reopen, (self._origin, self._identity(), *self._options)
 
-    @property
-    def _digest(self) -> str:
-        """SHA-256 of the packed file, or of the weights that were converted in memory."""
-        metadata = self._metadata
-        return str(metadata.get("sha256") or metadata["source"]["sha256"])
+    def _identity(self) -> str:
+        """Differs between models: the metadata hold checksums of all that is not in them."""
+        return hashlib.sha256(json.dumps(self._metadata, sort_keys=True).encode()).hexdigest()
 
     @property
     def _regression(self) -> bool:
@@ -241,8 +248,8 @@ class BitModel:
                 a string, or a pair as a tuple ``(text, second)`` or a mapping
                 ``{"text": ..., "text_pair": ...}``.
             text_pairs: The second texts, if ``texts`` holds strings.
-            top_k: 1 gives the best `Prediction` of each text; any other number, or ``None`` for all
-                classes, gives a list of them, best first.
+            top_k: 1 gives the best `Prediction` of each text; any other number up to that of the
+                classes, or ``None`` for all of them, gives a list, best first.
             batch_size: Texts that are run together; it changes the speed and nothing else.
             max_length: Most tokens of a sequence; default :attr:`max_length`, at most
                 ``config["positions"]``.
@@ -266,11 +273,13 @@ class BitModel:
         self._need_classes("predict")
         classes = self._metadata["config"]["labels"]
         count = classes if top_k is None else check_int("top_k", top_k, 1, classes)
-        single, logits = self._logits(
+        single, batches = self._batches(
             texts, text_pairs, batch_size, max_length, truncation, show_progress_bar
         )
-        ranked = self._rank(logits, count)
-        results = [row[0] for row in ranked] if top_k == 1 else ranked
+        results: list[Any] = []
+        for batch in batches:
+            ranked = self._rank(self._run(batch, hidden=False)["logits"], count)
+            results += [row[0] for row in ranked] if top_k == 1 else ranked
         return results[0] if single else results
 
     def predict_proba(
@@ -351,14 +360,12 @@ class BitModel:
         single, batches = self._batches(
             texts, text_pairs, batch_size, max_length, truncation, show_progress_bar
         )
-        vectors = [np.zeros((0, self._metadata["config"]["hidden"]))]
+        vectors = [np.zeros((0, self._metadata["config"]["hidden"]), dtype=np.float32)]
         for batch in batches:
             output = self._run(batch, hidden=pooling != "pooler")
-            vectors.append(_pool(output, batch.offsets, pooling))
-        pooled = np.concatenate(vectors)
-        if normalize:
-            pooled = _normalize(pooled)
-        result = _float32(pooled)
+            pooled = _pool(output, batch.offsets, pooling)
+            vectors.append(_float32(_normalize(pooled) if normalize else pooled))
+        result = np.concatenate(vectors)
         return result[0] if single else result
 
     def _logits(self, *call: Any) -> tuple[bool, Floats]:
@@ -378,7 +385,7 @@ class BitModel:
     ) -> tuple[bool, Iterator[TokenBatch]]:
         """Whether there is one text, and the batches of tokens, made as they are asked for."""
         positions = self._metadata["config"]["positions"]
-        size = check_int("batch_size", batch_size, 1)
+        size = check_int("batch_size", batch_size, 1, sys.maxsize)
         length = self.max_length
         if max_length is not None:
             length = check_int("max_length", max_length, MIN_LENGTH, positions)
@@ -518,16 +525,18 @@ def _pool(output: Mapping[str, Floats], offsets: NDArray[np.int64], pooling: str
     return np.stack([_mean(hidden[a:b]) for a, b in pairwise(offsets)])
 
 
+# np.sum adds in an order that depends on the machine; np.add.accumulate has only one.
+
+
 def _mean(rows: Floats) -> Floats:
-    """Mean of rows, added one after the other: the order never depends on the batch."""
     mean: Floats = np.add.accumulate(rows, axis=0)[-1] / len(rows)
     return mean
 
 
 def _normalize(vectors: Floats) -> Floats:
-    """Rows of length 1; a zero row stays zero.  `fsum` rounds once, so its order is no matter."""
-    lengths = [math.sqrt(math.fsum(row)) for row in np.square(vectors).tolist()]
-    normalized: Floats = vectors / np.array([length or 1.0 for length in lengths])[:, None]
+    """Rows of length 1; a zero row stays zero."""
+    lengths = np.sqrt(np.add.accumulate(np.square(vectors), axis=1)[:, -1:])
+    normalized: Floats = vectors / np.where(lengths == 0, 1, lengths)
     return normalized
 
 

@@ -32,18 +32,34 @@ class Origin:
 
 
 def find_model(path: str | os.PathLike[str]) -> Origin:
-    """What `load` means by its argument."""
+    """What `load` means by its argument.
+
+    Raises:
+        InputTypeError: It is not a path.
+        InputError: There is no such file or folder, nor a built-in model of that name.
+    """
     try:
         name = os.fspath(path)
     except TypeError:
         raise InputTypeError(f"path: found {type(path).__name__}, expected a path") from None
-    if os.path.exists(name):
+    if os.path.isfile(name) or os.path.isdir(name):
         return Origin(Path(os.fsdecode(name)).absolute())
+    if os.path.exists(name):
+        raise InputError(
+            f"{os.fsdecode(name)!r}: found a pipe or device, expected a file or folder"
+        )
     return find_builtin(os.fsdecode(name))
 
 
 def read_model(origin: Origin) -> tuple[dict[str, Any], Tensors]:
-    """Metadata and tensors of a packed file, or of a checkpoint, which is converted in memory."""
+    """Metadata and tensors of a packed file, or of a checkpoint, which is converted in memory.
+
+    Raises:
+        FormatError: The packed file is damaged or of an unknown version.
+        ConversionError: The checkpoint cannot be converted exactly.
+        UnsupportedError: PyTorch is needed and missing.
+        OSError: It cannot be read.
+    """
     from bitinfer.checkpoints.files import looks_like_checkpoint
 
     if origin.path.is_dir() or looks_like_checkpoint(origin.path):

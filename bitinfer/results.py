@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,11 +29,11 @@ class Prediction:
     index: int | None
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(astuple(self))
+        return iter((self.label, self.score, self.index))
 
     def asdict(self) -> dict[str, Any]:
         """``{"label": ..., "score": ..., "index": ...}``, ready for JSON."""
-        return asdict(self)
+        return {"label": self.label, "score": self.score, "index": self.index}
 
 
 class EncoderOutput(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -99,22 +99,18 @@ class TextTokenizer:
             InputError: A text holds a lone surrogate (names index and position), or is too long and
                 ``truncation`` is false (names index and length).
         """
-        parts = []
-        lengths = np.zeros((len(pairs), 2), dtype=np.int64)
-        for row, (text, second) in enumerate(pairs):
-            index = first + row
+        sequences = []
+        second_starts = []
+        for index, (text, second) in enumerate(pairs, start=first):
             a = self._tokenize(text, f"text {index}", max_length, truncation)
-            b = _NO_TOKENS
+            b: list[int] = []
             if second is not None:
                 b = self._tokenize(second, f"second text {index}", max_length, truncation)
             a, b = _fit(a, b, max_length, truncation, index)
-            parts.append(self._join(a, b))
-            lengths[row] = len(a) + 2, len(b) + (len(b) > 0)
-        return _flatten(parts, lengths)
-
-    def _join(self, a: list[int], b: list[int]) -> list[int]:
-        joined = [self._cls, *a, self._sep]
-        return [*joined, *b, self._sep] if b else joined
+            ids = [self._cls, *a, self._sep]
+            second_starts.append(len(ids))
+            sequences.append([*ids, *b, self._sep] if b else ids)
+        return _flatten(sequences, second_starts)
 
     def _tokenize(self, text: str, what: str, needed: int, truncation: bool) -> list[int]:
         """The tokens of a text, or, where more will be cut off, at least the first ``needed``.
@@ -163,9 +159,6 @@ def truncate_pair(first: int, second: int, budget: int) -> tuple[int, int]:
     return first - rest // 2, second - (rest + 1) // 2
 
 
-_NO_TOKENS: list[int] = []
-
-
 def _fit(
     a: list[int], b: list[int], max_length: int, truncation: bool, index: int
 ) -> tuple[list[int], list[int]]:
@@ -183,14 +176,13 @@ def _fit(
     return a[:keep_a], b[:keep_b]
 
 
-def _flatten(parts: list[list[int]], lengths: NDArray[np.int64]) -> TokenBatch:
-    totals = lengths.sum(axis=1)
-    offsets = np.zeros(len(parts) + 1, dtype=np.int64)
-    np.cumsum(totals, out=offsets[1:])
-    ids = np.fromiter(chain.from_iterable(parts), np.int32, int(offsets[-1]))
-    positions = np.arange(len(ids)) - np.repeat(offsets[:-1], totals)
-    segments = positions >= np.repeat(lengths[:, 0], totals)
-    return TokenBatch(ids, positions.astype(np.int32), segments.astype(np.int32), offsets)
+def _flatten(sequences: list[list[int]], second_starts: list[int]) -> TokenBatch:
+    lengths = [len(sequence) for sequence in sequences]
+    offsets = np.array([0, *accumulate(lengths)], dtype=np.int64)
+    ids = np.fromiter(chain.from_iterable(sequences), np.int32, int(offsets[-1]))
+    columns = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
+    segments = columns >= np.repeat(np.array(second_starts, dtype=np.int64), lengths)
+    return TokenBatch(ids, columns.astype(np.int32), segments.astype(np.int32), offsets)
 
 
 def _check_text(text: Any, what: str) -> None:

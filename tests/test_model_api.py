@@ -8,7 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,13 @@ import numpy as np
 import pytest
 
 import bitinfer
-from bitinfer.errors import FormatError, InputError, InputTypeError, UnsupportedError
+from bitinfer.errors import (
+    ConversionError,
+    FormatError,
+    InputError,
+    InputTypeError,
+    UnsupportedError,
+)
 from bitinfer.results import Prediction
 
 Packed = Callable[..., Path]
@@ -63,6 +69,8 @@ def test_load_converts_checkpoints_in_memory(packed: Packed, tmp_path: Path) -> 
         found = bitinfer.load(source)
         np.testing.assert_array_equal(found.logits(TEXTS), expected.logits(TEXTS))
         assert found.info()["bytes"] == expected.info()["bytes"]
+        assert found.info()["sha256"] is None
+        assert found.info()["source"] == expected.info()["source"]
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
@@ -70,16 +78,30 @@ def test_unknown_name_lists_the_known_ones() -> None:
         InputError, match=r"'no-such-model': no such file or folder, nor a built-in"
     ):
         bitinfer.load("no-such-model")
-    with pytest.raises(InputError):
-        bitinfer.load("nul\0byte")
+    for name in ("", "nul\0byte", "\ud800", "../sst2"):
+        with pytest.raises(InputError, match="no such file"):
+            bitinfer.load(name)
 
 
 def test_load_rejects_other_files(tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(b"hello")
     with pytest.raises(FormatError, match="m: "):
         bitinfer.load(tmp_path / "m")
-    with pytest.raises(bitinfer.BitinferError):
+    with pytest.raises(ConversionError, match="weights file"):
         bitinfer.load(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_load_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", os.devnull):
+        with pytest.raises(InputError, match="found a pipe or device"):
+            bitinfer.load(path)
+
+
+def test_models_are_made_by_load() -> None:
+    with pytest.raises(InputTypeError, match=r"found str; models are made by bitinfer\.load"):
+        bitinfer.BitModel("sst2")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -90,15 +112,23 @@ def test_load_rejects_other_files(tmp_path: Path) -> None:
         ({"num_threads": True}, InputTypeError),
         ({"num_threads": 1.5}, InputTypeError),
         ({"num_threads": 2**31}, InputError),
+        ({"num_threads": 1025}, InputError),
         ({"isa": "sse9"}, UnsupportedError),
+        ({"isa": ""}, UnsupportedError),
+        ({"isa": "avx2\0"}, InputError),
+        ({"isa": "\ud800"}, InputError),
         ({"isa": 3}, InputTypeError),
     ],
 )
 def test_load_options(packed: Packed, options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=next(iter(options))):
         bitinfer.load(packed(labels=3), **options)
-    with pytest.raises(InputTypeError, match="path"):
-        bitinfer.load(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", [None, 3, ["sst2"]])
+def test_load_needs_a_path(path: Any) -> None:
+    with pytest.raises(InputTypeError, match=f"path: found {type(path).__name__}"):
+        bitinfer.load(path)
 
 
 def test_file_whose_tensors_do_not_fit(packed: Packed, tmp_path: Path) -> None:
@@ -189,6 +219,7 @@ def test_ways_to_pass_pairs(model: bitinfer.BitModel) -> None:
         iter([("a b", "b"), ("c", "a a")]),
     ):
         np.testing.assert_array_equal(model.logits(texts), expected)
+    np.testing.assert_array_equal(model.logits(["a b", "c"], ("b", "a a")), expected)
     np.testing.assert_array_equal(model.logits("a b", "b"), expected[0])
     np.testing.assert_array_equal(model.logits(("a b", "b")), expected[0])
     np.testing.assert_array_equal(model.logits({"text": "a b", "text_pair": "b"}), expected[0])
@@ -206,17 +237,23 @@ def test_ways_to_pass_pairs(model: bitinfer.BitModel) -> None:
         ((3,), InputTypeError, "texts: found int"),
         ((None,), InputTypeError, "texts: found NoneType"),
         ((b"bytes",), InputTypeError, "texts: found bytes"),
+        ((memoryview(b"bytes"),), InputTypeError, "texts: found memoryview"),
+        ((np.array("a"),), InputTypeError, "texts: found ndarray"),
+        ((str,), InputTypeError, "texts: found type"),
+        ((("a", "b", "c"),), InputError, "text 0: found 3 texts in a tuple"),
         ((["a", 3],), InputTypeError, "text 1: expected str, found int"),
         ((["a"] * 40 + [None],), InputTypeError, "text 40: expected str, found NoneType"),
         ((["a", ("a", 3)],), InputTypeError, "second text 1: expected str, found int"),
         ((["a", "\udc80"],), InputError, r"text 1: lone surrogate U\+DC80 at position 0"),
-        ((["a", ("a", "b", "c")],), InputError, "text 1: found 3 texts, expected a pair"),
+        ((["a", ["a"]],), InputError, "text 1: found 1 texts in a list, expected a pair"),
         ((["a", {"txt": "b"}],), InputError, "text 1: found keys"),
         ((["a", "b"], ["c"]), InputError, "text_pairs: found 1, expected 2"),
         ((iter(["a", "b"]), ["c"]), InputError, "ends at index 1"),
         ((iter(["a"]), ["c", "d"]), InputError, "ends at index 1"),
         ((["a", "b"], "c"), InputTypeError, "text_pairs: found str"),
         ((["a"], 3), InputTypeError, "text_pairs: found int"),
+        ((["a"], np.array("a")), InputTypeError, "text_pairs: found ndarray"),
+        ((["a"], {"a": "b"}), InputTypeError, "text_pairs: found dict"),
         ((("a", "b"), "c"), InputError, "found a pair, and text_pairs as well"),
         (([("a", "b")], ["c"]), InputError, "text 0: found a pair"),
         (("a", 3), InputTypeError, "second text 0: expected str, found int"),
@@ -239,6 +276,7 @@ def test_bad_texts(
         ({"top_k": 1.0}, InputTypeError),
         ({"batch_size": 0}, InputError),
         ({"batch_size": -3}, InputError),
+        ({"batch_size": 2**70}, InputError),
         ({"batch_size": True}, InputTypeError),
         ({"batch_size": "8"}, InputTypeError),
         ({"max_length": 2}, InputError),
@@ -348,6 +386,39 @@ def test_batches_do_not_matter(model: bitinfer.BitModel, batch_size: int) -> Non
             model.encode(backwards, pooling=pooling, batch_size=batch_size)[::-1],
             model.encode(TEXTS, pooling=pooling),
         )
+
+
+def test_a_stream_is_not_read_ahead(model: bitinfer.BitModel) -> None:
+    seen: list[int] = []
+    runs: list[int] = []
+
+    def texts() -> Iterator[str]:
+        for number in range(50):
+            # What was read before but not yet run is never more than a batch.
+            assert number - sum(runs) < 8
+            seen.append(number)
+            yield "a b c"
+
+    def run(batch: Any, *, hidden: bool) -> Any:
+        runs.append(len(batch.offsets) - 1)
+        return type(model)._run(model, batch, hidden=hidden)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "_run", run)
+        assert len(model.predict(texts(), batch_size=8)) == 50
+        assert runs == [8] * 6 + [2]
+        for method in (model.logits, model.predict_proba, model.encode):
+            runs.clear()
+            assert len(method(texts(), batch_size=8)) == 50
+
+
+def test_errors_of_a_stream_are_the_callers(model: bitinfer.BitModel) -> None:
+    def texts() -> Iterator[str]:
+        yield "a"
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        model.predict(texts(), batch_size=1)
 
 
 # ---- arrays
@@ -470,6 +541,8 @@ def test_torch_tensors(model: bitinfer.BitModel) -> None:
         (([["a"]],), InputTypeError, "input_ids: found dtype"),
         (([[1, 2], [3]],), InputTypeError, "input_ids: expected an integer array"),
         (([[2**70]],), InputTypeError, "input_ids: found dtype object"),
+        (([[True, False]],), InputTypeError, "input_ids: found dtype bool"),
+        (([[1, 2]], None, [[True, False]]), InputTypeError, "token_type_ids: found dtype bool"),
         (([1, 2],), InputError, r"input_ids: found shape \(2,\), expected \[batch"),
         ((np.zeros((0, 4), int),), InputError, "input_ids: found shape"),
         ((np.zeros((2, 0), int),), InputError, "input_ids: found shape"),
@@ -513,6 +586,7 @@ def test_prediction_is_immutable_and_unpacks() -> None:
     assert prediction.asdict() == {"label": "positive", "score": 0.75, "index": 1}
     assert json.dumps(prediction.asdict())
     assert len({prediction, Prediction("positive", 0.75, 1)}) == 1
+    assert pickle.loads(pickle.dumps(prediction)) == prediction
     with pytest.raises(FrozenInstanceError):
         prediction.score = 1.0  # type: ignore[misc]
 

@@ -61,10 +61,17 @@ def test_pickle_works_from_another_folder(
     pickle.loads(data)
 
 
-def test_pickle_of_a_converted_checkpoint(packed: Packed) -> None:
-    model = bitinfer.load(packed().with_suffix(""))
-    twin = pickle.loads(pickle.dumps(model))
-    assert twin.logits(TEXTS).tobytes() == model.logits(TEXTS).tobytes()
+def test_pickle_of_a_converted_checkpoint(packed: Packed, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(packed().with_suffix(""), folder)
+    model = bitinfer.load(folder)
+    data = pickle.dumps(model)
+    assert pickle.loads(data).logits(TEXTS).tobytes() == model.logits(TEXTS).tobytes()
+    words = (folder / "vocab.txt").read_text().split("\n")
+    words[5:7] = words[6:4:-1]
+    (folder / "vocab.txt").write_text("\n".join(words))  # the weights are the same
+    with pytest.raises(FormatError, match="not the model that was pickled"):
+        pickle.loads(data)
 
 
 def test_pickle_needs_the_same_file(packed: Packed, tmp_path: Path) -> None:
@@ -72,7 +79,7 @@ def test_pickle_needs_the_same_file(packed: Packed, tmp_path: Path) -> None:
     shutil.copy(packed(), path)
     data = pickle.dumps(bitinfer.load(path))
     shutil.copy(packed(seed=2), path)
-    with pytest.raises(FormatError, match="not the one this model was pickled from"):
+    with pytest.raises(FormatError, match="not the model that was pickled"):
         pickle.loads(data)
     path.unlink()
     with pytest.raises(FileNotFoundError):
