@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from bitinfer import _core
 from bitinfer.diagnostics import diagnose
 from bitinfer.errors import InputError
-from bitinfer.model import BitModel, load
+from bitinfer.model import BitModel
+from bitinfer.origin import find_model, read_model
 from bitinfer.text import TokenBatch
 
 __all__ = ["EXCLUDED", "Timing", "as_csv", "as_json", "as_markdown", "run"]
@@ -69,20 +71,30 @@ def run(
 ) -> Iterator[Timing]:
     """Time every combination of the settings, from token ids to logits.
 
+    All settings are checked before the first is timed.
+
     Raises:
-        InputError: A length is beyond the positions of the model.
+        InputError: A length is beyond the positions of the model, or there is no such model.
         UnsupportedError: An instruction set is not there.
+        FormatError, ConversionError: As :func:`bitinfer.load`.
     """
-    for isa, count in product(isas, threads):
-        model = load(path, num_threads=count, isa=isa)
-        positions = model.config["positions"]
-        if max(lengths) > int(positions):
-            raise InputError(f"length: found {max(lengths)}, expected at most {positions}")
-        for batch, length in product(batches, lengths):
-            tokens = _random_tokens(model, batch, length)
-            samples = [_seconds(model, tokens) for _ in range(warmup + repetitions)]
-            info = model.info()
-            yield Timing(info["isa"], info["num_threads"], batch, length, tuple(samples[warmup:]))
+    origin = find_model(path)
+    content = read_model(origin)
+    positions = content[0]["config"]["positions"]
+    if max(lengths) > positions:
+        raise InputError(f"length: found {max(lengths)}, expected at most {positions}")
+    resolved = [_core.resolve_isa(isa) for isa in isas]
+    counts = [_core.resolve_num_threads(count) for count in threads]
+
+    def timings() -> Iterator[Timing]:
+        for isa, count in product(resolved, counts):
+            model = BitModel(origin, count, isa, content=content)
+            for batch, length in product(batches, lengths):
+                tokens = _random_tokens(model, batch, length)
+                samples = [_seconds(model, tokens) for _ in range(warmup + repetitions)]
+                yield Timing(isa, count, batch, length, tuple(samples[warmup:]))
+
+    return timings()
 
 
 def _random_tokens(model: BitModel, batch: int, length: int) -> TokenBatch:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import json
+import math
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict
 from itertools import islice
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import bitinfer
 from bitinfer.errors import (
@@ -22,6 +26,8 @@ from bitinfer.errors import (
 )
 
 if TYPE_CHECKING:
+    from bitinfer.evaluation import LabelledTexts
+    from bitinfer.format import Tensors
     from bitinfer.results import Prediction
 
 __all__ = ["main"]
@@ -58,12 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code.
 
     >>> main(["--version"])
+    bitinfer ...
     0
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As texts are read; and a path may hold any bytes.
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         options = _parse(arguments)
         code: int = options.run(options)
-        sys.stdout.flush()
+        print(end="", flush=True)
     except SystemExit as stop:  # argparse: 0 after --help, 2 after a mistake
         return int(stop.code or 0)
     except KeyboardInterrupt:
@@ -78,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.name != "torch":
             raise
         return _fail("this command needs PyTorch: install bitinfer[torch]", CANNOT)
-    except (BitinferError, OSError, UnicodeError) as error:
+    except (BitinferError, OSError) as error:
         return _fail(error, USAGE)
     return code
 
@@ -112,9 +122,11 @@ def _convert(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     model = bitinfer.load(options.model, num_threads=options.num_threads, isa=options.isa)
     write = _WRITERS[options.format]
+    # Errors count the texts of a call from 0: all arguments are one call.
+    size = len(options.text) or options.batch_size
     with ExitStack() as stack:
         texts = _texts(options, stack)
-        while batch := list(islice(texts, options.batch_size)):
+        while batch := list(islice(texts, size)):
             ranked = model.predict(
                 batch,
                 top_k=None if options.top_k == 0 else options.top_k,
@@ -139,12 +151,20 @@ def _texts(options: argparse.Namespace, stack: ExitStack) -> Iterator[Any]:
     return lines if separator is None else (_split(line, separator) for line in lines)
 
 
-def _open_input(path: str) -> AbstractContextManager[IO[bytes]]:
-    return nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb")
+def _open_input(path: str) -> AbstractContextManager[BinaryIO]:
+    if path != "-":
+        return open(path, "rb")
+    if sys.stdin is None:
+        raise InputError("standard input is closed: pass texts as arguments, or --input FILE")
+    if sys.stdin.isatty():
+        print("bitinfer: reading texts, one a line; Ctrl-D ends them", file=sys.stderr)
+    return nullcontext(sys.stdin.buffer)
 
 
-def _lines(file: IO[bytes]) -> Iterator[str]:
+def _lines(file: BinaryIO) -> Iterator[str]:
     for number, line in enumerate(file, start=1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         try:
             yield line.rstrip(b"\r\n").decode("utf-8")
         except UnicodeDecodeError as error:
@@ -173,45 +193,65 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from bitinfer.converter import measure_parity
+    from bitinfer.evaluation import evaluate
+    from bitinfer.model import BitModel
     from bitinfer.origin import find_model, read_model
-    from bitinfer.packing import from_tensors
 
-    metadata, tensors = read_model(find_model(options.model))
-    description = from_tensors(tensors, metadata)
+    data = _read_data(options)
+    origin = find_model(options.model)
+    metadata, tensors = read_model(origin)
+    # Loading checks every tensor, which what follows relies on.
+    model = BitModel(origin, content=(metadata, tensors))
     if "sha256" in metadata:
         print(f"file: intact, SHA-256 {metadata['sha256']}")
-    if options.checkpoint is not None:
-        from bitinfer.checkpoints.bit import read_bit
+    passed = _compare(options, metadata, tensors)
+    if data is not None:
+        result = evaluate(model, data)
+        print(f"data: {result}")
+        passed &= options.at_least is None or result.value >= options.at_least
+    print("passed" if passed else "FAILED")
+    return OK if passed else CHECK_FAILED
 
-        description = read_bit(options.checkpoint)
+
+def _read_data(options: argparse.Namespace) -> LabelledTexts | None:
+    from bitinfer.evaluation import read_table
+
+    columns = {
+        "text": options.text_column,
+        "pair": options.pair_column,
+        "label": options.label_column,
+    }
+    if options.data is not None:
+        return read_table(options.data, **columns)
+    for name, value in (*columns.items(), ("at-least", options.at_least)):
+        if value is not None:
+            option = name if name == "at-least" else f"{name}-column"
+            raise InputError(f"--{option}: found {value!r} without --data, expected both")
+    return None
+
+
+def _compare(options: argparse.Namespace, metadata: dict[str, Any], tensors: Tensors) -> bool:
+    """Print whether the engine computes what the model, or the checkpoint, means."""
+    from bitinfer.checkpoints.bit import read_bit
+    from bitinfer.converter import measure_parity
+    from bitinfer.packing import from_tensors
+
+    if options.checkpoint is None:
+        description = from_tensors(tensors, metadata)
+    else:
+        description = read_bit(options.checkpoint, config=options.config, vocab=options.vocab)
         same = description.source_sha256 == metadata["source"]["sha256"]
         print(f"checkpoint: {'' if same else 'not '}the file this model was converted from")
+        if asdict(description.config) != metadata["config"]:
+            print("checkpoint: its sizes and kinds are not those of this model")
+            return False
     parity = measure_parity(description, tensors)
     print(
         f"parity: {parity.codes_differing} of {parity.codes:,} codes differ from the float64 "
         f"reference, logits within {parity.logits_difference:.1e} "
         f"({parity.sequences} random sequences, {parity.tokens} tokens)"
     )
-    passed = parity.exact
-    if options.data is not None:
-        passed = _check_data(options) and passed
-    print("passed" if passed else "FAILED")
-    return OK if passed else CHECK_FAILED
-
-
-def _check_data(options: argparse.Namespace) -> bool:
-    from bitinfer.evaluation import evaluate, read_table
-
-    data = read_table(
-        options.data,
-        text=options.text_column,
-        pair=options.pair_column,
-        label=options.label_column,
-    )
-    result = evaluate(bitinfer.load(options.model), data)
-    print(f"data: {result}")
-    return options.at_least is None or result.value >= options.at_least
+    return parity.exact
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -242,7 +282,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _export_float(options: argparse.Namespace) -> int:
-    bitinfer.export_float(options.source, options.destination)
+    from bitinfer.origin import find_model
+
+    bitinfer.export_float(find_model(options.source).path, options.destination)
     return OK
 
 
@@ -300,7 +342,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     literal = rest[:1] == ["--"]
     wrong = [word for word in rest if word.startswith("-") and not literal]
     if wrong or (rest and not hasattr(options, "text")):
-        parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
+        options.parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
     if rest:
         options.text += rest[literal:]
     return options
@@ -334,7 +376,7 @@ def _add(
         epilog="examples:\n" + examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     return parser
 
 
@@ -354,9 +396,8 @@ def _add_convert(commands: Any) -> None:
     parser.add_argument(
         "--labels", type=_names, metavar="A,B", help="names of the classes in order"
     )
-    parser.add_argument("--config", help="config.json, where the checkpoint has none")
-    parser.add_argument("--vocab", help="vocab.txt, where the checkpoint has none")
-    parser.add_argument("--max-length", type=_positive, help="tokens a text is cut to")
+    _add_checkpoint_files(parser)
+    parser.add_argument("--max-length", type=_positive, metavar="N", help="tokens a text is cut to")
     parser.add_argument("--licence", help="licence of the checkpoint, recorded in the file")
     parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
     parser.add_argument(
@@ -376,7 +417,8 @@ def _add_predict(commands: Any) -> None:
         '  bitinfer predict sst2 "a warm and funny film" "a dull one"\n'
         "  bitinfer predict sst2 --input reviews.txt --format jsonl > labels.jsonl\n"
         "  bitinfer predict mnli.safetensors --pair-sep '|||' 'a man sleeps ||| a man runs'\n"
-        "  cut -f2 table.tsv | bitinfer predict sst2 --format tsv --top-k 0",
+        "  cut -f2 table.tsv | bitinfer predict sst2 --format tsv --top-k 0\n\n"
+        "Texts and output are UTF-8.",
     )
     _add_model(parser)
     parser.add_argument("text", metavar="TEXT", nargs="*", help="texts; default: lines of stdin")
@@ -385,12 +427,20 @@ def _add_predict(commands: Any) -> None:
         "--format",
         choices=sorted(_WRITERS),
         default="text",
-        help="text: for reading; tsv: label, score, text; jsonl: one object a line",
+        help="text (default): for reading; tsv: label, score, text; jsonl: one object a line",
     )
-    parser.add_argument("--pair-sep", metavar="SEP", help="what separates the two texts of a pair")
-    parser.add_argument("--top-k", type=_count, default=1, help="classes to show; 0 is all")
-    parser.add_argument("--batch-size", type=_positive, default=32, help="texts run together")
-    parser.add_argument("--max-length", type=_positive, help="tokens a text is cut to")
+    parser.add_argument(
+        "--pair-sep", metavar="SEP", type=_separator, help="what separates the texts of a pair"
+    )
+    parser.add_argument(
+        "--top-k", type=_count, default=1, metavar="N", help="classes to show: default 1, 0 is all"
+    )
+    parser.add_argument(
+        "--batch-size", type=_positive, default=32, metavar="N", help="texts run together: 32"
+    )
+    parser.add_argument(
+        "--max-length", type=_positive, metavar="N", help="tokens a text is cut to: as the model"
+    )
 
 
 def _add_info(commands: Any) -> None:
@@ -421,11 +471,12 @@ def _add_verify(commands: Any) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help=_MODEL)
     parser.add_argument("--checkpoint", metavar="PATH", help="compare with this checkpoint instead")
+    _add_checkpoint_files(parser)
     parser.add_argument("--data", metavar="FILE", help="labelled texts: report the accuracy")
     parser.add_argument("--text-column", metavar="NAME|N", help="column of the text")
     parser.add_argument("--pair-column", metavar="NAME|N", help="column of the second text")
     parser.add_argument("--label-column", metavar="NAME|N", help="column of the label")
-    parser.add_argument("--at-least", type=float, metavar="X", help="fail if the result is lower")
+    parser.add_argument("--at-least", type=_number, metavar="X", help="fail if the result is lower")
 
 
 def _add_bench(commands: Any) -> None:
@@ -438,12 +489,21 @@ def _add_bench(commands: Any) -> None:
         "  bitinfer bench base.safetensors -l 128 --isa avx2,portable -r 20 -o json",
     )
     parser.add_argument("model", metavar="MODEL", help=_MODEL)
-    parser.add_argument("-b", "--batch", type=_sizes, default=[1, 8, 32], help="default 1,8,32")
-    parser.add_argument("-l", "--length", type=_sizes, default=[32, 128], help="default 32,128")
-    parser.add_argument("-t", "--threads", type=_sizes, help="default: as predict would")
-    parser.add_argument("--isa", type=_names, help="default: the one predict would use")
-    parser.add_argument("-r", "--repetitions", type=_positive, default=10, help="default 10")
-    parser.add_argument("-o", "--output", choices=["md", "json", "csv"], default="md")
+    for short, name, default in (("-b", "--batch", [1, 8, 32]), ("-l", "--length", [32, 128])):
+        shown = f"default {','.join(map(str, default))}"
+        parser.add_argument(short, name, type=_sizes, default=default, metavar="N,...", help=shown)
+    parser.add_argument(
+        "-t", "--threads", type=_sizes, metavar="N,...", help="default: as predict would"
+    )
+    parser.add_argument(
+        "--isa", type=_names, metavar="NAME,...", help="default: the one predict would use"
+    )
+    parser.add_argument(
+        "-r", "--repetitions", type=_positive, default=10, metavar="N", help="default 10"
+    )
+    parser.add_argument(
+        "-o", "--output", choices=["md", "json", "csv"], default="md", help="default md"
+    )
 
 
 def _add_doctor(commands: Any) -> None:
@@ -465,14 +525,35 @@ def _add_export_float(commands: Any) -> None:
         "write a packed model as a float checkpoint folder of the same meaning (needs PyTorch)",
         "  bitinfer export-float sst2.safetensors sst2-float/",
     )
-    parser.add_argument("source", metavar="SRC", help="packed file")
+    parser.add_argument("source", metavar="SRC", help="packed file or built-in name")
     parser.add_argument("destination", metavar="DST", help="folder to make")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=_MODEL)
-    parser.add_argument("--num-threads", type=_positive, help="threads to use")
-    parser.add_argument("--isa", help="instruction set to use")
+    parser.add_argument("--num-threads", type=_positive, metavar="N", help="threads to use")
+    parser.add_argument("--isa", metavar="NAME", help="instruction set to use: see doctor")
+
+
+def _add_checkpoint_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="config.json, if the checkpoint has none")
+    parser.add_argument("--vocab", metavar="FILE", help="vocab.txt, if the checkpoint has none")
+
+
+def _separator(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("found '', expected at least one character")
+    return text
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if math.isnan(number):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number")
+    return number
 
 
 def _names(text: str) -> list[str]:

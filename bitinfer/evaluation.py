@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import IO
 
 from bitinfer.errors import InputError
 from bitinfer.model import BitModel
@@ -63,15 +64,20 @@ def read_table(
     1), the first line is data like the others.
 
     Raises:
-        InputError: A column is missing, a line is too short, or there are no rows.
+        InputError: A column is missing, a line is too short or not UTF-8, or there are no rows.
+        OSError: The file cannot be read.
     """
-    with open(path, encoding="utf-8", newline="\n") as file:
-        lines = [line.rstrip("\r\n").split("\t") for line in file]
     name = os.fspath(path)
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
+        lines = _read_lines(file, name)
     given = [column for column in (text, pair, label) if column is not None]
-    if given and all(column.isdigit() for column in given):
+    wanted: tuple[str, str | None, str]
+    if given and all(column.isdecimal() for column in given):
+        if text is None or label is None:
+            missing = "text" if text is None else "label"
+            raise InputError(f"{name}: found no number of the {missing} column, expected one")
         header, first = [str(number + 1) for number in range(max(map(len, lines), default=0))], 0
-        wanted = (text or "1", pair, label or "2")
+        wanted = (text, pair, label)
     else:
         header, first = (lines[0] if lines else []), 1
         wanted = _named_columns(header, text, pair, label)
@@ -88,16 +94,28 @@ def evaluate(model: BitModel, data: LabelledTexts, *, batch_size: int = 32) -> E
     A label is the name of a class, or else its index.
 
     Raises:
-        InputError: A label is neither, or not a number for a regression model.
+        InputError: A label is neither, or not a number for a regression model, or there is none.
         UnsupportedError: The model has a span head.
     """
-    predictions: list[Prediction] = model.predict(data.texts, batch_size=batch_size)
+    model._need_classes("evaluate")
+    if not data.labels:
+        raise InputError("data: found no rows")
+    # Labels first: predicting may take long.
     if not model.labels:
         truth = [_number(label, row) for row, label in enumerate(data.labels)]
-        return Evaluation("pearson", _pearson([p.score for p in predictions], truth), len(truth))
-    wanted = [_class_index(label, model.labels, row) for row, label in enumerate(data.labels)]
+        values = [p.score for p in model.predict(data.texts, batch_size=batch_size)]
+        return Evaluation("pearson", _pearson(values, truth), len(truth))
+    wanted = _class_indices(data.labels, model.labels)
+    predictions: list[Prediction] = model.predict(data.texts, batch_size=batch_size)
     correct = sum(p.index == index for p, index in zip(predictions, wanted, strict=True))
     return Evaluation("accuracy", correct / len(wanted), len(wanted))
+
+
+def _read_lines(file: IO[str], name: str) -> list[list[str]]:
+    try:
+        return [line.rstrip("\r\n").split("\t") for line in file]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8: {error}") from None
 
 
 def _named_columns(
@@ -133,19 +151,25 @@ def _pick(row: list[str], columns: Sequence[int | None], where: str) -> tuple[st
     return text, pair, label.strip()
 
 
-def _class_index(label: str, labels: list[str], row: int) -> int:
-    if label in labels:
-        return labels.index(label)
-    if label.isdigit() and int(label) < len(labels):
-        return int(label)
-    raise InputError(f"row {row}: found label {label!r}, expected one of {labels} or an index")
+def _class_indices(given: list[str], names: list[str]) -> list[int]:
+    known = {str(index): index for index in range(len(names))}
+    known |= {name: index for index, name in enumerate(names)}  # a name wins over an index
+    for row, label in enumerate(given):
+        if label not in known:
+            raise InputError(
+                f"row {row}: found label {label!r}, expected one of {names} or an index"
+            )
+    return [known[label] for label in given]
 
 
 def _number(label: str, row: int) -> float:
     try:
-        return float(label)
+        number = float(label)
     except ValueError:
-        raise InputError(f"row {row}: found label {label!r}, expected a number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"row {row}: found label {label!r}, expected a number")
+    return number
 
 
 def _pearson(a: list[float], b: list[float]) -> float:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bitinfer import _core
 from bitinfer.errors import FormatError, InputTypeError, UnsupportedError
-from bitinfer.format import SIZES
+from bitinfer.format import SIZES, Tensors
 from bitinfer.inputs import (
     Columns,
     Text,
@@ -99,13 +99,19 @@ class BitModel:
     """
 
     def __init__(
-        self, origin: Origin, num_threads: int | None = None, isa: str | None = None
+        self,
+        origin: Origin,
+        num_threads: int | None = None,
+        isa: str | None = None,
+        *,
+        content: tuple[dict[str, Any], Tensors] | None = None,
     ) -> None:
+        """Not for users.  ``content`` is what `read_model` returned, if that was called before."""
         if not isinstance(origin, Origin):
             raise InputTypeError(
                 f"BitModel: found {type(origin).__name__}; models are made by bitinfer.load"
             )
-        metadata, tensors = read_model(origin)
+        metadata, tensors = content or read_model(origin)
         self._metadata = metadata
         self._origin = origin
         self._options = (num_threads, isa)

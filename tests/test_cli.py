@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 
 import bitinfer
 from bitinfer.cli import main
-from bitinfer.errors import InputError
+from bitinfer.errors import InputError, UnsupportedError
 from bitinfer.evaluation import LabelledTexts, evaluate, read_table
 
 Packed = Callable[..., Path]
@@ -32,19 +33,18 @@ def model(packed: Packed) -> str:
     return str(packed(labels=3))
 
 
-def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+def start(
+    *arguments: str, variables: dict[str, str] | None = None, **options: Any
+) -> subprocess.Popen[bytes]:
     """The command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "bitinfer", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        **options,
-    )
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(variables or {})}
+    command = [sys.executable, "-m", "bitinfer", *arguments]
+    return subprocess.Popen(command, env=environment, **{**streams, **options})
 
 
-def run(*arguments: str, text: bytes = b"") -> tuple[int, str, str]:
-    with start(*arguments, stdin=subprocess.PIPE) as process:
+def run(*arguments: str, text: bytes = b"", **options: Any) -> tuple[int, str, str]:
+    with start(*arguments, **{"stdin": subprocess.PIPE, **options}) as process:
         output, errors = process.communicate(text, timeout=120)
     return process.returncode, output.decode(), errors.decode()
 
@@ -81,15 +81,27 @@ def test_version(capsys: Capture) -> None:
         (["predict", "MODEL", "a", "--max-length", "99"], 2, "max_length: found 99"),
         (["predict", "MODEL", "a", "--input", "b"], 2, "--input"),
         (["predict", "MODEL", "--input", "no-such-file"], 2, "no-such-file"),
+        (["predict", "MODEL", "a|b", "--pair-sep", ""], 2, "at least one character"),
         (["predict", "MODEL", "a", "--isa", "sse9"], 3, "sse9"),
+        (["predict", "MODEL", "a", "--num-threads", "1025"], 2, "from 1 to 1024"),
+        (["predict", os.devnull, "a"], 2, "found a pipe or device"),
         (["predict", "MODEL", "a", "--format", "xml"], 2, "xml"),
         (["predict", "MODEL", "a", "--top-k", "1", "b", "--fast"], 2, "arguments: --fast"),
         (["info", "MODEL", "a"], 2, "arguments: a"),
         (["predict", "MODEL", "\udcff"], 2, "lone surrogate"),
+        (["predict", "MODEL", *["a"] * 40, "\udcff"], 2, "text 40: lone surrogate"),
         (["info", __file__], 3, "not a packed model file"),
         (["convert", "no-such-folder", "out"], 3, "no-such-folder"),
         (["bench", "MODEL", "-l", "41"], 2, "length: found 41, expected at most 40"),
         (["bench", "MODEL", "-b", "1,x"], 2, "an integer of at least 1"),
+        (["bench", "MODEL", "-l", "8", "--isa", "portable,sse9"], 3, "sse9"),
+        (["bench", "MODEL", "-l", "8", "-t", "1,1025"], 2, "from 1 to 1024"),
+        (["bench", "no-such-model"], 2, "no such file"),
+        (["export-float", "no-such-model", "out"], 2, "no such file"),
+        (["verify", "MODEL", "--at-least", "0.5"], 2, "--at-least: found 0.5 without --data"),
+        (["verify", "MODEL", "--text-column", "x"], 2, "--text-column: found 'x' without --data"),
+        (["verify", "MODEL", "--data", "x", "--at-least", "nan"], 2, "expected a number"),
+        (["verify", "MODEL", "--data", "x", "--at-least", "x"], 2, "expected a number"),
         (["verify", "MODEL", "--data", "no-such-file"], 2, "no-such-file"),
     ],
 )
@@ -97,10 +109,16 @@ def test_errors_are_one_line(
     arguments: list[str], code: int, message: str, model: str, capsys: Capture
 ) -> None:
     assert main([model if each == "MODEL" else each for each in arguments]) == code
-    errors = capsys.readouterr().err
+    output, errors = capsys.readouterr()
+    assert output == ""
     assert message in errors.splitlines()[-1]
     if not errors.startswith("usage:"):
         assert len(errors.splitlines()) == 1
+
+
+def test_mistakes_show_the_usage_of_the_command(model: str, capsys: Capture) -> None:
+    assert main(["predict", model, "--text", "a"]) == 2
+    assert capsys.readouterr().err.startswith("usage: bitinfer predict ")
 
 
 # ---- predict
@@ -185,6 +203,54 @@ def test_predict_lines_that_are_not_utf8(model: str) -> None:
     assert "line 2: not UTF-8" in errors
 
 
+def test_streams_are_utf8(model: str, tmp_path: Path) -> None:
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    code, output, errors = run("predict", model, "é", variables=ascii_only)
+    assert (code, errors) == (0, "")
+    assert output.endswith("  é\n")
+    code, output, _ = run(
+        "predict", model, "--format", "jsonl", text=b"\xef\xbb\xbfa\n\xef\xbb\xbfa"
+    )
+    assert [json.loads(line)["text"] for line in output.splitlines()] == ["a", "\ufeffa"]
+    odd = os.fsencode(tmp_path / "m") + b"\xff"
+    Path(os.fsdecode(odd)).write_bytes(Path(model).read_bytes())
+    with start("info", os.fsdecode(odd)) as process:
+        assert process.communicate(timeout=60)[0].startswith(b"model: " + odd)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize(
+    ("closing", "code", "message"),
+    [(">&-", 0, ""), ("<&-", 2, "standard input is closed"), (">/dev/full", 2, "No space left")],
+)
+def test_streams_that_cannot_be_used(model: str, closing: str, code: int, message: str) -> None:
+    text = "" if closing == "<&-" else "a"
+    command = f'"{sys.executable}" -m bitinfer predict "{model}" {text} {closing}'
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        ["sh", "-c", command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == (code > 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no pseudo-terminals")
+def test_a_terminal_is_told_what_is_read(model: str) -> None:
+    master, slave = os.openpty()
+    try:
+        with start("predict", model, stdin=slave) as process:
+            assert process.stderr is not None
+            assert b"reading texts" in process.stderr.readline()
+            os.write(master, b"a b c\n\x04")
+            output, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (0, b"")
+        assert output.endswith(b"  a b c\n")
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are different there")
 def test_ctrl_c(model: str) -> None:
     with start("predict", model, "--batch-size", "1", stdin=subprocess.PIPE) as process:
@@ -250,15 +316,42 @@ def test_verify(packed: Packed, model: str, capsys: Capture) -> None:
         assert capsys.readouterr().out.endswith("passed\n")
 
 
-def test_verify_finds_a_difference(packed: Packed, model: str, tmp_path: Path) -> None:
+def test_verify_finds_a_difference(
+    packed: Packed, model: str, tmp_path: Path, capsys: Capture
+) -> None:
     from bitinfer.format import read_packed, write_packed
 
     metadata, tensors = read_packed(model)
     tensors["layer.0.query.threshold"] = tensors["layer.0.query.threshold"] + np.int32(2)
     write_packed(tmp_path / "m", tensors, metadata)
     assert main(["verify", str(tmp_path / "m")]) == 1
-    other = packed(labels=3, seed=5).with_suffix("")
-    assert main(["verify", model, "--checkpoint", str(other)]) == 1
+    assert capsys.readouterr().out.endswith("FAILED\n")
+    for changes, message in (({"seed": 5}, "not the file"), ({"layers": 1}, "sizes and kinds")):
+        other = packed(labels=3, **changes).with_suffix("")
+        assert main(["verify", model, "--checkpoint", str(other)]) == 1
+        output = capsys.readouterr().out
+        assert message in output
+        assert output.endswith("FAILED\n")
+
+
+def test_verify_a_lone_checkpoint(packed: Packed, model: str, tmp_path: Path) -> None:
+    folder = packed(labels=3).with_suffix("")
+    weights = tmp_path / "weights.pt"
+    shutil.copy(folder / "pytorch_model.bin", weights)
+    arguments = ["verify", model, "--checkpoint", str(weights)]
+    assert main(arguments) == 3
+    files = ["--config", str(folder / "config.json"), "--vocab", str(folder / "vocab.txt")]
+    assert main([*arguments, *files]) == 0
+
+
+def test_verify_a_file_that_lacks_a_tensor(model: str, tmp_path: Path, capsys: Capture) -> None:
+    from bitinfer.format import read_packed, write_packed
+
+    metadata, tensors = read_packed(model)
+    del tensors["layer.1.query.bits"]
+    write_packed(tmp_path / "m", tensors, metadata)
+    assert main(["verify", str(tmp_path / "m")]) == 3
+    assert "layer.1.query.bits" in capsys.readouterr().err
 
 
 def test_verify_data(model: str, tmp_path: Path, capsys: Capture) -> None:
@@ -281,7 +374,7 @@ def test_verify_data(model: str, tmp_path: Path, capsys: Capture) -> None:
 
 
 def table(tmp_path: Path, content: str) -> Path:
-    (tmp_path / "t.tsv").write_text(content, encoding="utf-8")
+    (tmp_path / "t.tsv").write_text(content, encoding="utf-8", errors="surrogateescape")
     return tmp_path / "t.tsv"
 
 
@@ -296,6 +389,7 @@ def test_tables_of_glue(tmp_path: Path) -> None:
     assert read_table(named, text="y", pair="z", label="x") == pairs
     numbered = table(tmp_path, "2\ta\tb\n")
     assert read_table(numbered, text="2", pair="3", label="1") == pairs
+    assert read_table(table(tmp_path, "\ufeffsentence\tlabel\na\t1\nb\t0\n")) == plain
 
 
 @pytest.mark.parametrize(
@@ -306,7 +400,12 @@ def test_tables_of_glue(tmp_path: Path) -> None:
         ("x\tlabel\na\t1\n", {}, "found columns x, label; expected 'sentence'"),
         ("sentence\tx\na\t1\n", {}, "expected 'label'"),
         ("sentence\tlabel\na\n", {}, "line 2: found 1 columns, expected at least 2"),
-        ("a\t1\n", {"text": "3"}, "expected '3'"),
+        ("a\t1\n", {"text": "3", "label": "1"}, "found columns 1, 2; expected '3'"),
+        ("a\t1\n", {"text": "0", "label": "1"}, "expected '0'"),
+        ("a\t1\n", {"text": "1"}, "no number of the label column"),
+        ("a\t1\n", {"label": "1"}, "no number of the text column"),
+        ("a\t1\n", {"text": "1", "label": "1st"}, "found columns a, 1; expected '1st'"),
+        ("sentence\tlabel\n\udcff\t1\n", {}, r"t\.tsv: not UTF-8"),
     ],
 )
 def test_bad_tables(tmp_path: Path, content: str, options: dict[str, str], message: str) -> None:
@@ -316,16 +415,32 @@ def test_bad_tables(tmp_path: Path, content: str, options: dict[str, str], messa
 
 def test_evaluate(packed: Packed, model: str) -> None:
     classifier = bitinfer.load(model)
-    with pytest.raises(InputError, match="row 1: found label 'x', expected one of"):
-        evaluate(classifier, LabelledTexts([("a", None)] * 2, ["0", "x"]))
+    for label in ("x", "3", "-1", "²", "9" * 5000):
+        # The text is not allowed either: labels are looked at first.
+        bad = LabelledTexts([("\ud800", None)] * 2, ["0", label])
+        with pytest.raises(InputError, match=f"row 1: found label '{label}', expected one of"):
+            evaluate(classifier, bad)
+    with pytest.raises(InputError, match="found no rows"):
+        evaluate(classifier, LabelledTexts([], []))
+    with pytest.raises(UnsupportedError, match="evaluate: this model has a span head"):
+        evaluate(bitinfer.load(packed(head="span")), LabelledTexts([("a", None)], ["0"]))
+    index = classifier.predict("a").index
+    assert index is not None
+    names = classifier._metadata["labels"]
+    names[:] = "xyz"
+    for label, correct in ((names[index], 1), (str(index), 1), (names[index - 1], 0)):
+        assert evaluate(classifier, LabelledTexts([("a", None)], [label])).value == correct
+    names[index] = other = str((index + 1) % 3)  # a name wins over an index
+    assert evaluate(classifier, LabelledTexts([("a", None)], [other])).value == 1
     regression = bitinfer.load(packed(labels=1))
     texts = [("a", None), ("b c", None), ("d", "e"), ("f g h", None)]
     values = regression.logits(texts)
     result = evaluate(regression, LabelledTexts(texts, [str(3 * v + 1) for v in values]))
     assert result.metric == "pearson"
     assert result.value == pytest.approx(1)
-    with pytest.raises(InputError, match="row 0: found label 'x', expected a number"):
-        evaluate(regression, LabelledTexts([("a", None)], ["x"]))
+    for label in ("x", "nan", "inf"):
+        with pytest.raises(InputError, match=f"row 0: found label '{label}', expected a number"):
+            evaluate(regression, LabelledTexts([("a", None)], [label]))
 
 
 # ---- bench and doctor
@@ -358,9 +473,32 @@ def test_doctor(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(report["self_test"]) == report["available_isas"]
     assert main(["doctor"]) == 0
     assert "cpu_features:" in capsys.readouterr().out
-    monkeypatch.setenv("BITINFER_ISA", "sse9")
-    assert main(["doctor"]) == 3
-    assert "sse9" in capsys.readouterr().out
+    for name, value in (("BITINFER_ISA", "sse9"), ("BITINFER_NUM_THREADS", "many")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert main(["doctor"]) == 3
+        output = capsys.readouterr().out
+        assert f": error: {name}='{value}'" in output
+        assert "portable: ok" in output
+
+
+def test_doctor_finds_wrong_kernels(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitinfer import ops
+
+    def wrong_products(a: Any, b: Any, *, isa: str, num_threads: int) -> Any:
+        return ops.bgemm(a, b) + (isa == "portable")
+
+    def wrong_logits(model: bitinfer.BitModel, text: str) -> np.ndarray:
+        return np.array([model.info()["isa"] == "portable"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bitinfer.diagnostics.bgemm", wrong_products)
+        assert main(["doctor"]) == 1
+    assert "portable: wrong: products\n" in capsys.readouterr().out
+    if len(bitinfer.available_isas()) > 1:
+        monkeypatch.setattr(bitinfer.BitModel, "logits", wrong_logits)
+        assert main(["doctor"]) == 1
+        assert "portable: wrong: model sst2\n" in capsys.readouterr().out
 
 
 def test_show_config(capsys: Capture) -> None:
@@ -368,7 +506,9 @@ def test_show_config(capsys: Capture) -> None:
     assert "available_isas: " in capsys.readouterr().out
 
 
-@pytest.mark.skipif(shutil.which("bitinfer") is None, reason="the package is not installed")
 def test_installed_command() -> None:
-    done = subprocess.run(["bitinfer", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("bitinfer ")
+    command = Path(sysconfig.get_path("scripts")) / "bitinfer"
+    if not command.exists():
+        pytest.skip("the package is not installed")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"bitinfer {bitinfer.__version__}\n"
