@@ -1,15 +1,15 @@
 """Types of the native module, which documents itself: ``help(bitinfer._core)``."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-_I32 = NDArray[np.int32]
-_I64 = NDArray[np.int64]
-_F64 = NDArray[np.float64]
-_Words = NDArray[np.uint64]
+_I32: TypeAlias = NDArray[np.int32]
+_I64: TypeAlias = NDArray[np.int64]
+_F64: TypeAlias = NDArray[np.float64]
+_Words: TypeAlias = NDArray[np.uint64]
 
 def available_isas() -> list[str]: ...
 def resolve_isa(isa: str | None = ...) -> str: ...
