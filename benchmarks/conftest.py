@@ -25,13 +25,13 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for the seeded checkpoints
 
+import machine  # noqa: E402  # notes how busy the machine is
+
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     """What a reader needs to judge the figures, instead of what identifies the host."""
-    from machine import describe
-
     machine_info.clear()
-    machine_info.update(describe())
+    machine_info.update(machine.describe())
 
 
 @pytest.fixture(scope="session")

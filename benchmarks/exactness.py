@@ -68,7 +68,7 @@ def _sst2() -> dict[str, Any]:
     single = Reference(description, dtype=torch.float32)
     definition = _logits(exact, ids, 1)
     runs = {
-        "engine": model.logits(data.texts),
+        "bitinfer": model.logits(data.texts),
         "reference, float32": _logits(single, ids, 1),
         "reference, float32, batches of 32": _logits(single, ids, 32),
     }

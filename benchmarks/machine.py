@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import os
 from pathlib import Path
 from typing import Any
 
 from bitinfer.diagnostics import diagnose
 
 _PACKAGES = ("numpy", "torch", "tokenizers")
+_LOAD = os.getloadavg()[0]  # when this was imported: before the benchmarks add theirs
 
 
 def describe() -> dict[str, Any]:
@@ -19,6 +21,7 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": found["cpu"] + _family(),
         "cpus": found["cpus"]["allowed"] or found["cpus"]["present"],
+        "load": _LOAD,
         "best_isa": found["available_isas"][0],
         "compiler": f"GCC {compiler}" if compiler[0].isdigit() else compiler,
         "python": found["python"],

@@ -7,8 +7,7 @@
     python benchmarks/table.py --update footprint exactness     ... measure only these parts
     python benchmarks/table.py --rewrite       rewrite the blocks from results.json
 
-A block is what stands between ``<!-- table:NAME -->`` and ``<!-- /table -->``.  What cannot be
-measured (no PyTorch, no data) keeps its former figures.
+A block is what stands between ``<!-- table:NAME -->`` and ``<!-- /table -->``.
 """
 
 from __future__ import annotations
@@ -35,12 +34,14 @@ Data = dict[str, Any]
 
 
 def measure(parts: Iterable[str]) -> Data:
-    """Fresh results of some parts, added to the saved ones."""
+    """The saved results, with some parts measured anew; a part that fails stays as it was."""
     results: Data = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
     for part in parts:
         print(f"measuring: {part}", file=sys.stderr, flush=True)
-        found = _MEASURES[part]()
-        results = {**results, **found} if found else results
+        try:
+            results = {**results, **_MEASURES[part]()}
+        except subprocess.CalledProcessError as error:
+            print(f"not measured: {part}: {error}", file=sys.stderr, flush=True)
     return results
 
 
@@ -48,7 +49,7 @@ def _run_benchmarks() -> Data:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "benchmarks.json"
         options = ["--benchmark-only", "--benchmark-quiet", f"--benchmark-json={file}", "-q"]
-        _run("-m", "pytest", str(ROOT / "benchmarks"), *options)
+        _run("-m", "pytest", "benchmarks", *options)
         return from_pytest(json.loads(file.read_text("utf-8")))
 
 
@@ -56,30 +57,20 @@ def from_pytest(report: Data) -> Data:
     """What pytest-benchmark wrote, without what the tables do not use."""
     groups: Data = {}
     for case in report["benchmarks"]:
-        if case["extra_info"]:
-            groups.setdefault(case["group"], []).append(case["extra_info"])
+        groups.setdefault(case["group"], []).append(case["extra_info"])
     return {"machine": report["machine_info"], **groups}
 
 
-def _run_script(name: str) -> Data:
-    return json.loads(_run(str(ROOT / "benchmarks" / f"{name}.py")) or "{}")  # type: ignore[no-any-return]
-
-
-def _run_demo() -> Data:
-    return {"demo": _run(str(ROOT / "examples" / "demo.py"))}
-
-
 def _run(*arguments: str) -> str:
-    """Output of a Python process; a failure has been reported by it and is no reason to stop."""
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 _MEASURES: dict[str, Callable[[], Data]] = {
     "benchmarks": _run_benchmarks,
-    "footprint": lambda: {"footprint": _run_script("footprint")},
-    "exactness": lambda: {"exactness": _run_script("exactness")},
-    "demo": _run_demo,
+    "footprint": lambda: {"footprint": json.loads(_run("benchmarks/footprint.py"))},
+    "exactness": lambda: {"exactness": json.loads(_run("benchmarks/exactness.py"))},
+    "demo": lambda: {"demo": _run("examples/demo.py")},
 }
 
 
@@ -92,10 +83,16 @@ def machine(results: Data) -> str:
     versions = [f"Python {found['python'].split()[0]}", f"NumPy {packages['numpy']}"]
     if packages["torch"]:
         versions.append(f"PyTorch {packages['torch'].split('+')[0]}")
-    return (
+    line = (
         f"{found['cpu']}, {found['cpus']} CPUs, `{found['best_isa']}`; {found['compiler']}, "
         f"{', '.join(versions)}; bitinfer {found['bitinfer']}, {found['date']}."
     )
+    if found["load"] > _QUIET:
+        line += f" **Provisional: the machine was busy (load {found['load']:.1f}).**"
+    return line
+
+
+_QUIET = 0.7  # load, of the minute before the benchmarks, up to which figures can be trusted
 
 
 def kernels(results: Data) -> str:
@@ -190,10 +187,14 @@ def predict(results: Data) -> str:
 def sizes(results: Data) -> str:
     found = results["footprint"]["models"]
     names = [name for name in ("sst2", "base") if name in found]
-    parts = dict.fromkeys(
-        part for name in names for part in found[name]["parts"] if part != "total"
-    )
-    rows = [[part, *(f"{found[n]['parts'].get(part, 0):,}" for n in names)] for part in parts]
+    parts: dict[str, int] = {}
+    for name in names:
+        parts |= found[name]["parts"]
+    del parts["total"]
+    rows = [
+        [part, *(f"{found[name]['parts'].get(part, 0):,}" for name in names)]
+        for part in sorted(parts, key=lambda part: -parts[part])
+    ]
     rest = [f"{found[n]['file'] - found[n]['parts']['total']:,}" for n in names]
     rows += [
         ["names of the tensors and other metadata", *rest],
@@ -231,12 +232,12 @@ def accuracy(results: Data) -> str:
             [
                 name,
                 f"{share:.2%}",
-                f"{run['largest']:.1g}",
+                f"{run['largest']:.2g}",
                 *map(str, (run["sentences"], run["labels"])),
             ]
         )
-    head = ["run", "accuracy", "largest difference of a logit from float64"]
-    return _table([*head, f"of {found['sentences']} sentences, logits that differ", "labels"], rows)
+    head = ["run", "accuracy", "largest difference of a logit", "sentences whose logits differ"]
+    return _table([*head, "labels that differ"], rows)
 
 
 def chaos(results: Data) -> str:
@@ -254,8 +255,8 @@ def chaos(results: Data) -> str:
                 f"{run['engine logits']:.0e}",
             ]
         )
-    head = ["layers x hidden", "float32, layer 1", "layer 2", "last layer", "logits"]
-    return _table([*head, "bitinfer, codes that differ", "logits"], rows)
+    head = ["layers x hidden", "float32: states after layer 1", "layer 2", "the last", "logits"]
+    return _table([*head, "bitinfer: codes that differ", "logits"], rows)
 
 
 def demo(results: Data) -> str:
@@ -326,7 +327,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.update is not None:
         results = measure(options.update or PARTS)
-        RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", "utf-8")
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     else:
         results = json.loads(options.file.read_text("utf-8"))
     if "benchmarks" in results:
