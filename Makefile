@@ -3,10 +3,9 @@
 #
 #   make demo         install into a clean environment, without torch, and classify some sentences
 #   make test         all Python tests          make native-test   C++ tests
-#   make lint         format, lints and types   make sanitize      C++ tests under ASan, UBSan, TSan;
-#                                                                  Python tests under the first two
-#   make neon         C++ tests and model parity for 64-bit Arm under qemu
-#                     (needs g++-aarch64-linux-gnu, qemu-user)
+#   make lint         format, lints and types   make sanitize      ASan, UBSan and TSan
+#   make neon         C++ tests and whole models for 64-bit Arm, under qemu
+#                     (needs g++-aarch64-linux-gnu and qemu-user)
 #   make bench        benchmarks                make clean         removes all that make has made
 #
 # Variables:
@@ -33,6 +32,11 @@ PYTHON_MODULE = -DBITINFER_PYTHON=ON -DPython_EXECUTABLE=$(abspath $(BIN))/pytho
 # Python itself is not instrumented: it preloads the runtime and leaks at exit by design.
 PYTHON_WITH_ASAN = PYTHONPATH=$(abspath build/asan) ASAN_OPTIONS=detect_leaks=0 \
   LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"
+NATIVE_CALLERS := $(addprefix tests/test_,$(addsuffix .py,\
+  ops_api model_api threads_fork invariance parity_seeded))
+# Whole models in a program without Python: make it say which kernels it ran.
+REPLAY = $(BIN)/pytest tests/test_parity_seeded.py -k replayed
+BEST_ISA = $$($(BIN)/python -c 'import bitinfer; print(bitinfer.available_isas()[0])')
 SOURCES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/native/*.h' 'tests/native/*.cpp')
 
 # $(call replay,COMMAND,ISA): the seeded models, run by a program built for other circumstances.
@@ -72,10 +76,11 @@ sanitize: install
 	  -DBITINFER_MODULE_DIR=$(abspath build/asan/bitinfer)
 	$(BIN)/cmake --build build/asan
 	build/asan/bitinfer_native_tests
-	$(PYTHON_WITH_ASAN) $(BIN)/pytest
+	$(PYTHON_WITH_ASAN) $(BIN)/pytest $(NATIVE_CALLERS)
 	$(CONFIGURE) -B build/tsan -DBITINFER_SANITIZE=thread
 	$(BIN)/cmake --build build/tsan
 	build/tsan/bitinfer_native_tests -fork
+	BITINFER_REPLAY=build/tsan/bitinfer_replay BITINFER_REPLAY_ISA=$(BEST_ISA) $(REPLAY)
 	$(call replay,build/tsan/bitinfer_replay,$(BEST_ISA))
 
 neon: install
