@@ -1,5 +1,5 @@
-# Needs python3 with venv, g++ and make; everything else comes from PyPI into .venv (development) and
-# .venv-demo (the demo, as a user would install it).
+# Needs g++, make and python3 with its headers and venv (Debian and Ubuntu: python3-dev, python3-venv).
+# Everything else comes from PyPI into .venv (development) and .venv-demo (as a user would install it).
 #
 #   make demo         install into a clean environment, without torch, and classify some sentences
 #   make test         all Python tests          make native-test   C++ tests

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pybind11
@@ -24,10 +25,21 @@ def find_tool(name: str) -> str:
     return tool
 
 
+def check_headers() -> None:
+    """Fails with advice where CMake would say `missing: Python_INCLUDE_DIRS`."""
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.exists():
+        raise RuntimeError(
+            f"{header} not found: install the headers of this Python "
+            "(Debian and Ubuntu: apt-get install python3-dev)"
+        )
+
+
 class BuildWithCMake(build_ext):
     """Configures and builds the one target that the wheel needs."""
 
     def build_extension(self, ext: Extension) -> None:
+        check_headers()
         source = Path(__file__).resolve().parent
         module = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = source / "build" / f"cmake-{sys.implementation.cache_tag}"

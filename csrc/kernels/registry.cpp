@@ -36,14 +36,14 @@ std::string quoted_names(const std::vector<std::string>& names) {
 }
 
 // `origin` is the name of the option or variable the value comes from.
-const Level& find_level(const std::string& origin, const std::string& value) {
+const Level& find_level(const std::string& origin, std::string_view value) {
   const char* reason = "is not in this build";
   for (const Level& level : kLevels) {
     if (value != level.name) continue;
     if (level.runs_on(cpu_features())) return level;
     reason = "is not supported by this machine";
   }
-  throw UnsupportedError(origin + "='" + value + "' " + reason + "; expected one of " +
+  throw UnsupportedError(origin + "='" + std::string(value) + "' " + reason + "; expected one of " +
                          quoted_names(available_isas()));
 }
 
@@ -57,7 +57,7 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
-const Kernels& kernels_for(const std::string& isa) { return find_level("isa", isa).kernels(); }
+const Kernels& kernels_for(std::string_view isa) { return find_level("isa", isa).kernels(); }
 
 std::string resolve_isa(const std::optional<std::string>& isa) {
   if (isa) return find_level("isa", *isa).name;

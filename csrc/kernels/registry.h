@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/kernel_table.h"
@@ -14,7 +15,7 @@ namespace bitinfer {
 std::vector<std::string> available_isas();
 
 // The kernels of an available level; any other name is UnsupportedError.
-const Kernels& kernels_for(const std::string& isa);
+const Kernels& kernels_for(std::string_view isa);
 
 // The argument, else BITINFER_ISA, else the best available. A level that is unknown, absent from
 // this build or beyond this machine is UnsupportedError, never replaced silently.
