@@ -22,6 +22,7 @@ __all__ = [
     "check_choice",
     "check_engine",
     "check_int",
+    "read_array",
     "read_columns",
     "read_texts",
 ]
@@ -270,13 +271,22 @@ def _like(
     return array
 
 
-def _integer_array(name: str, value: Any, kinds: str = "iu") -> NDArray[Any]:
-    """Whatever holds integers in the memory of the CPU: ``__array__``, ``__dlpack__``, or lists."""
+def read_array(name: str, value: Any) -> NDArray[Any]:
+    """Whatever holds numbers in the memory of the CPU: ``__array__``, ``__dlpack__``, or lists.
+
+    Raises:
+        InputTypeError: It does not become an array.
+    """
     only_dlpack = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
     try:
-        array = np.from_dlpack(value) if only_dlpack else np.asarray(value)
+        return np.from_dlpack(value) if only_dlpack else np.asarray(value)
     except (ValueError, TypeError, RuntimeError, BufferError) as error:
-        raise InputTypeError(f"{name}: expected an integer array on the CPU: {error}") from error
+        found = type(value).__name__
+        raise InputTypeError(f"{name}: found {found}, expected an array: {error}") from error
+
+
+def _integer_array(name: str, value: Any, kinds: str = "iu") -> NDArray[Any]:
+    array = read_array(name, value)
     if array.dtype.kind not in kinds:
         raise InputTypeError(f"{name}: found dtype {array.dtype}, expected integers")
     return array

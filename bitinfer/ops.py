@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bitinfer import _core
 from bitinfer.errors import InputError, InputTypeError
-from bitinfer.inputs import check_choice, check_engine, check_int
+from bitinfer.inputs import check_choice, check_engine, check_int, read_array
 
 __all__ = [
     "PackedMatrix",
@@ -81,7 +81,7 @@ class PackedMatrix:
     def from_codes(cls, codes: ArrayLike, kind: Kind = "pm1") -> PackedMatrix:
         """Pack integer codes [rows, k]; each must be one that `kind` has."""
         check_choice("kind", kind, _KINDS)
-        array = np.asarray(codes)
+        array = read_array("codes", codes)
         if array.dtype.kind not in "iu" or array.ndim != 2:
             raise InputTypeError(
                 f"codes: found {array.dtype} {array.shape}, expected integers [rows, k]"
@@ -133,8 +133,9 @@ def pack_sign(x: ArrayLike, *, isa: str | None = None) -> PackedMatrix:
     >>> pack_sign([[0.5, -2.0]]).unpack()
     array([[ 1, -1]], dtype=int8)
     """
-    bits, nonzero = _core.pack_greater(_floats("x", x), None, _isa(isa))
-    return PackedMatrix(bits, nonzero, np.shape(x)[1], "pm1" if nonzero is None else "ternary")
+    values = _floats("x", x)
+    bits, nonzero = _core.pack_greater(values, None, _isa(isa))
+    return PackedMatrix(bits, nonzero, values.shape[1], "pm1" if nonzero is None else "ternary")
 
 
 def pack_threshold(x: ArrayLike, thresholds: ArrayLike, *, isa: str | None = None) -> PackedMatrix:
@@ -240,7 +241,7 @@ def _operands(a: PackedMatrix, b: PackedMatrix) -> tuple[Words, Words | None, bo
 
 
 def _floats(name: str, value: Any) -> NDArray[Any]:
-    array = np.asarray(value)
+    array = read_array(name, value)
     if array.dtype not in (np.float32, np.float64):
         raise InputTypeError(f"{name}: found dtype {array.dtype}, expected float32 or float64")
     if array.ndim != 2 or array.shape[1] == 0:
@@ -249,13 +250,15 @@ def _floats(name: str, value: Any) -> NDArray[Any]:
 
 
 def _vector(name: str, value: Any, dtype: Any, length: int) -> NDArray[Any]:
-    array = np.asarray(value)
-    if array.dtype.kind not in "iuf" or not np.can_cast(array.dtype, dtype, "same_kind"):
+    """[length] of a type, if no value changes on the way: 2**60 + 1 is not a float64."""
+    array = read_array(name, value)
+    is_integer = array.dtype.kind in "iu"
+    if not is_integer and not (array.dtype.kind == "f" and np.can_cast(array.dtype, dtype)):
         raise InputTypeError(f"{name}: found dtype {array.dtype}, expected {np.dtype(dtype)}")
     if array.shape != (length,):
         raise InputError(f"{name}: found shape {array.shape}, expected ({length},)")
     converted = np.ascontiguousarray(array, dtype=dtype)
-    if array.dtype.kind in "iu" and not np.array_equal(converted, array):
+    if is_integer and converted.tolist() != array.tolist():
         raise InputError(f"{name}: found a value that {np.dtype(dtype)} cannot hold")
     return converted
 

@@ -32,11 +32,18 @@ MIN_LENGTH = 3  # [CLS], one token, [SEP]
 _MAX_WORD = 100
 # A token seldom spans more characters; only the speed of very long texts depends on this.
 _CHARACTERS_PER_TOKEN = 16
-# Words end before each of these, and no special token holds one: white space, most ASCII
-# punctuation, common Chinese characters.
-_WORD_END = re.compile(r"[ \t\r\n!-/:-@\u4e00-\u9fff]")
-# Of words that are too long, and of white space, it does not matter how much there is.
-_LONG_RUN = re.compile(rf"[A-Za-z0-9]{{{_MAX_WORD + 1},}}|[ \t\r\n]{{{_MAX_WORD + 1},}}")
+# Words end before each of these, and no special token goes on with one: white space, all ASCII
+# punctuation but the closing bracket, common Chinese characters.
+_SPACE = r" \t\r\n\u00a0\u2000-\u200a\u2028\u2029\u3000"
+_WORD_END = re.compile(rf"[{_SPACE}!-/:-@\[\\^-`{{-~\u4e00-\u9fff]")
+# Of words that are too long, and of white space, it does not matter how much there is.  Letters of
+# large alphabets, every one of which remains a letter when accents are stripped: Latin, Greek,
+# Cyrillic, Hebrew, Arabic, Thai, Kana, Hangul.
+_LETTERS = (
+    r"A-Za-z0-9\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0391-\u03a1\u03a3-\u03ce\u0400-\u0481"
+    r"\u05d0-\u05ea\u0621-\u063a\u0641-\u064a\u0e01-\u0e30\u3041-\u3096\u30a1-\u30fa\uac00-\ud7a3"
+)
+_LONG_RUN = re.compile(rf"[{_LETTERS}]{{{_MAX_WORD + 1},}}|[{_SPACE}]{{{_MAX_WORD + 1},}}")
 
 
 @dataclass(frozen=True)

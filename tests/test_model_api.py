@@ -539,7 +539,7 @@ def test_torch_tensors(model: bitinfer.BitModel) -> None:
     [
         (([[1.0, 2.0]],), InputTypeError, "input_ids: found dtype float64"),
         (([["a"]],), InputTypeError, "input_ids: found dtype"),
-        (([[1, 2], [3]],), InputTypeError, "input_ids: expected an integer array"),
+        (([[1, 2], [3]],), InputTypeError, "input_ids: found list, expected an array"),
         (([[2**70]],), InputTypeError, "input_ids: found dtype object"),
         (([[True, False]],), InputTypeError, "input_ids: found dtype bool"),
         (([[1, 2]], None, [[True, False]]), InputTypeError, "token_type_ids: found dtype bool"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import doctest
 import pickle
 from dataclasses import FrozenInstanceError
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bitinfer import _core, ops, results, text
+from bitinfer import _core
 from bitinfer.errors import InputError, InputTypeError, UnsupportedError
 from bitinfer.ops import (
     PackedMatrix,
@@ -118,6 +117,17 @@ def test_thresholds(kind_a: str, isa: str) -> None:
         np.testing.assert_array_equal(found.unpack(), np.where(above, 1, np.where(below, -1, 0)))
 
 
+def test_vectors_of_other_types() -> None:
+    """What float64 and int32 hold exactly is taken."""
+    a, b, sums = operands("pm1", "pm1", 2, 3, 70)
+    for scale in ([2, -1, 2**53], np.array([1, 2, 3], np.uint8), np.ones(3, np.float16)):
+        expected = np.asarray(scale, np.float64) * sums + 1
+        np.testing.assert_array_equal(bgemm_affine(a, b, scale, [1, 1, 1]), expected)
+    for limits in (np.array([0, 1, -1]), np.array([0, 1, 2], np.uint64), [0, 1, 2]):
+        found = bgemm_threshold(a, b, limits).unpack()
+        np.testing.assert_array_equal(found, np.where(sums > np.asarray(limits, int), 1, -1))
+
+
 def test_extreme_thresholds() -> None:
     a, b, _ = operands("pm1", "pm1", 2, 3, 70)
     never, always = np.iinfo(np.int32).max, np.iinfo(np.int32).min
@@ -191,6 +201,8 @@ def test_bad_packed_matrices(
         ([[2]], "ternary", InputError),
         ([[1.0]], "pm1", InputTypeError),
         ([1, 1], "pm1", InputTypeError),
+        ([[1], [1, 1]], "pm1", InputTypeError),
+        ([[True]], "pm1", InputTypeError),
         ([[1]], "bits", InputError),
         (np.zeros((1, 0), int), "pm1", InputError),
     ],
@@ -217,14 +229,25 @@ X = np.ones((2, 2))
         (lambda: bgemm(A, B, num_threads=0), InputError, "num_threads: found 0"),
         (lambda: bgemm_affine(A, B, [1.0, 2.0], [1.0]), InputError, r"scale: found shape \(2,\)"),
         (lambda: bgemm_affine(A, B, ["x"], [1.0]), InputTypeError, "scale: found dtype"),
+        (lambda: bgemm_affine(A, B, [[1], []], [1.0]), InputTypeError, "scale: found list"),
+        (lambda: bgemm_affine(A, B, [2**53 + 1], [1.0]), InputError, "scale: found a value"),
+        (lambda: bgemm_affine(A, B, [1.0], [-(2**63) + 1]), InputError, "bias: found a value"),
+        (
+            lambda: bgemm_affine(A, B, np.ones(1, np.complex64), [1.0]),
+            *(InputTypeError, "scale: found dtype complex64"),
+        ),
         (lambda: bgemm_threshold(A, B, [0.5]), InputTypeError, "threshold: found dtype float64"),
         (lambda: bgemm_threshold(A, B, [2**40]), InputError, "threshold: found a value"),
+        (lambda: bgemm_threshold(A, B, [2**64 - 1]), InputError, "threshold: found a value"),
+        (lambda: bgemm_threshold(A, B, [True]), InputTypeError, "threshold: found dtype bool"),
         (lambda: bgemm_threshold(A, B, [0, 1]), InputError, "threshold: found shape"),
         (lambda: bgemm_threshold(A, B, [0], kind="ternary"), InputError, "low: expected"),
         (lambda: bgemm_threshold(A, B, [0], [0]), InputError, "low: expected"),
         (lambda: bgemm_threshold(A, B, [0], kind="x"), InputError, "kind: found 'x'"),
         (lambda: pack_sign([[1]]), InputTypeError, "x: found dtype int64"),
         (lambda: pack_sign([1.0]), InputError, r"x: found shape \(1,\)"),
+        (lambda: pack_sign([[1.0], []]), InputTypeError, "x: found list, expected an array"),
+        (lambda: pack_sign(np.ones((1, 1), ">f4")), InputTypeError, "x: found dtype >f4"),
         (lambda: pack_sign(np.zeros((2, 0))), InputError, "x: found shape"),
         (lambda: pack_sign([[np.nan]]), InputError, "NaN"),
         (lambda: pack_threshold(X, [1.0]), InputError, "thresholds: found shape"),
@@ -235,9 +258,3 @@ X = np.ones((2, 2))
 def test_bad_arguments(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
-
-
-@pytest.mark.parametrize("module", [ops, results, text])
-def test_examples_in_the_documentation(module: Any) -> None:
-    names = {"np": np, **vars(module)}
-    assert doctest.testmod(module, extraglobs=names).failed == 0

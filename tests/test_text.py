@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitinfer.errors import FormatError, InputError, InputTypeError
-from bitinfer.text import TextTokenizer, TokenBatch, truncate_pair
+from bitinfer.text import _LONG_RUN, _WORD_END, TextTokenizer, TokenBatch, truncate_pair
 
 WORDS = [
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##a", "##b", "good", "##ness"),
@@ -150,10 +150,20 @@ def same(left: TokenBatch, right: TokenBatch) -> bool:
 
 
 PIECES = [
-    *"ab中 \t\n\r\0\u0301\u00a0\u2028./é😀",
+    *"ab中 \t\n\r\0\u0301\u00a0\u2028\u3000\u200b\x0b./é😀[]{_`ıİΣßﬀ",
     "[SEP]",
-    "[",
-    "]",
+    "[SEP",
+    "SEP]",
+    *(
+        "é" * 130,
+        "жЖ" * 60,
+        "한" * 101,
+        "がガ" * 55,
+        "กا" * 60,
+        "א" * 100,
+        "Ά" * 99,
+        "\u2003" * 102,
+    ),
     "good" * 25,
     "x1" * 300,
     " " * 250,
@@ -183,7 +193,25 @@ def test_a_prefix_gives_the_same_tokens(text: str, second: str | None, max_lengt
     assert same(found, tokenizer.encode([(text, second)], max_length=max_length))
 
 
-@pytest.mark.parametrize("piece", ["a ", "hello world. ", "a,\n", "x/", "中", "\n"])
+def test_words_end_where_a_text_may_be_cut(tokenizer: TextTokenizer) -> None:
+    ends = [c for c in map(chr, range(0x10000)) if _WORD_END.match(c)]
+    assert len(ends) > 20_000
+    for end in ends:
+        whole = one(tokenizer, f"aa{end}ab")
+        assert whole == [CLS, A, _A, *one(tokenizer, f"{end}ab")[1:]], end
+
+
+def test_long_words_are_unknown(tokenizer: TextTokenizer) -> None:
+    letters = [c for c in map(chr, range(0x10000)) if _LONG_RUN.match(c * 101)]
+    assert len(letters) > 12_000
+    for letter in letters:
+        expected = [CLS, SEP] if letter.isspace() else [CLS, UNK, SEP]
+        assert one(tokenizer, letter * 101) == expected, letter
+
+
+@pytest.mark.parametrize(
+    "piece", ["a ", "hello world. ", "a,\n", "x/", "中", "[", "a_{", "a\u2028", "\n"]
+)
 def test_ten_megabytes(tokenizer: TextTokenizer, piece: str) -> None:
     text = piece * (10_000_000 // len(piece))
     start = time.perf_counter()
@@ -191,8 +219,11 @@ def test_ten_megabytes(tokenizer: TextTokenizer, piece: str) -> None:
     assert time.perf_counter() - start < 5
 
 
-def test_ten_megabytes_without_a_space(tokenizer: TextTokenizer) -> None:
-    assert one(tokenizer, "a" * 10_000_000) == [CLS, UNK, SEP]
+@pytest.mark.parametrize("piece", ["a", "aé", "한", "ก"])
+def test_ten_megabytes_without_a_space(tokenizer: TextTokenizer, piece: str) -> None:
+    start = time.perf_counter()
+    assert one(tokenizer, piece * (10_000_000 // len(piece))) == [CLS, UNK, SEP]
+    assert time.perf_counter() - start < 5
 
 
 def test_tokenizing_starts_no_threads() -> None:
