@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitinfer import _core
+from bitinfer.bits import pack_bits, unpack_bits, words_for
 from bitinfer.errors import InputError, InputTypeError
 from bitinfer.inputs import check_choice, check_engine, check_int, read_array
 
@@ -88,8 +89,8 @@ class PackedMatrix:
             )
         if not np.isin(array, _CODES[kind]).all():
             raise InputError(f"codes: expected only {_CODES[kind]} for kind {kind!r}")
-        nonzero = _pack_bits(array != 0) if kind == "ternary" else None
-        return cls(_pack_bits(array > 0), nonzero, array.shape[1], kind)
+        nonzero = pack_bits(array != 0) if kind == "ternary" else None
+        return cls(pack_bits(array > 0), nonzero, array.shape[1], kind)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -103,13 +104,13 @@ class PackedMatrix:
 
     def unpack(self) -> NDArray[np.int8]:
         """The codes, int8 [rows, k]."""
-        ones = _unpack_bits(self.bits, self.k)
+        ones = unpack_bits(self.bits, self.k).view(np.int8)
         if self.kind == "u1":
             return ones
         signs = 2 * ones - 1
         if self.nonzero is None:
             return signs
-        return signs * _unpack_bits(self.nonzero, self.k)
+        return signs * unpack_bits(self.nonzero, self.k)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedMatrix, (self.bits, self.nonzero, self.k, self.kind)
@@ -268,7 +269,7 @@ def _plane(name: str, value: Any, k: int) -> Words:
     if not isinstance(value, np.ndarray) or value.dtype != np.uint64:
         found = getattr(value, "dtype", type(value).__name__)
         raise InputTypeError(f"{name}: found {found}, expected an array of uint64")
-    words = -(-k // 64)
+    words = words_for(k)
     if value.ndim != 2 or value.shape[1] != words:
         raise InputError(f"{name}: found shape {value.shape}, expected [rows, {words}] for k {k}")
     plane = np.array(value, order="C")
@@ -277,16 +278,3 @@ def _plane(name: str, value: Any, k: int) -> Words:
         raise InputError(f"{name}: found a set bit at or after k {k}, expected zeros")
     plane.flags.writeable = False
     return plane
-
-
-def _pack_bits(ones: NDArray[np.bool_]) -> Words:
-    words = -(-ones.shape[1] // 64)
-    padded = np.zeros((len(ones), words * 64), dtype=np.bool_)
-    padded[:, : ones.shape[1]] = ones
-    bits: Words = np.packbits(padded, axis=1, bitorder="little").view("<u8").astype(np.uint64)
-    return bits
-
-
-def _unpack_bits(bits: Words, k: int) -> NDArray[np.int8]:
-    octets = bits.astype("<u8").view(np.uint8)
-    return np.unpackbits(octets, axis=1, count=k, bitorder="little").view(np.int8)
