@@ -19,7 +19,7 @@ from bitinfer.errors import BitinferError
 
 SMALL = {"hidden": 8, "layers": 1, "intermediate": 16, "vocab": 12, "positions": 6}
 FUZZ = settings(
-    max_examples=800,
+    max_examples=400,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -45,6 +45,7 @@ def survives(folder: Path, data: bytes) -> bool:
         model = bitinfer.load(path, num_threads=1)
     except BitinferError:
         return False
+    json.dumps(model.info(), allow_nan=False)
     config: Any = model.config
     ids = np.arange(2 * config["positions"]).reshape(2, -1) % config["vocab"]
     output = model.forward(ids)
