@@ -4,6 +4,10 @@ if(NOT CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
   message(FATAL_ERROR "bitinfer needs GCC or Clang, found ${CMAKE_CXX_COMPILER_ID}")
 endif()
 
+if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  message(FATAL_ERROR "bitinfer runs on Linux, found ${CMAKE_SYSTEM_NAME}")
+endif()
+
 set(CMAKE_CXX_STANDARD 17)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
@@ -15,7 +19,7 @@ set(CMAKE_CXX_FLAGS_RELEASE "-O3 -DNDEBUG")
 
 add_library(bitinfer_flags INTERFACE)
 # No contraction: a fused multiply-add rounds once where the definition rounds twice.
-target_compile_options(bitinfer_flags INTERFACE -Wall -Wextra -ffp-contract=off)
+target_compile_options(bitinfer_flags INTERFACE -Wall -Wextra -ffp-contract=off -fno-math-errno)
 target_link_options(bitinfer_flags INTERFACE -Wl,-z,noexecstack)
 
 if(BITINFER_WERROR)

@@ -21,6 +21,16 @@ constexpr uint64_t low_bits(int64_t count) {
   return count >= kWordBits ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
 }
 
+// The first of `rows` rows with a bit set after its last value, or -1.
+inline int64_t find_padding_bits(const uint64_t* bits, int64_t rows, int64_t depth) {
+  const int64_t words = words_for(depth);
+  const uint64_t padding = ~low_bits(depth - (words - 1) * kWordBits);
+  for (int64_t row = 0; row < rows; ++row) {
+    if ((bits[row * words + words - 1] & padding) != 0) return row;
+  }
+  return -1;
+}
+
 constexpr bool bit_at(const uint64_t* row, int64_t k) {
   return (row[k / kWordBits] >> (k % kWordBits)) & 1;
 }

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <limits>
 
+#include "base/float_environment.h"
+
 namespace bitinfer {
 namespace {
 
@@ -25,7 +27,9 @@ uint64_t to_bits(double value) {
 }
 
 double absolute(double x) { return from_bits(to_bits(x) & ~(uint64_t{1} << 63)); }
-double with_sign_of(double magnitude, double x) { return x < 0 ? -magnitude : magnitude; }
+double with_sign_of(double magnitude, double x) {
+  return from_bits(to_bits(magnitude) | (to_bits(x) & (uint64_t{1} << 63)));
+}
 
 // 2^k for -1022 <= k <= 1023.
 double power_of_two(int k) { return from_bits(static_cast<uint64_t>(k + 1023) << 52); }
@@ -102,7 +106,10 @@ double erf(double x) {
   return with_sign_of(magnitude < 2 ? erf_series(magnitude) : 1 - erfc_fraction(magnitude), x);
 }
 
-double gelu(double x) { return 0.5 * x * (1 + erf(x * kSqrtHalf)); }
+double gelu(double x) {
+  if (x == -kInfinity) return 0;
+  return 0.5 * x * (1 + erf(x * kSqrtHalf));
+}
 
 double dot(const double* a, const double* b, int64_t n) {
   double partial[16] = {};

@@ -95,7 +95,7 @@ inline Tile<V, 1, V::kParts> masked_tile(const uint64_t* a, const uint64_t* a_no
       differing = V::end(differing, differing_bits);
       counted = V::end(counted, counted_bits);
     }
-    tile.sums[0][p] = V::sub(V::add(differing, differing), counted);
+    tile.sums[0][p] = V::sub(differing, V::sub(counted, differing));
   }
   return tile;
 }
@@ -112,7 +112,7 @@ inline void codes_sum(const typename V::Sum* parts, const Rows& a, int64_t depth
     } else if (a.is_unsigned) {
       sum = V::sub(V::load_sums(ones + col + p * V::kLanes), x);
     } else {
-      sum = V::sub(V::set_sums(static_cast<int32_t>(depth)), V::add(x, x));
+      sum = V::sub(V::sub(V::set_sums(static_cast<int32_t>(depth)), x), x);
     }
     V::store(sums + p * V::kLanes, sum);
   }
@@ -223,11 +223,11 @@ struct DistanceEpilogue {
 
   template <bool kMasked>
   void panel(int64_t row, int64_t panel, const typename V::Sum* parts) const {
-    int32_t sums[kPanelWidth];
-    for (int p = 0; p < V::kParts; ++p) V::store(sums + p * V::kLanes, parts[p]);
-    const int32_t offset = kMasked ? static_cast<int32_t>(b.depth) : 0;
+    const typename V::Sum offset = V::set_sums(kMasked ? static_cast<int32_t>(b.depth) : 0);
     uint16_t* out = to.out + row * to.stride + panel * kPanelWidth;
-    for (int j = 0; j < kPanelWidth; ++j) out[j] = static_cast<uint16_t>(sums[j] + offset);
+    for (int p = 0; p < V::kParts; ++p) {
+      V::store_u16(out + p * V::kLanes, V::add(parts[p], offset));
+    }
   }
   void finish() const {
     for (int64_t row = 0; row < a.count; ++row) {
@@ -236,9 +236,10 @@ struct DistanceEpilogue {
   }
 };
 
+// Not inlined: GCC keeps the counters of the loop in registers only where nothing else is around.
 template <class V, int kRowCount, int kPanelCount, class Epilogue>
-inline void plain_rows(const Rows& a, const Panels& b, int64_t row, int64_t panel,
-                       const Epilogue& epilogue) {
+__attribute__((noinline)) void plain_rows(const Rows& a, const Panels& b, int64_t row,
+                                          int64_t panel, const Epilogue& epilogue) {
   constexpr int kPartCount = kPanelCount * V::kParts;
   const auto tile = plain_tile<V, kRowCount, kPartCount>(
       a.bits + row * a.stride, a.stride, b.words + panel * b.steps * kPanelWidth, b.steps);
@@ -296,6 +297,7 @@ inline uint64_t products_run() { return __atomic_load_n(&product_count, __ATOMIC
 
 template <class V, class Epilogue>
 void product(const Rows& a, const Panels& b, const Epilogue& epilogue) {
+  constexpr int kHalfTile = V::kTilePanels > 1 ? V::kTilePanels / 2 : 1;
   const auto is_masked = [&](int64_t panel) {
     return a.nonzero != nullptr || (b.nonzero != nullptr && b.nonzero[panel] != nullptr);
   };
@@ -306,12 +308,12 @@ void product(const Rows& a, const Panels& b, const Epilogue& epilogue) {
     }
     int64_t run = 1;
     while (run < V::kTilePanels && panel + run < b.panel_count && !is_masked(panel + run)) ++run;
-    if (V::kTilePanels >= 4 && run >= 4) {
+    if (run == V::kTilePanels) {
       plain_panels<V, V::kTilePanels>(a, b, panel, epilogue);
       panel += V::kTilePanels;
-    } else if (V::kTilePanels >= 2 && run >= 2) {
-      plain_panels < V, V::kTilePanels<2 ? 1 : 2>(a, b, panel, epilogue);
-      panel += 2;
+    } else if (run >= kHalfTile) {
+      plain_panels<V, kHalfTile>(a, b, panel, epilogue);
+      panel += kHalfTile;
     } else {
       plain_panels<V, 1>(a, b, panel++, epilogue);
     }

@@ -47,7 +47,6 @@ size_t AttentionScratch::PanelBuffer::bytes() const {
 
 void AttentionScratch::reserve(const Config& config, int64_t most_keys) {
   const int64_t head_size = config.head_size();
-  const size_t padded = static_cast<size_t>(round_up(head_size, kPanelWidth));
   keys_.reserve(most_keys, head_size);
   values_.reserve(head_size, most_keys);
   query_.reserve(kQueryBlock, head_size);
@@ -56,15 +55,13 @@ void AttentionScratch::reserve(const Config& config, int64_t most_keys) {
   probs_.reserve(kQueryBlock, most_keys);
   distances_.reserve(static_cast<size_t>(kQueryBlock * round_up(most_keys, kWordBits)));
   head_words_.reserve(static_cast<size_t>(words_for(head_size)));
-  for (auto* limits :
-       {&value_sums_, &plain_less_, &plain_greater_, &masked_less_, &masked_greater_}) {
-    limits->reserve(padded);
-  }
+  value_sums_.reserve(static_cast<size_t>(head_size));
+  context_limits_.resize(head_size, true);
 }
 
 size_t AttentionScratch::bytes() const {
   return keys_.bytes() + values_.bytes() + query_.bytes() + probs_.bytes() + context_.bytes() +
-         distances_.bytes() + head_words_.bytes() + 5 * plain_less_.bytes();
+         distances_.bytes() + head_words_.bytes() + value_sums_.bytes() + context_limits_.bytes();
 }
 
 // One head of one sequence: keys and values are interleaved once, then queries pass in blocks.
@@ -165,17 +162,11 @@ class HeadAttention {
       const Panels values = value_panels();
       kernels_.store_sums(scratch_.probs_.rows(0, 1, false), values, {sums, head_size_, nullptr});
     }
-    const int64_t padded = round_up(head_size_, kPanelWidth);
-    for (int64_t c = 0; c < padded; ++c) {
-      const bool is_padding = c >= head_size_;
-      const int64_t ones = is_padding ? 0 : (span_.keys + sums[c]) / 2;
-      const int32_t threshold = is_padding ? 0 : layer_.context_threshold[offset_ + c];
-      scratch_.plain_less_[c] = is_padding ? kNeverLess : limit_unsigned(ones, threshold);
-      scratch_.masked_less_[c] = is_padding ? kNeverLess : limit_masked(threshold);
-      if (!context_has_zeros_) continue;
-      const int32_t low = is_padding ? 0 : layer_.context_low[offset_ + c];
-      scratch_.plain_greater_[c] = is_padding ? kNeverGreater : limit_unsigned(ones, low);
-      scratch_.masked_greater_[c] = is_padding ? kNeverGreater : limit_masked(low);
+    scratch_.context_limits_.resize(head_size_, context_has_zeros_);
+    for (int64_t c = 0; c < head_size_; ++c) {
+      const int64_t ones = (span_.keys + sums[c]) / 2;
+      const int32_t low = context_has_zeros_ ? layer_.context_low[offset_ + c] : INT32_MIN;
+      scratch_.context_limits_.set_unsigned(c, ones, layer_.context_threshold[offset_ + c], low);
     }
   }
 
@@ -206,16 +197,9 @@ class HeadAttention {
   }
 
   void context(int64_t first, int64_t count) {
-    PackCodes to{{scratch_.plain_less_.data(), nullptr},
-                 {scratch_.masked_less_.data(), nullptr},
-                 scratch_.context_.bits(0),
-                 nullptr,
-                 scratch_.context_.stride()};
-    if (context_has_zeros_) {
-      to.plain.greater = scratch_.plain_greater_.data();
-      to.masked.greater = scratch_.masked_greater_.data();
-      to.nonzero = scratch_.context_.nonzero(0);
-    }
+    uint64_t* nonzero = context_has_zeros_ ? scratch_.context_.nonzero(0) : nullptr;
+    const PackCodes to = scratch_.context_limits_.pack(scratch_.context_.bits(0), nonzero,
+                                                       scratch_.context_.stride());
     kernels_.pack_codes(probability_rows(count), value_panels(), to);
     for (int64_t i = 0; i < count; ++i) {
       deposit_bits(rows_.context.bits(first + i), offset_, head_size_, scratch_.context_.bits(i));

@@ -32,7 +32,8 @@ class AttentionScratch {
   BitRows query_, probs_, context_;
   AlignedBuffer<uint16_t> distances_;
   AlignedBuffer<uint64_t> head_words_;  // one row of one head
-  AlignedBuffer<int32_t> value_sums_, plain_less_, plain_greater_, masked_less_, masked_greater_;
+  AlignedBuffer<int32_t> value_sums_;
+  CodeLimits context_limits_;
 };
 
 // Rows are counted within a group of tokens.

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "base/bits.h"
+#include "base/float_environment.h"
 #include "base/num_threads.h"
 #include "base/thread_pool.h"
 #include "kernels/registry.h"
@@ -14,6 +15,7 @@ namespace {
 // Enough tokens to use the weights more than once per trip from the outer caches, few enough that a
 // group's states (128 tokens of 768 doubles: 786 kB) stay near its core.
 constexpr int64_t kGroupTokens = 128;
+constexpr int64_t kTokensPerThread = 4;
 
 void check_index(const char* what, int64_t at, int64_t value, int64_t size) {
   if (value < 0 || value >= size) {
@@ -27,22 +29,24 @@ void check_batch(const Batch& batch, const Config& config) {
   if (batch.sequences < 1 || batch.offsets[0] != 0) {
     throw std::invalid_argument("offsets must start at 0 and hold at least one sequence");
   }
+  const auto refuse = [](int64_t sequence, const std::string& what) {
+    throw std::invalid_argument("sequence " + std::to_string(sequence) + " " + what);
+  };
+  // One token more than positions: a masked first column travels behind the attended ones.
+  const int64_t most = config.positions + 1;
   for (int64_t s = 0; s < batch.sequences; ++s) {
     const int64_t begin = batch.offsets[s], end = batch.offsets[s + 1];
-    const std::string where = "sequence " + std::to_string(s);
-    // One token more than positions: a masked first column travels behind the attended ones.
-    if (end <= begin || end - begin > config.positions + 1) {
-      throw std::invalid_argument(where + " has " + std::to_string(end - begin) +
-                                  " tokens, expected 1 to " + std::to_string(config.positions));
+    if (begin < 0 || end <= begin || end - begin > most) {
+      refuse(s, "has tokens " + std::to_string(begin) + " to " + std::to_string(end) +
+                    ", expected 1 to " + std::to_string(most) + " of them");
     }
-    if (batch.keys[s] < 1 || batch.keys[s] > std::min(end - begin, config.positions)) {
-      throw std::invalid_argument(where + " attends to " + std::to_string(batch.keys[s]) +
-                                  " tokens, expected 1 to its length, " +
-                                  std::to_string(end - begin));
+    const int64_t most_keys = std::min(end - begin, config.positions);
+    if (batch.keys[s] < 1 || batch.keys[s] > most_keys) {
+      refuse(s, "attends to " + std::to_string(batch.keys[s]) + " tokens, expected 1 to " +
+                    std::to_string(most_keys));
     }
     if (batch.first[s] < begin || batch.first[s] >= end) {
-      throw std::invalid_argument(where + " pools token " + std::to_string(batch.first[s]) +
-                                  ", expected one of its own");
+      refuse(s, "pools token " + std::to_string(batch.first[s]) + ", expected one of its own");
     }
   }
   for (int64_t t = 0; t < batch.tokens(); ++t) {
@@ -89,6 +93,11 @@ void reserve(Workspace& workspace, const Config& config, const Batch& batch, int
   for (size_t i = 0; i < threads; ++i) workspace.members[i].reserve(config, most_keys);
 }
 
+Weights load_weights(const Config& config, const TensorMap& tensors) {
+  const DefaultFloatEnvironment float_environment;
+  return Weights(config, tensors);
+}
+
 }  // namespace
 
 size_t Workspace::bytes() const {
@@ -103,22 +112,28 @@ Engine::Engine(const Config& config, const TensorMap& tensors,
     : isa_(resolve_isa(isa)),
       kernels_(kernels_for(isa_)),
       num_threads_(resolve_num_threads(num_threads)),
-      weights_(config, tensors) {}
+      weights_(load_weights(config, tensors)) {}
 
 Engine::~Engine() {
   for (auto& slot : idle_) delete slot.load();
 }
 
+void Engine::check(const Batch& batch) const { check_batch(batch, config()); }
+
 void Engine::run(const Batch& batch, const Outputs& outputs, Trace* trace) {
-  check_batch(batch, config());
+  check(batch);
+  // Beyond one tile of rows each, threads would only wake up and wait for one another.
+  const int num_threads =
+      static_cast<int>(std::min<int64_t>(num_threads_, ceil_div(batch.tokens(), kTokensPerThread)));
   std::unique_ptr<Workspace> workspace = take_workspace();
-  plan_groups(batch, num_threads_, workspace->plan);
-  reserve(*workspace, config(), batch, num_threads_);
+  plan_groups(batch, num_threads, workspace->plan);
+  reserve(*workspace, config(), batch, num_threads);
 
   const std::vector<Group>& plan = workspace->plan;
   const int64_t groups = static_cast<int64_t>(plan.size());
   std::atomic<int64_t> next{0};
-  ThreadPool::shared().run(num_threads_, [&](int member, Team& team) {
+  ThreadPool::shared().run(num_threads, [&](int member, Team& team) {
+    const DefaultFloatEnvironment float_environment;
     // Whole groups first, each by whoever is free; what is left over is shared by the whole team.
     const int64_t whole = groups - groups % team.size();
     const auto forward = [&](int64_t g, int buffers, int part, int parts) {

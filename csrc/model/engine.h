@@ -32,8 +32,10 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Checks every index of the batch (std::invalid_argument) and fills the outputs. With a trace the
-  // batch is one sequence.
+  // Every index of the batch; std::invalid_argument names the one that is out of range.
+  void check(const Batch& batch) const;
+
+  // Checks the batch and fills the outputs. With a trace the batch is one sequence.
   void run(const Batch& batch, const Outputs& outputs, Trace* trace = nullptr);
 
   const Config& config() const { return weights_.config; }

@@ -15,6 +15,12 @@ int32_t clamp_to_int32(int64_t value) {
 int64_t floor_half(int64_t value) { return value >> 1; }
 int64_t ceil_half(int64_t value) { return (value + 1) >> 1; }
 
+// The X below which S > threshold, or above which S < threshold:
+// S = ones - X,
+int32_t unsigned_limit(int64_t ones, int32_t threshold) { return clamp_to_int32(ones - threshold); }
+// and S = -X.
+int32_t masked_limit(int32_t threshold) { return clamp_to_int32(-static_cast<int64_t>(threshold)); }
+
 int32_t count_ones(const uint64_t* row, int64_t words) {
   int32_t count = 0;
   for (int64_t w = 0; w < words; ++w) count += __builtin_popcountll(row[w]);
@@ -22,19 +28,6 @@ int32_t count_ones(const uint64_t* row, int64_t words) {
 }
 
 }  // namespace
-
-// S = depth - 2 X > t  <=>  X < (depth - t) / 2.
-int32_t less_limit_pm1(int64_t depth, int32_t threshold) {
-  return clamp_to_int32(ceil_half(depth - threshold));
-}
-// S < l  <=>  X > (depth - l) / 2.
-int32_t greater_limit_pm1(int64_t depth, int32_t low) {
-  return clamp_to_int32(floor_half(depth - low));
-}
-// S = ones - X.
-int32_t limit_unsigned(int64_t ones, int32_t threshold) { return clamp_to_int32(ones - threshold); }
-// S = -X.
-int32_t limit_masked(int32_t threshold) { return clamp_to_int32(-static_cast<int64_t>(threshold)); }
 
 void interleave_row(const uint64_t* row, int64_t index, int64_t steps, uint32_t* panels) {
   uint32_t* out = panels + index / kPanelWidth * steps * kPanelWidth + index % kPanelWidth;
@@ -92,39 +85,54 @@ size_t PackedMatrix::bytes() const {
   return words_.bytes() + nonzero_words_.bytes() + ones_.bytes();
 }
 
-CodeLimits::CodeLimits(const PackedMatrix& matrix, bool unsigned_rows, const int32_t* threshold,
-                       const int32_t* low) {
-  const size_t padded = static_cast<size_t>(matrix.padded_rows());
-  plain_less_.reserve(padded);
-  masked_less_.reserve(padded);
-  if (low != nullptr) {
-    plain_greater_.reserve(padded);
-    masked_greater_.reserve(padded);
+CodeLimits CodeLimits::of(const PackedMatrix& matrix, bool unsigned_rows, const int32_t* threshold,
+                          const int32_t* low) {
+  CodeLimits limits;
+  limits.resize(matrix.rows(), low != nullptr);
+  for (int64_t n = 0; n < matrix.rows(); ++n) {
+    const int32_t low_n = low != nullptr ? low[n] : INT32_MIN;
+    if (unsigned_rows) {
+      limits.set_unsigned(n, matrix.ones()[n], threshold[n], low_n);
+    } else {
+      limits.set_pm1(n, matrix.depth(), threshold[n], low_n);
+    }
   }
-  for (size_t n = 0; n < padded; ++n) {
-    const bool is_padding = n >= static_cast<size_t>(matrix.rows());
-    const int64_t ones = matrix.ones()[n];
-    if (is_padding) {
-      plain_less_[n] = masked_less_[n] = kNeverLess;
-    } else {
-      plain_less_[n] = unsigned_rows ? limit_unsigned(ones, threshold[n])
-                                     : less_limit_pm1(matrix.depth(), threshold[n]);
-      masked_less_[n] = limit_masked(threshold[n]);
-    }
-    if (low == nullptr) continue;
-    if (is_padding) {
-      plain_greater_[n] = masked_greater_[n] = kNeverGreater;
-    } else {
-      plain_greater_[n] =
-          unsigned_rows ? limit_unsigned(ones, low[n]) : greater_limit_pm1(matrix.depth(), low[n]);
-      masked_greater_[n] = limit_masked(low[n]);
-    }
+  return limits;
+}
+
+void CodeLimits::resize(int64_t columns, bool has_low) {
+  has_low_ = has_low;
+  const int64_t padded = round_up(columns, kPanelWidth);
+  for (auto* limits : {&plain_less_, &masked_less_, &plain_greater_, &masked_greater_}) {
+    limits->reserve(static_cast<size_t>(padded));
+  }
+  for (int64_t n = columns; n < padded; ++n) {
+    plain_less_[n] = masked_less_[n] = INT32_MIN;
+    plain_greater_[n] = masked_greater_[n] = INT32_MAX;
   }
 }
 
+// S = depth - 2 X > t  <=>  X < (depth - t) / 2, and S < l  <=>  X > (depth - l) / 2.
+void CodeLimits::set_pm1(int64_t column, int64_t depth, int32_t threshold, int32_t low) {
+  plain_less_[column] = clamp_to_int32(ceil_half(depth - threshold));
+  plain_greater_[column] = clamp_to_int32(floor_half(depth - low));
+  set_masked(column, threshold, low);
+}
+
+void CodeLimits::set_unsigned(int64_t column, int64_t ones, int32_t threshold, int32_t low) {
+  plain_less_[column] = unsigned_limit(ones, threshold);
+  plain_greater_[column] = unsigned_limit(ones, low);
+  set_masked(column, threshold, low);
+}
+
+void CodeLimits::set_masked(int64_t column, int32_t threshold, int32_t low) {
+  masked_less_[column] = masked_limit(threshold);
+  masked_greater_[column] = masked_limit(low);
+}
+
 PackCodes CodeLimits::pack(uint64_t* bits, uint64_t* nonzero, int64_t stride) const {
-  return {{plain_less_.data(), plain_greater_.data()},
-          {masked_less_.data(), masked_greater_.data()},
+  return {{plain_less_.data(), has_low_ ? plain_greater_.data() : nullptr},
+          {masked_less_.data(), has_low_ ? masked_greater_.data() : nullptr},
           bits,
           nonzero,
           stride};

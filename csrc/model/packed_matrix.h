@@ -39,30 +39,31 @@ class PackedMatrix {
 // Word `step` of every row, side by side: panels[row / 16][step][row % 16].
 void interleave_row(const uint64_t* row, int64_t index, int64_t steps, uint32_t* panels);
 
-// Thresholds on sums of codes S, as limits on the kernels' X (kernel_table.h) of whole panels.
+// Thresholds on sums of codes S, as limits on the kernels' X (kernel_table.h): a code is +1 where
+// S > threshold and, if there is a low threshold, -1 (or 1, for unsigned codes) where S < low.
 class CodeLimits {
  public:
-  // A code is +1 where S > threshold[n]; where `low` is given, -1 (or 1, for unsigned codes) where
-  // S < low[n]. `unsigned_rows` says what multiplies the matrix.
-  CodeLimits(const PackedMatrix& matrix, bool unsigned_rows, const int32_t* threshold,
-             const int32_t* low);
+  // Limits of a whole matrix; `low` may be null. `unsigned_rows` says what multiplies it.
+  static CodeLimits of(const PackedMatrix& matrix, bool unsigned_rows, const int32_t* threshold,
+                       const int32_t* low);
 
-  bool has_low() const { return plain_greater_.capacity() > 0; }
+  // Room for `columns` columns up to a whole panel, whose rest never gets a code.
+  void resize(int64_t columns, bool has_low);
+  // For rows of -1 and +1 codes times a column of `depth` ...
+  void set_pm1(int64_t column, int64_t depth, int32_t threshold, int32_t low);
+  // ... and for rows of 0 and 1 codes times a column with `ones` +1 codes.
+  void set_unsigned(int64_t column, int64_t ones, int32_t threshold, int32_t low);
+
+  bool has_low() const { return has_low_; }
   // For codes of one bit, and, with `nonzero`, for ternary ones.
   PackCodes pack(uint64_t* bits, uint64_t* nonzero, int64_t stride) const;
   size_t bytes() const;
 
  private:
+  void set_masked(int64_t column, int32_t threshold, int32_t low);
+
+  bool has_low_ = false;
   AlignedBuffer<int32_t> plain_less_, plain_greater_, masked_less_, masked_greater_;
 };
-
-// The X below which S > threshold, and the X above which S < low, for each kind of product.
-int32_t less_limit_pm1(int64_t depth, int32_t threshold);
-int32_t greater_limit_pm1(int64_t depth, int32_t low);
-int32_t limit_unsigned(int64_t ones, int32_t threshold);
-int32_t limit_masked(int32_t threshold);
-
-inline constexpr int32_t kNeverLess = INT32_MIN;
-inline constexpr int32_t kNeverGreater = INT32_MAX;
 
 }  // namespace bitinfer

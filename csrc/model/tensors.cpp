@@ -1,6 +1,7 @@
 #include "model/tensors.h"
 
 #include <cmath>
+#include <limits>
 #include <sstream>
 
 #include "base/bits.h"
@@ -36,6 +37,14 @@ std::string describe(DType dtype, const std::vector<int64_t>& shape) {
   throw FormatError("tensor '" + name + "': found " + found + ", expected " + expected);
 }
 
+constexpr double kLargestFloat = std::numeric_limits<float>::max();
+
+std::string to_text(double value) {
+  std::ostringstream text;
+  text << value;
+  return text.str();
+}
+
 template <class T>
 const T* finite(const std::string& name, const Tensor& tensor) {
   const T* values = static_cast<const T*>(tensor.data);
@@ -43,7 +52,7 @@ const T* finite(const std::string& name, const Tensor& tensor) {
   for (const int64_t n : tensor.shape) count *= n;
   for (int64_t i = 0; i < count; ++i) {
     if (!std::isfinite(values[i])) {
-      fail(name, "the value " + std::to_string(values[i]) + " at index " + std::to_string(i),
+      fail(name, "the value " + to_text(values[i]) + " at index " + std::to_string(i),
            "finite values");
     }
   }
@@ -83,18 +92,16 @@ const int32_t* TensorReader::integers(const std::string& name, const std::vector
 const uint64_t* TensorReader::bit_rows(const std::string& name, int64_t rows, int64_t depth) {
   const int64_t words = words_for(depth);
   const auto* bits = static_cast<const uint64_t*>(take(name, DType::kUint64, {rows, words}).data);
-  const uint64_t padding = depth % kWordBits == 0 ? 0 : ~low_bits(depth % kWordBits);
-  for (int64_t row = 0; row < rows; ++row) {
-    if ((bits[row * words + words - 1] & padding) != 0) {
-      fail(name, "padding bits set in row " + std::to_string(row), "zeros after the last value");
-    }
+  const int64_t row = find_padding_bits(bits, rows, depth);
+  if (row >= 0) {
+    fail(name, "padding bits set in row " + std::to_string(row), "zeros after the last value");
   }
   return bits;
 }
 
 float TensorReader::positive_float(const std::string& name) {
   const float value = *floats(name, {1});
-  if (!(value > 0)) fail(name, std::to_string(value), "a value above 0");
+  if (!(value > 0)) fail(name, to_text(value), "a value above 0");
   return value;
 }
 
@@ -135,7 +142,10 @@ std::vector<double> TensorReader::scales(const std::string& name, int64_t rows) 
   std::vector<double> result(static_cast<size_t>(rows));
   for (int64_t n = 0; n < rows; ++n) {
     result[n] = values[is_shared ? 0 : n];
-    if (result[n] < 0) fail(scale_name, std::to_string(result[n]), "values of at least 0");
+    // A scale is a mean of float32 magnitudes. Within these bounds nothing later overflows.
+    if (result[n] < 0 || result[n] > kLargestFloat) {
+      fail(scale_name, to_text(result[n]), "values from 0 to the largest float32");
+    }
   }
   return result;
 }

@@ -65,7 +65,8 @@ ThresholdLinear read_threshold_linear(TensorReader& reader, const std::string& n
                                       const std::string& point, int64_t rows, int64_t depth) {
   Linear linear = read_linear(reader, name, rows, depth);
   const PointThresholds point_thresholds = read_thresholds(reader, point, rows);
-  CodeLimits limits(linear.matrix, false, point_thresholds.threshold, point_thresholds.low);
+  CodeLimits limits = CodeLimits::of(linear.matrix, /*unsigned_rows=*/false,
+                                     point_thresholds.threshold, point_thresholds.low);
   return {std::move(linear), std::move(limits)};
 }
 
@@ -125,14 +126,16 @@ size_t bytes_of(const Linear& linear) {
 }
 size_t bytes_of(const ThresholdLinear& part) { return bytes_of(part.linear) + part.limits.bytes(); }
 size_t bytes_of(const Layer& layer) {
+  const size_t context = layer.context_threshold.size() + layer.context_low.size();
   return bytes_of(layer.query) + bytes_of(layer.key) + bytes_of(layer.value) +
+         layer.pm1_scores.bytes() + layer.ternary_scores.bytes() + context * sizeof(int32_t) +
          bytes_of(layer.attention_output) + bytes_of(layer.attention_norm) +
          bytes_of(layer.intermediate) + bytes_of(layer.output) + bytes_of(layer.output_norm);
 }
 size_t bytes_of(const Embedding& embedding) {
   return embedding.bits.bytes() + embedding.scale.size() * sizeof(double) +
-         embedding.nonzero.bytes() + embedding.position.bytes() + embedding.token_type.bytes() +
-         bytes_of(embedding.norm);
+         embedding.zero_rows.size() * sizeof(int32_t) + embedding.nonzero.bytes() +
+         embedding.position.bytes() + embedding.token_type.bytes() + bytes_of(embedding.norm);
 }
 
 }  // namespace
@@ -143,7 +146,8 @@ void check_config(const Config& config) {
   check_size("heads", config.heads, config.hidden);
   check_size("intermediate", config.intermediate, 1 << 18);
   check_size("vocab", config.vocab, 1 << 24);
-  check_size("positions", config.positions, 1 << 16);
+  // More would make the fixed-point sums of attention coarser than the promise of exactness.
+  check_size("positions", config.positions, 1 << 12);
   check_size("token_types", config.token_types, 1 << 10);
   check_size("labels", config.labels, 1 << 20);
   if (config.hidden % config.heads != 0) {
@@ -160,7 +164,7 @@ void check_config(const Config& config) {
 
 ExpScores::ExpScores(double score_scale, int64_t head_size, int64_t step, int64_t positions)
     : size_(2 * head_size / step + 1), value_(size_), fixed_(size_) {
-  int fraction_bits = 63;  // positions * 2^fraction_bits must fit 63 bits
+  int fraction_bits = 63;  // positions * 2^fraction_bits must not exceed 2^63
   while ((int64_t{1} << (63 - fraction_bits)) < positions) --fraction_bits;
   unit_ = 1.0 / static_cast<double>(uint64_t{1} << fraction_bits);
   for (int64_t i = 0; i < size_; ++i) {

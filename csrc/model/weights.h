@@ -29,7 +29,8 @@ struct LayerNorm {
   AlignedBuffer<double> weight, bias;
 };
 
-// A binarized linear: its input becomes sign(x + shift), its output is scale * S + bias.
+// A binarized linear: output scale * S + bias. Where its input is a state x, and not codes that
+// thresholds have made, the input's code is sign(x + shift).
 struct Linear {
   PackedMatrix matrix;
   AlignedBuffer<double> input_threshold;  // -shift: x + shift > 0 <=> x > -shift, exactly
@@ -50,6 +51,7 @@ struct ThresholdLinear {
 class ExpScores {
  public:
   ExpScores(double score_scale, int64_t head_size, int64_t step, int64_t positions);
+  size_t bytes() const { return value_.bytes() + fixed_.bytes(); }
   ExpTable table() const { return {value_.data(), fixed_.data(), size_, unit_}; }
 
  private:

@@ -12,6 +12,7 @@
 #include "model/engine.h"
 #include "python/arrays.h"
 #include "python/bind.h"
+#include "python/gil.h"
 
 namespace bitinfer {
 namespace {
@@ -85,7 +86,7 @@ class Model {
     TensorMap tensors;
     for (const auto& [name, array] : arrays) tensors.emplace(name, read_tensor(name, array));
     const Config parsed = read_config(config);
-    py::gil_scoped_release release;
+    const WithoutGil without_gil;
     engine_ = std::make_unique<Engine>(parsed, tensors, isa, num_threads);
   }
 
@@ -124,6 +125,7 @@ class Model {
                                   std::to_string(config.layers) +
                                   ", and hidden states if it is not 0");
     }
+    engine_->check(batch);  // before memory is taken for as many tokens as it claims
     Trace trace(config, tokens, layer);
     if (hidden) {
       trace.initial_hidden = read_array<double>(*hidden, "hidden", {tokens, config.hidden});
@@ -160,7 +162,7 @@ class Model {
     const Outputs outputs{logits.mutable_data(), pooled.mutable_data(),
                           with_hidden ? hidden.mutable_data() : nullptr};
     {
-      py::gil_scoped_release release;
+      const WithoutGil without_gil;
       engine_->run(batch, outputs, trace);
     }
     py::dict result;

@@ -14,6 +14,7 @@
 #include "model/packed_matrix.h"
 #include "python/arrays.h"
 #include "python/bind.h"
+#include "python/gil.h"
 
 namespace bitinfer {
 namespace {
@@ -25,12 +26,10 @@ using OptionalThreads = std::optional<int>;
 const uint64_t* read_plane(const py::array& plane, const char* name, int64_t depth, int64_t rows) {
   const int64_t words = words_for(depth);
   const uint64_t* bits = read_array<uint64_t>(plane, name, {rows, words});
-  const uint64_t padding = depth % kWordBits == 0 ? 0 : ~low_bits(depth % kWordBits);
-  for (py::ssize_t row = 0; row < plane.shape(0); ++row) {
-    if ((bits[row * words + words - 1] & padding) != 0) {
-      throw std::invalid_argument(std::string(name) + ": row " + std::to_string(row) +
-                                  " has bits set after its last value");
-    }
+  const int64_t row = find_padding_bits(bits, plane.shape(0), depth);
+  if (row >= 0) {
+    throw std::invalid_argument(std::string(name) + ": row " + std::to_string(row) +
+                                " has bits set after its last value");
   }
   return bits;
 }
@@ -40,16 +39,18 @@ const uint64_t* read_plane(const py::array& plane, const char* name, int64_t dep
 class PackedPanels {
  public:
   PackedPanels(const py::array& bits, const OptionalArray& nonzero, int64_t depth)
-      : bits_(bits), nonzero_(nonzero), rows_(bits.ndim() == 2 ? bits.shape(0) : kAnySize) {
+      : rows_(bits.ndim() == 2 ? bits.shape(0) : kAnySize) {
     if (depth < 1 || depth > (int64_t{1} << 30)) {
       throw std::invalid_argument("k: found " + std::to_string(depth) + ", expected 1 to 2^30");
     }
     const uint64_t* words = read_plane(bits, "bits", depth, rows_);
+    bits_.assign(words, words + bits.size());
     if (rows_ < 1) throw std::invalid_argument("bits: found no rows, expected at least one");
     std::vector<int32_t> zero_rows;
     std::vector<uint64_t> planes;
     if (nonzero) {
       const uint64_t* plane = read_plane(*nonzero, "nonzero", depth, rows_);
+      nonzero_.assign(plane, plane + nonzero->size());
       const int64_t stride = words_for(depth);
       for (int64_t row = 0; row < rows_; ++row) {
         int64_t set = 0;
@@ -68,14 +69,12 @@ class PackedPanels {
   int64_t rows() const { return rows_; }
   int64_t depth() const { return matrix_->depth(); }
   reference::Codes codes() const {
-    return {static_cast<const uint64_t*>(bits_.data()),
-            nonzero_ ? static_cast<const uint64_t*>(nonzero_->data()) : nullptr, rows_, false};
+    return {bits_.data(), nonzero_.empty() ? nullptr : nonzero_.data(), rows_, false};
   }
 
  private:
-  py::array bits_;
-  OptionalArray nonzero_;
   int64_t rows_;
+  std::vector<uint64_t> bits_, nonzero_;
   std::optional<PackedMatrix> matrix_;
 };
 
@@ -93,12 +92,18 @@ Rows read_rows(const py::array& bits, const OptionalArray& nonzero, bool is_unsi
   return {words, plane, count, words_for(panels.depth()), is_unsigned};
 }
 
+// About 50 us of one core: less is not worth waking another.
+constexpr double kProductsWorthThreads = 1 << 26;
+
 // Calls product(first, part) for shares of the rows on the pool, without the GIL.
 template <class Product>
-void split_rows(const Rows& rows, const OptionalThreads& num_threads, Product product) {
-  const int threads =
-      static_cast<int>(std::min<int64_t>(resolve_num_threads(num_threads), rows.count));
-  py::gil_scoped_release release;
+void split_rows(const Rows& rows, const PackedPanels& panels, const OptionalThreads& num_threads,
+                Product product) {
+  const double products = 1.0 * rows.count * panels.rows() * panels.depth();
+  const bool is_small = products < kProductsWorthThreads;
+  const int wanted = !num_threads && is_small ? 1 : resolve_num_threads(num_threads);
+  const int threads = static_cast<int>(std::min<int64_t>(wanted, rows.count));
+  const WithoutGil without_gil;
   ThreadPool::shared().run(threads, [&](int member, Team& team) {
     const int64_t first = rows.count * member / team.size();
     const int64_t last = rows.count * (member + 1) / team.size();
@@ -119,7 +124,7 @@ py::array_t<int32_t> bgemm(const py::array& a, const OptionalArray& a_nonzero, b
   py::array_t<int32_t> result = make_array<int32_t>({rows.count, cols});
   int32_t* out = result.mutable_data();
   const PackedMatrix& matrix = panels.matrix();
-  split_rows(rows, num_threads, [&](int64_t first, const Rows& part) {
+  split_rows(rows, panels, num_threads, [&](int64_t first, const Rows& part) {
     kernels.store_sums(part, matrix.panels(), {out + first * cols, cols, matrix.ones()});
   });
   return result;
@@ -133,7 +138,7 @@ py::array_t<int32_t> bgemm_reference(const py::array& a, const OptionalArray& a_
   const reference::Codes left{rows.bits, rows.nonzero, rows.count, is_unsigned};
   const reference::Codes right = panels.codes();
   const int64_t depth = panels.depth();
-  py::gil_scoped_release release;
+  const WithoutGil without_gil;
   reference::bgemm(left, right, depth, out);
   return result;
 }
@@ -156,7 +161,7 @@ py::array_t<double> bgemm_affine(const py::array& a, const OptionalArray& a_nonz
   const AlignedBuffer<double> biases = padded(read_array<double>(bias, "bias", {cols}), matrix);
   py::array_t<double> result = make_array<double>({rows.count, cols});
   double* out = result.mutable_data();
-  split_rows(rows, num_threads, [&](int64_t first, const Rows& part) {
+  split_rows(rows, panels, num_threads, [&](int64_t first, const Rows& part) {
     kernels.affine(
         part, matrix.panels(),
         {out + first * cols, nullptr, cols, scales.data(), biases.data(), matrix.ones()});
@@ -177,12 +182,12 @@ py::tuple bgemm_threshold(const py::array& a, const OptionalArray& a_nonzero, bo
     throw std::invalid_argument("low: found None, expected int32 thresholds for ternary codes");
   }
   const PackedMatrix& matrix = panels.matrix();
-  const CodeLimits limits(matrix, is_unsigned, thresholds, lows);
+  const CodeLimits limits = CodeLimits::of(matrix, is_unsigned, thresholds, lows);
   py::array_t<uint64_t> bits = make_array<uint64_t>({rows.count, words});
   py::array_t<uint64_t> nonzero = make_array<uint64_t>({ternary ? rows.count : 0, words});
   uint64_t* bit_words = bits.mutable_data();
   uint64_t* nonzero_words = ternary ? nonzero.mutable_data() : nullptr;
-  split_rows(rows, num_threads, [&](int64_t first, const Rows& part) {
+  split_rows(rows, panels, num_threads, [&](int64_t first, const Rows& part) {
     kernels.pack_codes(
         part, matrix.panels(),
         limits.pack(bit_words + first * words,
@@ -201,16 +206,20 @@ py::tuple pack_rows(const py::array& x, const double* thresholds, const Kernels&
   }
   py::array_t<uint64_t> bits = make_array<uint64_t>({rows, words});
   py::array_t<uint64_t> nonzero = make_array<uint64_t>({rows, words});
-  std::vector<double> row(static_cast<size_t>(depth));
+  uint64_t* bit_words = bits.mutable_data();
+  uint64_t* nonzero_words = nonzero.mutable_data();
   bool has_zeros = false;
-  for (int64_t m = 0; m < rows; ++m) {
-    std::copy_n(values + m * depth, depth, row.begin());
-    for (const double value : row) {
-      if (value != value) throw std::invalid_argument("x: found NaN in row " + std::to_string(m));
+  {
+    const WithoutGil without_gil;
+    std::vector<double> row(static_cast<size_t>(depth));
+    for (int64_t m = 0; m < rows; ++m) {
+      std::copy_n(values + m * depth, depth, row.begin());
+      if (std::any_of(row.begin(), row.end(), [](double value) { return value != value; })) {
+        throw std::invalid_argument("x: found NaN in row " + std::to_string(m));
+      }
+      has_zeros |= kernels.pack_greater(row.data(), thresholds, depth, bit_words + m * words);
+      kernels.pack_not_equal(row.data(), thresholds, depth, nonzero_words + m * words);
     }
-    has_zeros |=
-        kernels.pack_greater(row.data(), thresholds, depth, bits.mutable_data() + m * words);
-    kernels.pack_not_equal(row.data(), thresholds, depth, nonzero.mutable_data() + m * words);
   }
   return py::make_tuple(bits, has_zeros ? py::object(nonzero) : py::object(py::none()));
 }
@@ -234,7 +243,7 @@ py::tuple pack_greater(const py::array& x, const OptionalArray& thresholds,
 int64_t popcount_probe(const std::string& isa, int64_t steps) {
   const Kernels& kernels = kernels_for(resolve_isa(isa));
   if (steps < 1) throw std::invalid_argument("steps: expected at least 1");
-  py::gil_scoped_release release;
+  const WithoutGil without_gil;
   return kernels.popcount_probe(steps);
 }
 

@@ -14,6 +14,7 @@
 #include "kernels/registry.h"
 #include "python/arrays.h"
 #include "python/bind.h"
+#include "python/gil.h"
 
 namespace bitinfer {
 namespace {
@@ -42,7 +43,7 @@ py::array_t<double> elementwise(double (*function)(double),
   const double* from = values.data();
   double* to = result.mutable_data();
   const py::ssize_t size = values.size();
-  py::gil_scoped_release release;
+  const WithoutGil without_gil;
   for (py::ssize_t i = 0; i < size; ++i) to[i] = function(from[i]);
   return result;
 }
@@ -78,7 +79,8 @@ std::map<std::string, std::string> build_info() {
 PYBIND11_MODULE(_core, module) {
   using namespace bitinfer;
   module.doc() = "Native engine of bitinfer.";
-  py::register_exception_translator(translate);
+  // Local: the errors of other extensions are none of our business.
+  py::register_local_exception_translator(translate);
 
   module.def("available_isas", &available_isas,
              "Instruction sets this build has and this machine runs, best first.");

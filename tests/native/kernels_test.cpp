@@ -97,8 +97,9 @@ void check_codes(const Kernels& kernels, const Product& product, Codes mode,
     if (random() % 8 == 0) low[n] = INT32_MIN;
     if (random() % 16 == 0) threshold[n] = INT32_MIN;
   }
-  const CodeLimits limits(product.packed, product.a.kind == Kind::kUnsigned, threshold.data(),
-                          mode == Codes::kOneThreshold ? nullptr : low.data());
+  const CodeLimits limits =
+      CodeLimits::of(product.packed, product.a.kind == Kind::kUnsigned, threshold.data(),
+                     mode == Codes::kOneThreshold ? nullptr : low.data());
   std::vector<uint64_t> bits(static_cast<size_t>(product.a.rows * stride), ~uint64_t{0});
   std::vector<uint64_t> nonzero = bits, expected_bits(bits.size()), expected_nonzero(bits.size());
   kernels.pack_codes(

@@ -33,7 +33,9 @@ struct Avx2 {
     const __m256i low = _mm256_shuffle_epi8(table, _mm256_and_si256(word, nibble));
     const __m256i high =
         _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(word, 4), nibble));
-    return _mm256_add_epi8(counter, _mm256_add_epi8(low, high));
+    counter = _mm256_add_epi8(counter, _mm256_add_epi8(low, high));
+    opaque(counter);  // keeps GCC from reordering the sums of a tile until they spill
+    return counter;
   }
   static void opaque(Word& word) { __asm__ volatile("" : "+x"(word)); }
   static Counter begin(Sum) { return _mm256_setzero_si256(); }
@@ -50,6 +52,11 @@ struct Avx2 {
   static Sum sub(Sum a, Sum b) { return _mm256_sub_epi32(a, b); }
   static void store(int32_t* out, Sum sum) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), sum);
+  }
+  static void store_u16(uint16_t* out, Sum sum) {
+    // packus works within 128-bit halves; the permutation brings their low parts together.
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(sum, sum), 0x08);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(words));
   }
   static uint32_t less(Sum sum, const int32_t* limit) { return mask(load_sums(limit), sum); }
   static uint32_t greater(Sum sum, const int32_t* limit) { return mask(sum, load_sums(limit)); }

@@ -37,6 +37,10 @@ struct Avx512 {
   static Sum add(Sum a, Sum b) { return _mm512_add_epi32(a, b); }
   static Sum sub(Sum a, Sum b) { return _mm512_sub_epi32(a, b); }
   static void store(int32_t* out, Sum sum) { _mm512_storeu_si512(out, sum); }
+  static void store_u16(uint16_t* out, Sum sum) {
+    const __m256i words = _mm512_maskz_cvtepi32_epi16(0xffff, sum);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), words);
+  }
   static uint32_t less(Sum sum, const int32_t* limit) {
     return _mm512_cmplt_epi32_mask(sum, _mm512_loadu_si512(limit));
   }

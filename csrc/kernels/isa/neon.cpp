@@ -39,6 +39,9 @@ struct Neon {
   static Sum add(Sum a, Sum b) { return vaddq_s32(a, b); }
   static Sum sub(Sum a, Sum b) { return vsubq_s32(a, b); }
   static void store(int32_t* out, Sum sum) { vst1q_s32(out, sum); }
+  static void store_u16(uint16_t* out, Sum sum) {
+    vst1_u16(out, vmovn_u32(vreinterpretq_u32_s32(sum)));
+  }
   static uint32_t less(Sum sum, const int32_t* limit) {
     return mask(vcltq_s32(sum, vld1q_s32(limit)));
   }

@@ -46,6 +46,10 @@ struct Portable {
   static Sum add(Sum a, Sum b) { return {{a.lane[0] + b.lane[0], a.lane[1] + b.lane[1]}}; }
   static Sum sub(Sum a, Sum b) { return {{a.lane[0] - b.lane[0], a.lane[1] - b.lane[1]}}; }
   static void store(int32_t* out, Sum sum) { std::memcpy(out, sum.lane, sizeof sum.lane); }
+  static void store_u16(uint16_t* out, Sum sum) {
+    out[0] = static_cast<uint16_t>(sum.lane[0]);
+    out[1] = static_cast<uint16_t>(sum.lane[1]);
+  }
   static uint32_t less(Sum sum, const int32_t* limit) {
     return (sum.lane[0] < limit[0]) | (sum.lane[1] < limit[1]) << 1;
   }
