@@ -148,6 +148,8 @@ def _texts(options: argparse.Namespace, stack: ExitStack) -> Iterator[Any]:
     if not options.text:
         lines = _lines(stack.enter_context(_open_input(options.input or "-")))
     separator = options.pair_sep
+    if separator == []:  # what argparse made of --pair-sep=-- before Python 3.12
+        separator = "--"
     return lines if separator is None else (_split(line, separator) for line in lines)
 
 
@@ -339,12 +341,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse takes positional arguments from one place only: texts may also stand after options.
-    literal = rest[:1] == ["--"]
-    wrong = [word for word in rest if word.startswith("-") and not literal]
+    end = rest.index("--") if "--" in rest else len(rest)
+    wrong = [word for word in rest[:end] if word.startswith("-")]
     if wrong or (rest and not hasattr(options, "text")):
         options.parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
     if rest:
-        options.text += rest[literal:]
+        options.text += rest[:end] + rest[end + 1 :]
     return options
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -138,8 +139,16 @@ def test_predict_texts_anywhere(model: str, capsys: Capture) -> None:
     expected = main(["predict", model, "a", "--", "-b"]), capsys.readouterr().out
     assert expected[0] == 0
     assert len(expected[1].splitlines()) == 2
-    for arguments in (["--top-k", "1", "--", "a", "-b"], ["a", "--top-k", "1", "--", "-b"]):
+    for arguments in (
+        ["--top-k", "1", "--", "a", "-b"],
+        ["a", "--top-k", "1", "--", "-b"],
+        ["--top-k", "1", "a", "--", "-b"],
+    ):
         assert (main(["predict", model, *arguments]), capsys.readouterr().out) == expected
+    many = ["a", "--top-k", "1", "b", "--top-k", "1", "c d", "--", "-b", "--top-k"]
+    assert main(["predict", model, *many]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[-1] for line in lines] == ["a", "b", "c d", "-b", "--top-k"]
 
 
 def test_predict_formats(model: str, capsys: Capture) -> None:
@@ -168,6 +177,8 @@ def test_predict_pairs(model: str, capsys: Capture) -> None:
     assert [each["score"] for each in found] == [p.score for p in expected]
     assert (found[0]["text"], found[0]["text_pair"]) == ("a", "b")
     assert found[1]["text_pair"] is None
+    assert main(["predict", model, "--pair-sep=--", "a--b", "--format", "tsv"]) == 0
+    assert capsys.readouterr().out.endswith("\ta\tb\n")
 
 
 def test_predict_regression(packed: Packed, capsys: Capture) -> None:
@@ -438,6 +449,8 @@ def test_evaluate(packed: Packed, model: str) -> None:
     result = evaluate(regression, LabelledTexts(texts, [str(3 * v + 1) for v in values]))
     assert result.metric == "pearson"
     assert result.value == pytest.approx(1)
+    assert str(result) == "pearson 1.0000 (4 texts)"
+    assert math.isnan(evaluate(regression, LabelledTexts(texts, ["1"] * 4)).value)
     for label in ("x", "nan", "inf"):
         with pytest.raises(InputError, match=f"row 0: found label '{label}', expected a number"):
             evaluate(regression, LabelledTexts([("a", None)], [label]))

@@ -270,6 +270,14 @@ def test_bad_json(path: Path, text: str) -> None:
         read_changed(path, data)
 
 
+@pytest.mark.parametrize("value", [None, 3, [], {}, {"bitinfer": 3}, {"bitinfer": "{}", "x": ""}])
+def test_bad_metadata_of_the_container(path: Path, value: object) -> None:
+    header, body = split(path.read_bytes())
+    header["__metadata__"] = value
+    with pytest.raises(FormatError, match=r"m: |expected text, found int|one metadata key"):
+        read_changed(path, join(header, body))
+
+
 def test_header_encoding_is_utf8_only(path: Path) -> None:
     header, body = split(path.read_bytes())
     with pytest.raises(FormatError, match="not valid JSON"):
