@@ -6,6 +6,7 @@
 #   make lint         format, lints and types   make sanitize      ASan, UBSan and TSan
 #   make neon         C++ tests and whole models for 64-bit Arm, under qemu
 #                     (needs g++-aarch64-linux-gnu and qemu-user)
+#   make old-cpus     the same for x86-64 processors without AVX2 and without AVX-512
 #   make bench        benchmarks                make clean         removes all that make has made
 #
 # Variables:
@@ -46,7 +47,7 @@ BEST_ISA = $(shell $(BIN)/python -c "import bitinfer; print(bitinfer.available_i
 
 export CXX CMAKE_ARGS
 
-.PHONY: demo test lint native-test sanitize neon bench install clean
+.PHONY: demo test lint native-test sanitize neon old-cpus bench install clean
 
 demo:
 	$(PYTHON) -m venv --clear $(DEMO)
@@ -88,6 +89,15 @@ neon: install
 	$(BIN)/cmake --build build/neon
 	qemu-aarch64 build/neon/bitinfer_native_tests -fork
 	$(call replay,qemu-aarch64 build/neon/bitinfer_replay,neon)
+
+# The choice of kernels, and no instruction that such a processor lacks.
+old-cpus: install native-test
+	qemu-x86_64 -cpu Nehalem $(NATIVE)/bitinfer_native_tests -fork
+	BITINFER_REPLAY="qemu-x86_64 -cpu Nehalem $(NATIVE)/bitinfer_replay" \
+	  BITINFER_REPLAY_ISA=portable $(REPLAY)
+	qemu-x86_64 -cpu max $(NATIVE)/bitinfer_native_tests -fork
+	BITINFER_REPLAY="qemu-x86_64 -cpu max $(NATIVE)/bitinfer_replay" \
+	  BITINFER_REPLAY_ISA=avx2 $(REPLAY)
 
 bench: install
 	$(BIN)/pytest benchmarks
