@@ -67,20 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bitinfer ...
     0
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # As texts are read; and a path may hold any bytes.
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
-        options = _parse(arguments)
-        code: int = options.run(options)
+        code = _run(arguments)
         print(end="", flush=True)
-    except SystemExit as stop:  # argparse: 0 after --help, 2 after a mistake
-        return int(stop.code or 0)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # Python flushes standard output once more at exit: let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _flush()
         return 141
     except (FormatError, ConversionError, UnsupportedError) as error:
         return _fail(error, CANNOT)
@@ -93,10 +86,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _run(arguments: Sequence[str] | None) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As texts are read; and a path may hold any bytes.
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    try:
+        options = _parse(arguments)
+    except SystemExit as stop:  # argparse: 0 after --help, 2 after a mistake
+        return int(stop.code or 0)
+    code: int = options.run(options)
+    return code
+
+
 def _fail(error: Exception | str, code: int) -> int:
+    _flush()
     message = " ".join(str(error).split())
     print(f"bitinfer: error: {message}", file=sys.stderr)
     return code
+
+
+def _flush() -> None:
+    """Write what is left of the output, or forget it: Python would try again at exit."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # ---- commands
@@ -142,11 +156,12 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _texts(options: argparse.Namespace, stack: ExitStack) -> Iterator[Any]:
     """Texts or pairs from the arguments, a file, or standard input, one a line."""
-    if options.text and options.input:
-        raise InputError("--input: found texts as arguments as well; pass one of them")
+    path = "-" if options.input is None else options.input
+    if options.text and options.input is not None:
+        raise InputError(f"--input: found {path!r} beside texts as arguments, expected one of them")
     lines: Iterator[str] = iter(options.text)
     if not options.text:
-        lines = _lines(stack.enter_context(_open_input(options.input or "-")))
+        lines = _lines(stack.enter_context(_open_input(path)))
     separator = options.pair_sep
     if separator == []:  # what argparse made of --pair-sep=-- before Python 3.12
         separator = "--"
@@ -206,9 +221,9 @@ def _verify(options: argparse.Namespace) -> int:
     model = BitModel(origin, content=(metadata, tensors))
     if "sha256" in metadata:
         print(f"file: intact, SHA-256 {metadata['sha256']}")
+    result = None if data is None else evaluate(model, data)
     passed = _compare(options, metadata, tensors)
-    if data is not None:
-        result = evaluate(model, data)
+    if result is not None:
         print(f"data: {result}")
         passed &= options.at_least is None or result.value >= options.at_least
     print("passed" if passed else "FAILED")

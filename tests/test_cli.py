@@ -26,6 +26,8 @@ from bitinfer.evaluation import LabelledTexts, evaluate, read_table
 
 Packed = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
+# Buffered output fails late: when it is flushed, and once more at exit.
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": ""}
 COMMANDS = ["convert", "predict", "info", "verify", "bench", "doctor", "export-float"]
 
 
@@ -39,7 +41,7 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """The command in a process of its own."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(variables or {})}
+    environment = {**os.environ, **ENVIRONMENT, **(variables or {})}
     command = [sys.executable, "-m", "bitinfer", *arguments]
     return subprocess.Popen(command, env=environment, **{**streams, **options})
 
@@ -82,6 +84,8 @@ def test_version(capsys: Capture) -> None:
         (["predict", "MODEL", "a", "--max-length", "99"], 2, "max_length: found 99"),
         (["predict", "MODEL", "a", "--input", "b"], 2, "--input"),
         (["predict", "MODEL", "--input", "no-such-file"], 2, "no-such-file"),
+        (["predict", "MODEL", "--input", ""], 2, "No such file"),
+        (["predict", "MODEL", "a", "--input", ""], 2, "--input: found ''"),
         (["predict", "MODEL", "a|b", "--pair-sep", ""], 2, "at least one character"),
         (["predict", "MODEL", "a", "--isa", "sse9"], 3, "sse9"),
         (["predict", "MODEL", "a", "--num-threads", "1025"], 2, "from 1 to 1024"),
@@ -237,9 +241,12 @@ def test_streams_are_utf8(model: str, tmp_path: Path) -> None:
 def test_streams_that_cannot_be_used(model: str, closing: str, code: int, message: str) -> None:
     text = "" if closing == "<&-" else "a"
     command = f'"{sys.executable}" -m bitinfer predict "{model}" {text} {closing}'
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        ["sh", "-c", command], env=environment, capture_output=True, text=True, check=False
+        ["sh", "-c", command],
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == code
     assert message in done.stderr
@@ -286,6 +293,12 @@ def test_broken_pipe_is_quiet(model: str, tmp_path: Path) -> None:
         process.stdout.close()
         assert process.wait(timeout=60) == 141
         assert process.stderr.read() == b""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with start("predict", "--help", stdout=writing) as process:
+        os.close(writing)
+        assert process.communicate(timeout=60)[1] == b""
+    assert process.returncode == 141
 
 
 # ---- convert, info, verify, export
