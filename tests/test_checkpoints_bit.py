@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -581,6 +583,8 @@ def test_vocabulary_must_be_utf8_and_there(folder: Path, tmp_path: Path) -> None
             read_bit(folder, vocab=tmp_path / name)
     with pytest.raises(ConversionError, match="ids are not 0"):
         read_bit(folder, vocab={"[PAD]": 1})  # type: ignore[arg-type]
+    with pytest.raises(ConversionError, match="ids are not 0"):
+        read_bit(folder, vocab={"[PAD]": 0, "[UNK]": "1"})  # type: ignore[arg-type]
 
 
 def test_lowercase_is_read_from_the_files(read: Callable[..., Description], tmp_path: Path) -> None:
@@ -661,6 +665,37 @@ def test_without_torch_the_error_says_what_to_install(
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UnsupportedError, match=r"install bitinfer\[torch\]"):
         read_bit(folder)
+
+
+def test_a_torch_that_a_file_can_subvert_is_not_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("2.5.1", "2.9.1+cpu"):
+        monkeypatch.setattr(torch, "__version__", version)
+        with pytest.raises(UnsupportedError, match=rf"found PyTorch {re.escape(version)}.*2\.10"):
+            read_bit(folder)
+    monkeypatch.setattr(torch, "__version__", "2.10.0a0+git1")
+    read_bit(folder)
+
+
+def test_compressed_files_are_refused(folder: Path, tmp_path: Path) -> None:
+    bomb = tmp_path / "bit.pt"
+    with (
+        zipfile.ZipFile(folder / "pytorch_model.bin") as plain,
+        zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for record in plain.infolist():
+            packed.writestr(record.filename, plain.read(record), zipfile.ZIP_DEFLATED)
+        packed.writestr("archive/data/bomb", bytes(1 << 20), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ConversionError, match=r"bit\.pt: found records of \d+ bytes in a file of"):
+        read_bit(bomb)
+
+
+def test_a_tensor_must_be_stored_in_full(read: Callable[..., Description]) -> None:
+    state = seeded.tensors(STATE)
+    state["bert.pooler.dense.bias"] = torch.zeros(1).expand(32)
+    with pytest.raises(ConversionError, match=r"pooler\.dense\.bias: found fewer stored values"):
+        read(state=state)
 
 
 # ---- recognizing a checkpoint

@@ -1,6 +1,7 @@
 """Finds and opens the files of a PyTorch checkpoint: weights, configuration, vocabulary.
 
-Weights are unpickled with ``weights_only=True`` and in no other way: no code of a checkpoint runs.
+Weights are unpickled with ``weights_only=True`` and in no other way, by a PyTorch that keeps what
+this promises: no code of a checkpoint runs.  Nor can a small file ask for much memory.
 PyTorch is imported only when weights are read.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,8 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before version 1.6
 _STATE_KEYS = ("state_dict", "model", "model_state_dict")
 _WEIGHT_SUFFIXES = (".bin", ".pt", ".pth")
+# weights_only=True was not safe before: CVE-2025-32434 (up to 2.5), CVE-2026-24747 (up to 2.9).
+_OLDEST_TORCH = (2, 10)
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
@@ -124,6 +128,8 @@ def to_float32(key: str, tensor: torch.Tensor) -> npt.NDArray[np.float32]:
         )
     if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
         raise ConversionError(f"{key}: found {tensor.dtype}, expected torch.float32")
+    if tensor.untyped_storage().nbytes() < tensor.nbytes:
+        raise ConversionError(f"{key}: found fewer stored values than its shape has, expected all")
     narrow = tensor.detach().to(torch.float32)
     value: npt.NDArray[np.float32] = narrow.contiguous().numpy()
     if not np.isfinite(value).all():
@@ -166,6 +172,13 @@ def _unpickle(weights: Path) -> object:
             f"{weights.name}: reading a checkpoint needs PyTorch, which is not installed; "
             "install bitinfer[torch]"
         ) from error
+    found = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if found < _OLDEST_TORCH:
+        raise UnsupportedError(
+            f"{weights.name}: found PyTorch {torch.__version__}, whose reader a file can subvert; "
+            f"expected {'.'.join(map(str, _OLDEST_TORCH))} or newer: install bitinfer[torch]"
+        )
+    _check_unpacked_size(weights)
     try:
         content: object = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
@@ -173,6 +186,21 @@ def _unpickle(weights: Path) -> object:
             f"{weights.name}: not a PyTorch file of plain tensors and settings: {error}"
         ) from error
     return content
+
+
+def _check_unpacked_size(weights: Path) -> None:
+    """PyTorch stores without compression; what unpacks to more than the file could fill memory."""
+    try:
+        with zipfile.ZipFile(weights) as archive:
+            unpacked = sum(record.file_size for record in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # an old or a damaged file: torch.load tells which
+    size = weights.stat().st_size
+    if unpacked > size:
+        raise ConversionError(
+            f"{weights.name}: found records of {unpacked} bytes in a file of {size}, "
+            "expected them to be stored as torch.save does, without compression"
+        )
 
 
 def _split(weights: Path, content: object) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -255,7 +283,8 @@ def _read_vocab(source: Any) -> tuple[str, ...]:
         # line ends, so str.splitlines would shift the ids.
         tokens = source.removesuffix("\n").split("\n")
     elif isinstance(source, Mapping):
-        if sorted(source.values()) != list(range(len(source))):
+        ids = list(source.values())
+        if any(type(each) is not int for each in ids) or sorted(ids) != list(range(len(ids))):
             raise ConversionError("vocab: found a mapping whose ids are not 0 .. n-1")
         tokens = sorted(source, key=source.__getitem__)
     elif isinstance(source, Sequence):
