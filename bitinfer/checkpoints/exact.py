@@ -51,7 +51,7 @@ def means(matrix: npt.NDArray[np.float32]) -> Means:
     rows, columns = matrix.shape
     total = 0
     row_totals: list[int] = []
-    step = max(1, _CHUNK // columns)
+    step = max(1, _CHUNK // max(columns, _FIELDS))  # bounds the table of sums as well
     for start in range(0, rows, step):
         signed, absolute = _row_sums(np.ascontiguousarray(matrix[start : start + step]))
         total += signed
