@@ -1,6 +1,6 @@
 """How often the engine, and float32 PyTorch, agree with the float64 meaning of a checkpoint.
 
-    python benchmarks/parity.py CHECKPOINT TABLE.tsv [--limit 5000]
+    python benchmarks/parity.py CHECKPOINT TABLE.tsv [--task sst-2] [--limit 5000]
 
 TABLE has columns ``sentence`` and ``label``, as the tables of GLUE.  The engine is compared code by
 code at every binarization point and in its logits; float32 in logits (within 1e-3) and labels.
@@ -18,6 +18,7 @@ import torch
 
 from bitinfer import _core
 from bitinfer.checkpoints.bit import read_bit
+from bitinfer.converter import unpadded
 from bitinfer.evaluation import read_table
 from bitinfer.packing import to_metadata, to_tensors
 from bitinfer.reference import Reference, ReferenceOutput
@@ -32,17 +33,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint")
     parser.add_argument("table")
+    parser.add_argument("--task", help="tells the training length; default: as the checkpoint says")
     parser.add_argument("--limit", type=int)
     options = parser.parse_args()
 
-    description = read_bit(options.checkpoint, task="sst-2")
+    description = read_bit(options.checkpoint, task=options.task)
     metadata = to_metadata(description)
     settings = {k: v for k, v in metadata["config"].items() if k != "activation"}
     engine = _core.Model(settings, to_tensors(description))
     float64, float32 = Reference(description), Reference(description, dtype=torch.float32)
 
     sentences = read_table(options.table).texts[: options.limit]
-    tokenizer = TextTokenizer(metadata["vocab"], lowercase=True, name=options.checkpoint)
+    lowercase = description.lowercase
+    tokenizer = TextTokenizer(metadata["vocab"], lowercase=lowercase, name=options.checkpoint)
     tokens = tokenizer.encode(sentences, max_length=metadata["tokenizer"]["max_length"])
     sequences = np.split(tokens.ids, tokens.offsets[1:-1])
     sequences.sort(key=len)
@@ -89,13 +92,7 @@ def all_codes_equal(
     found: dict[str, npt.NDArray[np.int8]], wanted: ReferenceOutput, row: int, count: int
 ) -> bool:
     for name, codes in wanted.codes.items():
-        here = codes[row].numpy()
-        if name.endswith("attention.probs"):
-            here = here[:, :count, :count]
-        elif here.ndim == 3:
-            here = here[:, :count]
-        elif here.ndim == 2:
-            here = here[:count]
+        here = unpadded(name, codes[row].numpy(), count)
         if not np.array_equal(found[name], here):
             return False
     return True

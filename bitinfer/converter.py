@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from bitinfer.checkpoints.bit import read_bit
 from bitinfer.checkpoints.description import Description
-from bitinfer.errors import ConversionError
+from bitinfer.checkpoints.files import looks_like_checkpoint
+from bitinfer.errors import ConversionError, InputError
 from bitinfer.export import export_float
-from bitinfer.format import Tensors, write_packed
+from bitinfer.format import Tensors, check_target, write_packed
 from bitinfer.packing import to_metadata, to_tensors
 from bitinfer.sizes import by_part, part_of
 
@@ -29,6 +30,7 @@ __all__ = [
     "export_float",
     "measure_parity",
     "pack_checkpoint",
+    "unpadded",
 ]
 
 LOGITS_TOLERANCE = 1e-9  # far above float64 rounding, far below what one flipped bit changes
@@ -173,14 +175,16 @@ def convert(
     Raises:
         ConversionError: the checkpoint is not understood completely, or parity failed.
         FileExistsError: ``dst`` exists and ``overwrite`` is false.
-        InputError: an option has a value that is not allowed.
+        InputError: an option has a value that is not allowed, or ``dst`` is a checkpoint, which
+            is never replaced.
+        OSError: ``dst`` cannot be written.
         UnsupportedError: PyTorch is not installed.
 
     Example:
         >>> print(convert("bit-sst2", "sst2.safetensors", labels=["negative", "positive"]))
     """
-    if not overwrite and os.path.lexists(dst):
-        raise FileExistsError(f"{os.fspath(dst)} exists; pass overwrite=True to replace it")
+    if looks_like_checkpoint(check_target(dst, overwrite=overwrite)):
+        raise InputError(f"{os.fspath(dst)}: found a checkpoint, which is not replaced")
     description = read_bit(src, config=config, vocab=vocab, labels=labels, task=task)
     tensors = to_tensors(description)
     metadata = to_metadata(description, max_length=max_length, licence=licence)
@@ -260,11 +264,11 @@ def _sample(description: Description) -> tuple[npt.NDArray[np.int64], ...]:
 def _sequence(output: ReferenceOutput, row: int, length: int) -> dict[str, npt.NDArray[Any]]:
     """Codes and logits of one sequence of a reference batch, without its padding."""
     values = {**output.codes, "logits": output.logits}
-    return {name: _unpadded(name, each[row].numpy(), length) for name, each in values.items()}
+    return {name: unpadded(name, each[row].numpy(), length) for name, each in values.items()}
 
 
-def _unpadded(name: str, value: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
-    """[S, n], or for each attention head [heads, S, n]; one value a sequence stays as it is."""
+def unpadded(name: str, value: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
+    """A value of a padded sequence cut to ``length``: [S, n], or for each attention head [heads, S, n]; one value a sequence stays as it is."""
     if name.endswith("attention.probs"):
         return value[:, :length, :length]
     if value.ndim == 3:

@@ -322,6 +322,19 @@ def test_an_existing_file_is_kept_unless_told_otherwise(tiny: Path, tmp_path: Pa
     read_packed(target)
 
 
+def test_a_target_that_cannot_be_made_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        convert(tmp_path / "absent", tmp_path / "folder" / "a")
+
+
+def test_a_checkpoint_is_never_replaced(tiny: Path) -> None:
+    weights = tiny / "pytorch_model.bin"
+    before = weights.read_bytes()
+    with pytest.raises(InputError, match="found a checkpoint, which is not replaced"):
+        convert(tiny, weights, overwrite=True, verify=False)
+    assert weights.read_bytes() == before
+
+
 def test_nothing_is_written_when_parity_fails(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
