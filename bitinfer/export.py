@@ -37,7 +37,7 @@ from bitinfer.checkpoints.description import (
     LayerNorm,
 )
 from bitinfer.checkpoints.exact import UNIT_EXPONENT
-from bitinfer.errors import ConversionError
+from bitinfer.errors import ConversionError, UnsupportedError
 from bitinfer.format import read_packed
 from bitinfer.packing import from_tensors
 
@@ -62,12 +62,15 @@ def export_float(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> No
         ConversionError: a matrix cannot be written as float32 weights that lead back to it: it
             holds a row whose codes are all of one sign, or too few of a sign.
         FileExistsError: ``dst`` exists.
+        UnsupportedError: PyTorch is not installed.
 
     Example:
         >>> export_float("sst2.safetensors", "sst2-float")
     """
-    import torch
-
+    try:
+        import torch
+    except ImportError as error:
+        raise UnsupportedError("export_float needs PyTorch: install bitinfer[torch]") from error
     target = Path(dst)
     if os.path.lexists(target):
         raise FileExistsError(f"{target} exists; expected a new folder")
@@ -80,14 +83,15 @@ def export_float(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> No
     }
     temporary = Path(tempfile.mkdtemp(prefix=".bitinfer-", dir=target.absolute().parent))
     try:
-        torch.save(state, temporary / "pytorch_model.bin")
-        _write_json(temporary / "config.json", _config(description))
-        _write_json(temporary / "tokenizer_config.json", tokenizer)
-        (temporary / "vocab.txt").write_bytes(
+        folder = temporary / "checkpoint"
+        folder.mkdir()  # with the permissions of any new folder; that of mkdtemp is private
+        torch.save(state, folder / "pytorch_model.bin")
+        _write_json(folder / "config.json", _config(description))
+        _write_json(folder / "tokenizer_config.json", tokenizer)
+        (folder / "vocab.txt").write_bytes(
             "".join(f"{each}\n" for each in description.vocab).encode()
         )
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        temporary.rename(target)
+        folder.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
