@@ -74,7 +74,7 @@ def _model(name: str, file: Path) -> dict[str, Any]:
         **json.loads(_output(_INFO, name)),
         "file": file.stat().st_size,
         "first_prediction": sorted(seconds for seconds, _ in starts)[_STARTS // 2],
-        "peak": min(peak for _, peak in starts),
+        "peak": sorted(peak for _, peak in starts)[_STARTS // 2],
     }
 
 
