@@ -151,6 +151,7 @@ def _predict(options: argparse.Namespace) -> int:
             for text, best in zip(batch, ranked, strict=True):
                 for line in write(text, best):
                     print(line)
+            print(end="", flush=True)  # the next batch may be long in coming
     return OK
 
 

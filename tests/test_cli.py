@@ -211,6 +211,18 @@ def test_predict_lines(model: str, tmp_path: Path) -> None:
     assert run("predict", model) == (0, "", "")
 
 
+def test_answers_do_not_wait_for_the_end_of_the_input(model: str) -> None:
+    with start("predict", model, "--batch-size", "1", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for text in (b"a b c\n", b"z\n"):
+            process.stdin.write(text)
+            process.stdin.flush()
+            assert process.stdout.readline().endswith(b"  " + text)
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
+
+
 def test_predict_lines_that_are_not_utf8(model: str) -> None:
     code, output, errors = run("predict", model, "--batch-size", "1", text=b"a\n\xff\xfe\n")
     assert code == 2
