@@ -268,7 +268,10 @@ def _sequence(output: ReferenceOutput, row: int, length: int) -> dict[str, npt.N
 
 
 def unpadded(name: str, value: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
-    """A value of a padded sequence cut to ``length``: [S, n], or for each attention head [heads, S, n]; one value a sequence stays as it is."""
+    """A value of a sequence without its padding.
+
+    It is [S, n], or for each attention head [heads, S, n]; one value a sequence stays as it is.
+    """
     if name.endswith("attention.probs"):
         return value[:, :length, :length]
     if value.ndim == 3:
