@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from bitinfer.checkpoints.bit import read_bit
 from bitinfer.checkpoints.description import Description
 from bitinfer.checkpoints.files import looks_like_checkpoint
-from bitinfer.errors import ConversionError, InputError
+from bitinfer.errors import ConversionError, InputError, InputTypeError
 from bitinfer.export import export_float
 from bitinfer.format import Tensors, check_target, write_packed
 from bitinfer.packing import to_metadata, to_tensors
@@ -177,6 +178,7 @@ def convert(
         FileExistsError: ``dst`` exists and ``overwrite`` is false.
         InputError: an option has a value that is not allowed, or ``dst`` is a checkpoint, which
             is never replaced.
+        InputTypeError: an option is of the wrong type.
         OSError: ``dst`` cannot be written.
         UnsupportedError: PyTorch is not installed.
 
@@ -185,6 +187,9 @@ def convert(
     """
     if looks_like_checkpoint(check_target(dst, overwrite=overwrite)):
         raise InputError(f"{os.fspath(dst)}: found a checkpoint, which is not replaced")
+    for name, option in (("task", task), ("licence", licence)):
+        if not isinstance(option, (str, NoneType)):
+            raise InputTypeError(f"{name}: found {type(option).__name__}, expected str")
     description = read_bit(src, config=config, vocab=vocab, labels=labels, task=task)
     tensors = to_tensors(description)
     metadata = to_metadata(description, max_length=max_length, licence=licence)

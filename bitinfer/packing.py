@@ -26,8 +26,8 @@ from bitinfer.checkpoints.description import (
     LayerNorm,
 )
 from bitinfer.checkpoints.tasks import find_task
-from bitinfer.errors import InputError
 from bitinfer.format import FORMAT_VERSION, Tensors
+from bitinfer.inputs import check_int
 from bitinfer.thresholds import layer_thresholds
 
 __all__ = ["from_tensors", "pack_bits", "to_metadata", "to_tensors", "unpack_bits"]
@@ -103,13 +103,13 @@ def to_metadata(
 
     Raises:
         InputError: if ``max_length`` is not within 3 and the number of positions.
+        InputTypeError: if it is not an integer.
     """
     positions = description.config.positions
     task = find_task(description.task)
     if max_length is None:
         max_length = min(positions, task.max_length if task else positions)
-    if not _SHORTEST <= max_length <= positions:
-        raise InputError(f"max_length: found {max_length}, expected {_SHORTEST} .. {positions}")
+    max_length = check_int("max_length", max_length, _SHORTEST, positions)
     return {
         "format_version": FORMAT_VERSION,
         "writer": f"bitinfer {bitinfer.__version__}",

@@ -20,7 +20,7 @@ from bitinfer import converter, export, sizes
 from bitinfer.checkpoints.bit import binarize, read_bit
 from bitinfer.checkpoints.description import BinaryMatrix
 from bitinfer.converter import Parity, convert, export_float, measure_parity, pack_checkpoint
-from bitinfer.errors import ConversionError, InputError
+from bitinfer.errors import ConversionError, InputError, InputTypeError
 from bitinfer.format import read_packed
 from bitinfer.packing import from_tensors, pack_bits, to_metadata, to_tensors, unpack_bits
 
@@ -307,7 +307,7 @@ def test_max_length(
 
 @pytest.mark.parametrize("max_length", [2, 41])
 def test_max_length_that_does_not_fit(tiny: Path, tmp_path: Path, max_length: int) -> None:
-    with pytest.raises(InputError, match=f"max_length: found {max_length}, expected 3 .. 40"):
+    with pytest.raises(InputError, match=f"max_length: found {max_length}, expected 3..40"):
         convert(tiny, tmp_path / "a", max_length=max_length)
     assert list(tmp_path.iterdir()) == []
 
@@ -325,6 +325,13 @@ def test_an_existing_file_is_kept_unless_told_otherwise(tiny: Path, tmp_path: Pa
 def test_a_target_that_cannot_be_made_is_refused_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder"):
         convert(tmp_path / "absent", tmp_path / "folder" / "a")
+
+
+@pytest.mark.parametrize("option", [{"task": 5}, {"licence": b"MIT"}, {"max_length": "9"}])
+def test_options_of_the_wrong_type(tiny: Path, tmp_path: Path, option: dict[str, Any]) -> None:
+    with pytest.raises(InputTypeError, match=f"{next(iter(option))}: found (int|bytes|str)"):
+        convert(tiny, tmp_path / "a", **option)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_is_never_replaced(tiny: Path) -> None:
