@@ -224,7 +224,7 @@ def test_sizes(key: str) -> None:
 
 
 def test_unknown_setting() -> None:
-    with pytest.raises(FormatError, match="keys that the engine does not know"):
+    with pytest.raises(FormatError, match="is unknown to the engine"):
         make({"activation": "gelu"})
 
 

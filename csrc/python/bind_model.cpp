@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <variant>
 
@@ -20,11 +21,11 @@ namespace {
 using ConfigDict = std::map<std::string, std::variant<int64_t, std::string>>;
 
 Config read_config(const ConfigDict& dict) {
-  size_t used = 0;
+  std::set<std::string> known;
   const auto find = [&](const char* key) -> const std::variant<int64_t, std::string>& {
     const auto found = dict.find(key);
     if (found == dict.end()) throw FormatError(std::string("config '") + key + "' is missing");
-    ++used;
+    known.insert(key);
     return found->second;
   };
   const auto integer = [&](const char* key) {
@@ -52,7 +53,9 @@ Config read_config(const ConfigDict& dict) {
                       (head != nullptr ? *head : std::string("a number")) +
                       "', expected 'classification' or 'span'");
   }
-  if (used != dict.size()) throw FormatError("config: found keys that the engine does not know");
+  for (const auto& [key, value] : dict) {
+    if (known.count(key) == 0) throw FormatError("config '" + key + "' is unknown to the engine");
+  }
   return config;
 }
 
