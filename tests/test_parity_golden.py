@@ -13,18 +13,8 @@ from bitinfer.checkpoints.bit import read_bit
 
 pytest.importorskip("torch", reason="checkpoints are read with PyTorch")
 
-CASES = (
-    "cls-128x2",
-    "edge-gelu-128x2",
-    "edge-rowwise-80x2",
-    "edge-zeros-96x2",
-    "mnli-192x3-gelu",
-    "squad-128x2",
-    "stsb-128x2-hd32",
-)
 
-
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", parity.GOLDEN)
 def test_every_code_equals_the_published_float64_run(shared: Path, case: str) -> None:
     folder = shared / "golden" / case
     description = read_bit(folder)

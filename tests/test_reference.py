@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import parity
 import pytest
 import seeded
 
@@ -17,15 +18,6 @@ from bitinfer.errors import InputError
 
 torch = pytest.importorskip("torch")
 
-GOLDEN = (
-    "cls-128x2",
-    "edge-gelu-128x2",
-    "edge-rowwise-80x2",
-    "edge-zeros-96x2",
-    "mnli-192x3-gelu",
-    "squad-128x2",
-    "stsb-128x2-hd32",
-)
 SPECS = {
     "tiny": seeded.TINY,
     "gelu rowwise": replace(seeded.WIDE_160, activation="gelu", weight_layerwise=False),
@@ -61,7 +53,7 @@ def real_queries(name: str, values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 # ---- golden cases
 
 
-@pytest.mark.parametrize("case", GOLDEN)
+@pytest.mark.parametrize("case", parity.GOLDEN)
 def test_golden_codes_hidden_states_and_logits(shared: Path, case: str) -> None:
     golden = np.load(shared / "golden" / case / "golden.npz")
     mask = golden["attention_mask"]
@@ -80,7 +72,7 @@ def test_golden_codes_hidden_states_and_logits(shared: Path, case: str) -> None:
         assert np.abs(error).max() < 1e-12, name
 
 
-@pytest.mark.parametrize("case", GOLDEN)
+@pytest.mark.parametrize("case", parity.GOLDEN)
 def test_golden_float32_run(shared: Path, case: str) -> None:
     # These cases are too small for float32 to lose a bit, so both float32 runs agree.
     golden = np.load(shared / "golden" / case / "golden.npz")
