@@ -1,7 +1,6 @@
 #include "model/forward.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/bits.h"
 #include "base/math.h"

@@ -1,7 +1,6 @@
 #include "model/packed_matrix.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/bits.h"
 

@@ -1,7 +1,6 @@
 #include "model/weights.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/bits.h"
 #include "base/error.h"
