@@ -2,9 +2,11 @@
 // set.
 //
 // V::Word holds 32-bit words of V::kLanes channels; V::kParts of them make a panel. V::Counter
-// counts bits for up to V::kMaxSteps steps, V::Sum has one int32 per channel. On AVX-512 a counter
-// is a sum and begin/end vanish; elsewhere counters are bytes (at most 8 more a step, so 31 steps
-// fit). Sums are exact up to K = 2^30.
+// counts the bits of up to V::kMaxCounts words, V::Sum has one int32 per channel. On AVX-512 a
+// counter is a sum and begin/end vanish; elsewhere counters are bytes (at most 8 more a word, so 31
+// words fit). Sums are exact up to K = 2^30.
+//
+// Operands are running words (running_words.h): two steps are counted at once, by their carry.
 //
 // Loop order: a group of panels stays in L1 while all rows pass by it. Panel and row tails use
 // narrower tiles; nothing is read past the last panel or the last 32-bit word of a row.
@@ -16,6 +18,34 @@
 
 namespace bitinfer {
 namespace {
+
+#define BITINFER_INLINE __attribute__((always_inline))
+
+template <int... I>
+struct Indices {};
+template <int kCount, int... I>
+struct IndicesUpTo : IndicesUpTo<kCount - 1, kCount - 1, I...> {};
+template <int... I>
+struct IndicesUpTo<0, I...> {
+  using type = Indices<I...>;
+};
+template <int kValue>
+struct Index {
+  constexpr operator int() const { return kValue; }
+};
+
+template <class Body, int... I>
+BITINFER_INLINE inline void unroll(const Body& body, Indices<I...>) {
+  (body(Index<I>{}), ...);
+}
+
+// body(0), body(1), .. with constants. Compilers keep arrays in registers only if every index is a
+// constant before they start; GCC unrolls loops too late for that, which costs a sixth of the
+// speed.
+template <int kCount, class Body>
+BITINFER_INLINE inline void unroll(const Body& body) {
+  unroll(body, typename IndicesUpTo<kCount>::type{});
+}
 
 alignas(64) constexpr uint32_t kAllOnes[kPanelWidth] = {~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u,
                                                         ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u};
@@ -29,93 +59,130 @@ inline uint32_t step_word(const uint64_t* row, int64_t step) {
 
 template <class V, int kRowCount, int kPartCount>
 struct Tile {
-  typename V::Sum sums[kRowCount][kPartCount];
+  typename V::Sum sums[kRowCount * kPartCount];
 };
 
 // X of kRowCount rows and kPartCount / V::kParts neighbouring panels.
 template <class V, int kRowCount, int kPartCount>
-inline Tile<V, kRowCount, kPartCount> plain_tile(const uint64_t* a, int64_t a_stride,
-                                                 const uint32_t* b, int64_t steps) {
-  constexpr int kPanelCount = kPartCount / V::kParts;
+BITINFER_INLINE inline Tile<V, kRowCount, kPartCount> plain_tile(const uint64_t* a,
+                                                                 int64_t a_stride,
+                                                                 const uint32_t* b, int64_t steps) {
+  using Word = typename V::Word;
+  constexpr int kCells = kRowCount * kPartCount;
+  const auto load_step = [&](int64_t s, Word* words) BITINFER_INLINE {
+    unroll<kPartCount>([&](auto p) BITINFER_INLINE {
+      words[p] = V::load(b + (p / V::kParts * steps + s) * kPanelWidth + p % V::kParts * V::kLanes);
+    });
+  };
   Tile<V, kRowCount, kPartCount> tile;
-  for (int r = 0; r < kRowCount; ++r) {
-    for (int p = 0; p < kPartCount; ++p) tile.sums[r][p] = V::zero();
+  Word parity[kCells];  // p[s] of the step before
+  unroll<kCells>([&](auto i) BITINFER_INLINE {
+    tile.sums[i] = V::zero();
+    parity[i] = V::no_bits();
+  });
+  int64_t s = 0;
+  if (steps % 2 != 0) {
+    Word words[kPartCount];
+    load_step(0, words);
+    unroll<kRowCount>([&](auto r) BITINFER_INLINE {
+      const Word row = V::broadcast(step_word(a + r * a_stride, 0));
+      unroll<kPartCount>(
+          [&](auto p) BITINFER_INLINE { parity[r * kPartCount + p] = V::bit_xor(row, words[p]); });
+    });
+    s = 1;
   }
-  for (int64_t first = 0; first < steps; first += V::kMaxSteps) {
-    const int64_t last = steps - first < V::kMaxSteps ? steps : first + V::kMaxSteps;
-    typename V::Counter counters[kRowCount][kPartCount];
-    for (int r = 0; r < kRowCount; ++r) {
-      for (int p = 0; p < kPartCount; ++p) counters[r][p] = V::begin(tile.sums[r][p]);
+  while (s < steps) {
+    const int64_t last = steps - s < 2 * V::kMaxCounts ? steps : s + 2 * V::kMaxCounts;
+    typename V::Counter counters[kCells];
+    unroll<kCells>([&](auto i) BITINFER_INLINE { counters[i] = V::begin(tile.sums[i]); });
+    for (; s < last; s += 2) {
+      Word first[kPartCount], second[kPartCount];
+      load_step(s, first);
+      load_step(s + 1, second);
+      unroll<kRowCount>([&](auto r) BITINFER_INLINE {
+        const Word row_first = V::broadcast(step_word(a + r * a_stride, s));
+        const Word row_second = V::broadcast(step_word(a + r * a_stride, s + 1));
+        unroll<kPartCount>([&](auto p) BITINFER_INLINE {
+          constexpr int i = r * kPartCount + p;
+          const Word next = V::bit_xor(row_second, second[p]);
+          const Word carry = V::carry(parity[i], V::bit_xor(row_first, first[p]), next);
+          parity[i] = next;
+          counters[i] = V::count(counters[i], carry);
+          // Or GCC copies counters around; what the compiler vectorizes itself it must see.
+          if constexpr (V::kIsVector) V::opaque(counters[i]);
+        });
+      });
     }
-    for (int64_t s = first; s < last; ++s) {
-      typename V::Word words[kPartCount];
-      for (int panel = 0; panel < kPanelCount; ++panel) {
-        for (int p = 0; p < V::kParts; ++p) {
-          words[panel * V::kParts + p] =
-              V::load(b + (panel * steps + s) * kPanelWidth + p * V::kLanes);
-        }
-      }
-      for (int r = 0; r < kRowCount; ++r) {
-        const typename V::Word row = V::broadcast(step_word(a + r * a_stride, s));
-        for (int p = 0; p < kPartCount; ++p) {
-          counters[r][p] = V::count(counters[r][p], V::bit_xor(row, words[p]));
-        }
-      }
-    }
-    for (int r = 0; r < kRowCount; ++r) {
-      for (int p = 0; p < kPartCount; ++p) {
-        tile.sums[r][p] = V::end(tile.sums[r][p], counters[r][p]);
-      }
-    }
+    unroll<kCells>([&](auto i)
+                       BITINFER_INLINE { tile.sums[i] = V::end(tile.sums[i], counters[i]); });
   }
+  unroll<kCells>([&](auto i) BITINFER_INLINE {
+    const typename V::Sum twice = V::add(tile.sums[i], tile.sums[i]);
+    tile.sums[i] = V::end(twice, V::count(V::begin(twice), parity[i]));
+  });
   return tile;
+}
+
+// Which codes of a row are not 0, for one step.
+inline uint32_t nonzero_step(const Rows& a, int64_t row, int64_t step) {
+  if (a.nonzero != nullptr) return step_word(a.nonzero + row * a.stride, step);
+  if (!a.is_unsigned) return ~0u;
+  const uint64_t* bits = a.bits + row * a.stride;
+  return step > 0 ? step_word(bits, step) ^ step_word(bits, step - 1) : step_word(bits, step);
 }
 
 // X of one row and one panel with codes that may be 0: 2 popcount((a ^ b) & m) - popcount(m), where
 // m marks the places at which neither side is 0. Rare, so it is kept simple.
 template <class V>
-inline Tile<V, 1, V::kParts> masked_tile(const uint64_t* a, const uint64_t* a_nonzero,
-                                         const uint32_t* b, const uint32_t* b_nonzero,
-                                         int64_t steps) {
+inline Tile<V, 1, V::kParts> masked_tile(const Rows& a, int64_t row, const Panels& b,
+                                         int64_t panel) {
+  const uint64_t* a_bits = a.bits + row * a.stride;
+  const uint32_t* b_words = b.words + panel * b.steps * kPanelWidth;
+  const uint32_t* b_nonzero = b.nonzero != nullptr ? b.nonzero[panel] : nullptr;
   Tile<V, 1, V::kParts> tile;
   for (int p = 0; p < V::kParts; ++p) {
     typename V::Sum differing = V::zero(), counted = V::zero();
-    for (int64_t first = 0; first < steps; first += V::kMaxSteps) {
-      const int64_t last = steps - first < V::kMaxSteps ? steps : first + V::kMaxSteps;
+    typename V::Word parity = V::no_bits();
+    for (int64_t first = 0; first < b.steps; first += V::kMaxCounts) {
+      const int64_t last = b.steps - first < V::kMaxCounts ? b.steps : first + V::kMaxCounts;
       typename V::Counter differing_bits = V::begin(differing), counted_bits = V::begin(counted);
       for (int64_t s = first; s < last; ++s) {
         const int64_t at = s * kPanelWidth + p * V::kLanes;
         const typename V::Word mask =
-            V::bit_and(V::broadcast(a_nonzero != nullptr ? step_word(a_nonzero, s) : ~0u),
+            V::bit_and(V::broadcast(nonzero_step(a, row, s)),
                        V::load(b_nonzero != nullptr ? b_nonzero + at : kAllOnes + p * V::kLanes));
-        const typename V::Word x = V::bit_xor(V::broadcast(step_word(a, s)), V::load(b + at));
-        differing_bits = V::count(differing_bits, V::bit_and(x, mask));
+        const typename V::Word next =
+            V::bit_xor(V::broadcast(step_word(a_bits, s)), V::load(b_words + at));
+        differing_bits = V::count(differing_bits, V::bit_and(V::bit_xor(parity, next), mask));
         counted_bits = V::count(counted_bits, mask);
+        parity = next;
       }
       differing = V::end(differing, differing_bits);
       counted = V::end(counted, counted_bits);
     }
-    tile.sums[0][p] = V::sub(differing, V::sub(counted, differing));
+    tile.sums[p] = V::sub(differing, V::sub(counted, differing));
   }
   return tile;
 }
 
-// S of one panel from its X.
+// S of one part of a panel from its X; `col` is the part's first column.
 template <class V, bool kMasked>
-inline void codes_sum(const typename V::Sum* parts, const Rows& a, int64_t depth,
-                      const int32_t* ones, int64_t col, int32_t* sums) {
-  for (int p = 0; p < V::kParts; ++p) {
-    const typename V::Sum x = parts[p];
-    typename V::Sum sum;
-    if (kMasked) {
-      sum = V::sub(V::zero(), x);
-    } else if (a.is_unsigned) {
-      sum = V::sub(V::load_sums(ones + col + p * V::kLanes), x);
-    } else {
-      sum = V::sub(V::sub(V::set_sums(static_cast<int32_t>(depth)), x), x);
-    }
-    V::store(sums + p * V::kLanes, sum);
-  }
+BITINFER_INLINE inline typename V::Sum codes_sum(typename V::Sum x, const Rows& a, int64_t depth,
+                                                 const int32_t* ones, int64_t col) {
+  if (kMasked) return V::sub(V::zero(), x);
+  if (a.is_unsigned) return V::sub(V::load_sums(ones + col), x);
+  return V::sub(V::sub(V::set_sums(static_cast<int32_t>(depth)), x), x);
+}
+
+// S of one panel.
+template <class V, bool kMasked>
+BITINFER_INLINE inline void store_codes_sums(const typename V::Sum* parts, const Rows& a,
+                                             int64_t depth, const int32_t* ones, int64_t col,
+                                             int32_t* sums) {
+  unroll<V::kParts>([&](auto p) BITINFER_INLINE {
+    constexpr int offset = p * V::kLanes;
+    V::store(sums + offset, codes_sum<V, kMasked>(parts[p], a, depth, ones, col + offset));
+  });
 }
 
 inline int64_t valid_columns(const Panels& b, int64_t panel) {
@@ -123,111 +190,164 @@ inline int64_t valid_columns(const Panels& b, int64_t panel) {
   return left < kPanelWidth ? left : kPanelWidth;
 }
 
+// What becomes of X. An epilogue takes one row of a tile at a time: the parts of kPanelCount
+// neighbouring panels. It holds copies of all it needs, because what it writes through pointers
+// could change anything that is behind a reference, and compilers would read that again for every
+// row.
+
 template <class V>
 struct SumsEpilogue {
-  const Rows& a;
-  const Panels& b;
-  const StoreSums& to;
+  Rows a;
+  Panels b;
+  StoreSums to;
 
-  template <bool kMasked>
-  void panel(int64_t row, int64_t panel, const typename V::Sum* parts) const {
-    int32_t sums[kPanelWidth];
-    const int64_t col = panel * kPanelWidth;
-    codes_sum<V, kMasked>(parts, a, b.depth, to.ones, col, sums);
-    std::memcpy(to.out + row * to.stride + col, sums, valid_columns(b, panel) * sizeof(int32_t));
+  void prefetch(int64_t, int64_t, int) const {}
+
+  template <bool kMasked, int kPanelCount>
+  BITINFER_INLINE void row(int64_t row, int64_t panel, const typename V::Sum* parts) const {
+    unroll<kPanelCount>([&](auto i) BITINFER_INLINE {
+      int32_t sums[kPanelWidth];
+      const int64_t col = (panel + i) * kPanelWidth;
+      store_codes_sums<V, kMasked>(parts + i * V::kParts, a, b.depth, to.ones, col, sums);
+      std::memcpy(to.out + row * to.stride + col, sums,
+                  valid_columns(b, panel + i) * sizeof(int32_t));
+    });
   }
   void finish() const {}
 };
 
 template <class V>
 struct AffineEpilogue {
-  const Rows& a;
-  const Panels& b;
-  const Affine& to;
+  Rows a;
+  Panels b;
+  Affine to;
 
-  template <bool kMasked>
-  void panel(int64_t row, int64_t panel, const typename V::Sum* parts) const {
-    int32_t sums[kPanelWidth];
-    const int64_t col = panel * kPanelWidth;
-    codes_sum<V, kMasked>(parts, a, b.depth, to.ones, col, sums);
-    double* out = to.out + row * to.stride + col;
-    const double* residual = to.residual != nullptr ? to.residual + row * to.stride + col : nullptr;
-    const int64_t columns = valid_columns(b, panel);
-    int64_t j = 0;
-    for (; j + V::kDoubles <= columns; j += V::kDoubles) {
-      auto value = V::mul(V::load(to.scale + col + j), V::convert(sums + j));
-      value = V::add(value, V::load(to.bias + col + j));
-      if (residual != nullptr) value = V::add(V::load(residual + j), value);
-      V::store(out + j, value);
+  // The residual is farther away than the operands of the product.
+  BITINFER_INLINE void prefetch(int64_t row, int64_t panel, int panel_count) const {
+    const double* out = to.out + row * to.stride + panel * kPanelWidth;
+    for (int i = 0; i < panel_count * kPanelWidth; i += 8) __builtin_prefetch(out + i, 1);
+  }
+
+  template <bool kMasked, int kPanelCount>
+  BITINFER_INLINE void row(int64_t row, int64_t panel, const typename V::Sum* parts) const {
+    const int64_t first = panel * kPanelWidth;
+    if (first + kPanelCount * kPanelWidth > b.cols) {
+      return tail<kMasked, kPanelCount>(row, panel, parts);
     }
-    for (; j < columns; ++j) {
-      const double value = to.scale[col + j] * sums[j] + to.bias[col + j];
-      out[j] = residual != nullptr ? residual[j] + value : value;
-    }
+    double* out = to.out + row * to.stride;
+    const double* residual = to.residual != nullptr ? to.residual + row * to.stride : nullptr;
+    unroll<kPanelCount * V::kParts>([&](auto p) BITINFER_INLINE {
+      const int64_t col = first + p * V::kLanes;
+      const auto sum = codes_sum<V, kMasked>(parts[p], a, b.depth, to.ones, col);
+      store(V::low_doubles(sum), col, residual, out);
+      store(V::high_doubles(sum), col + V::kDoubles, residual, out);
+    });
   }
   void finish() const {}
+
+ private:
+  BITINFER_INLINE void store(typename V::Doubles sum, int64_t col, const double* residual,
+                             double* out) const {
+    auto value = V::mul(V::load(to.scale + col), sum);
+    value = V::add(value, V::load(to.bias + col));
+    if (residual != nullptr) value = V::add(V::load(residual + col), value);
+    V::store(out + col, value);
+  }
+
+  template <bool kMasked, int kPanelCount>
+  __attribute__((noinline)) void tail(int64_t row, int64_t panel,
+                                      const typename V::Sum* parts) const {
+    for (int i = 0; i < kPanelCount; ++i) {
+      int32_t sums[kPanelWidth];
+      const int64_t col = (panel + i) * kPanelWidth;
+      store_codes_sums<V, kMasked>(parts + i * V::kParts, a, b.depth, to.ones, col, sums);
+      for (int64_t j = 0; j < valid_columns(b, panel + i); ++j) {
+        const int64_t n = col + j;
+        const double value = to.scale[n] * sums[j] + to.bias[n];
+        double& out = to.out[row * to.stride + n];
+        out = to.residual != nullptr ? to.residual[row * to.stride + n] + value : value;
+      }
+    }
+  }
 };
 
 template <class V>
 struct PackEpilogue {
-  const Rows& a;
-  const Panels& b;
-  const PackCodes& to;
+  Rows a;
+  Panels b;
+  PackCodes to;
 
-  template <bool kMasked>
-  void panel(int64_t row, int64_t panel, const typename V::Sum* parts) const {
+  void prefetch(int64_t, int64_t, int) const {}
+
+  template <bool kMasked, int kPanelCount>
+  BITINFER_INLINE void row(int64_t row, int64_t panel, const typename V::Sum* parts) const {
+    static_assert(kPanelCount <= kPanelsPerStep, "at most one word of the result");
     const Thresholds& thresholds = kMasked ? to.masked : to.plain;
-    const int64_t col = panel * kPanelWidth;
     uint32_t plus = 0, minus = 0;
-    for (int p = 0; p < V::kParts; ++p) {
-      const int64_t at = col + p * V::kLanes;
-      plus |= V::less(parts[p], thresholds.less + at) << (p * V::kLanes);
-      if (thresholds.greater != nullptr) {
-        minus |= V::greater(parts[p], thresholds.greater + at) << (p * V::kLanes);
-      }
+    unroll<kPanelCount * V::kParts>([&](auto p) BITINFER_INLINE {
+      plus |= V::less(parts[p], thresholds.less + panel * kPanelWidth + p * V::kLanes)
+              << (p * V::kLanes);
+    });
+    if (thresholds.greater != nullptr) {
+      unroll<kPanelCount * V::kParts>([&](auto p) BITINFER_INLINE {
+        minus |= V::greater(parts[p], thresholds.greater + panel * kPanelWidth + p * V::kLanes)
+                 << (p * V::kLanes);
+      });
     }
-    if (to.nonzero != nullptr) {
-      store(to.bits, row, panel, plus);
-      store(to.nonzero, row, panel, plus | minus);
-    } else {
-      store(to.bits, row, panel, plus | minus);
-    }
+    const uint32_t bits = to.nonzero != nullptr ? plus : plus | minus;
+    store<kPanelCount>(place(to.bits, row, panel), bits ^ word_before<kPanelCount>(row, panel));
+    if (to.nonzero != nullptr) store<kPanelCount>(place(to.nonzero, row, panel), plus | minus);
   }
 
+  // Code bits after the last panel are 0.
   void finish() const {
-    clear_tail(to.bits);
-    if (to.nonzero != nullptr) clear_tail(to.nonzero);
+    const int64_t whole = to.stride * (64 / kPanelWidth);
+    for (int64_t row = 0; row < a.count && b.panel_count < whole; ++row) {
+      for (int64_t panel = b.panel_count; panel < whole; ++panel) {
+        store<1>(place(to.bits, row, panel), word_before<1>(row, panel));
+        if (to.nonzero != nullptr) store<1>(place(to.nonzero, row, panel), 0);
+      }
+    }
   }
 
  private:
-  void store(uint64_t* plane, int64_t row, int64_t panel, uint32_t mask) const {
-    const uint16_t bits = static_cast<uint16_t>(mask);
-    std::memcpy(reinterpret_cast<char*>(plane + row * to.stride) + panel * sizeof bits, &bits,
-                sizeof bits);
+  static constexpr int kPanelsPerStep = kStepBits / kPanelWidth;
+  static constexpr int64_t kPanelBytes = kPanelWidth / 8;
+
+  BITINFER_INLINE char* place(uint64_t* plane, int64_t row, int64_t panel) const {
+    return reinterpret_cast<char*>(plane + row * to.stride) + panel * kPanelBytes;
   }
-  void clear_tail(uint64_t* plane) const {
-    const int64_t written = b.panel_count * static_cast<int64_t>(sizeof(uint16_t));
-    const int64_t whole = to.stride * static_cast<int64_t>(sizeof(uint64_t));
-    if (written == whole) return;
-    for (int64_t row = 0; row < a.count; ++row) {
-      std::memset(reinterpret_cast<char*>(plane + row * to.stride) + written, 0, whole - written);
+  template <int kPanelCount>
+  BITINFER_INLINE static void store(char* to, uint32_t bits) {
+    std::memcpy(to, &bits, kPanelCount * kPanelBytes);  // little-endian
+  }
+  // What makes running words of code words. Panels come in ascending order, so the same part of
+  // the 32-bit word before is there already.
+  template <int kPanelCount>
+  BITINFER_INLINE uint32_t word_before(int64_t row, int64_t panel) const {
+    uint32_t bits = 0;
+    if (to.words == Words::kRunning && panel >= kPanelsPerStep) {
+      std::memcpy(&bits, place(to.bits, row, panel - kPanelsPerStep), kPanelCount * kPanelBytes);
     }
+    return bits;
   }
 };
 
 template <class V>
 struct DistanceEpilogue {
-  const Rows& a;
-  const Panels& b;
-  const StoreDistances& to;
+  Rows a;
+  Panels b;
+  StoreDistances to;
 
-  template <bool kMasked>
-  void panel(int64_t row, int64_t panel, const typename V::Sum* parts) const {
+  void prefetch(int64_t, int64_t, int) const {}
+
+  template <bool kMasked, int kPanelCount>
+  BITINFER_INLINE void row(int64_t row, int64_t panel, const typename V::Sum* parts) const {
     const typename V::Sum offset = V::set_sums(kMasked ? static_cast<int32_t>(b.depth) : 0);
     uint16_t* out = to.out + row * to.stride + panel * kPanelWidth;
-    for (int p = 0; p < V::kParts; ++p) {
+    unroll<kPanelCount * V::kParts>([&](auto p) BITINFER_INLINE {
       V::store_u16(out + p * V::kLanes, V::add(parts[p], offset));
-    }
+    });
   }
   void finish() const {
     for (int64_t row = 0; row < a.count; ++row) {
@@ -238,40 +358,37 @@ struct DistanceEpilogue {
 
 // Not inlined: GCC keeps the counters of the loop in registers only where nothing else is around.
 template <class V, int kRowCount, int kPanelCount, class Epilogue>
-__attribute__((noinline)) void plain_rows(const Rows& a, const Panels& b, int64_t row,
-                                          int64_t panel, const Epilogue& epilogue) {
+__attribute__((noinline)) void plain_rows(const Rows a, const Panels b, int64_t row, int64_t last,
+                                          int64_t panel, const Epilogue epilogue) {
   constexpr int kPartCount = kPanelCount * V::kParts;
-  const auto tile = plain_tile<V, kRowCount, kPartCount>(
-      a.bits + row * a.stride, a.stride, b.words + panel * b.steps * kPanelWidth, b.steps);
-  for (int r = 0; r < kRowCount; ++r) {
-    for (int p = 0; p < kPanelCount; ++p) {
-      epilogue.template panel<false>(row + r, panel + p, tile.sums[r] + p * V::kParts);
-    }
+  const uint32_t* panels = b.words + panel * b.steps * kPanelWidth;
+  for (; row < last; row += kRowCount) {
+    for (int r = 0; r < kRowCount; ++r) epilogue.prefetch(row + r, panel, kPanelCount);
+    const auto tile =
+        plain_tile<V, kRowCount, kPartCount>(a.bits + row * a.stride, a.stride, panels, b.steps);
+    unroll<kRowCount>([&](auto r) BITINFER_INLINE {
+      epilogue.template row<false, kPanelCount>(row + r, panel, tile.sums + r * kPartCount);
+    });
   }
 }
 
 template <class V, int kPanelCount, class Epilogue>
 void plain_panels(const Rows& a, const Panels& b, int64_t panel, const Epilogue& epilogue) {
-  int64_t row = 0;
-  for (; row + V::kTileRows <= a.count; row += V::kTileRows) {
-    plain_rows<V, V::kTileRows, kPanelCount>(a, b, row, panel, epilogue);
-  }
+  const int64_t tiled = a.count - a.count % V::kTileRows;
+  plain_rows<V, V::kTileRows, kPanelCount>(a, b, 0, tiled, panel, epilogue);
+  int64_t row = tiled;
   if (V::kTileRows > 2 && row + 2 <= a.count) {
-    plain_rows<V, 2, kPanelCount>(a, b, row, panel, epilogue);
+    plain_rows<V, 2, kPanelCount>(a, b, row, row + 2, panel, epilogue);
     row += 2;
   }
-  for (; row < a.count; ++row) plain_rows<V, 1, kPanelCount>(a, b, row, panel, epilogue);
+  plain_rows<V, 1, kPanelCount>(a, b, row, a.count, panel, epilogue);
 }
 
 template <class V, class Epilogue>
 void masked_panel(const Rows& a, const Panels& b, int64_t panel, const Epilogue& epilogue) {
-  const uint64_t* a_nonzero = a.is_unsigned ? a.bits : a.nonzero;
-  const uint32_t* b_nonzero = b.nonzero != nullptr ? b.nonzero[panel] : nullptr;
   for (int64_t row = 0; row < a.count; ++row) {
-    const auto tile = masked_tile<V>(a.bits + row * a.stride,
-                                     a_nonzero != nullptr ? a_nonzero + row * a.stride : nullptr,
-                                     b.words + panel * b.steps * kPanelWidth, b_nonzero, b.steps);
-    epilogue.template panel<true>(row, panel, tile.sums[0]);
+    const auto tile = masked_tile<V>(a, row, b, panel);
+    epilogue.template row<true, 1>(row, panel, tile.sums);
   }
 }
 

@@ -7,10 +7,14 @@
 //                                     column)
 //   masked  X = -S                    ternary codes on either side: bits under a non-zero plane
 // So one XOR kernel serves both kinds of activation, and thresholds on S become thresholds on X.
+//
+// Both operands hold running words (running_words.h), so that X takes half of the popcounts.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+#include "kernels/running_words.h"
 
 namespace bitinfer {
 
@@ -20,19 +24,19 @@ namespace bitinfer {
 inline constexpr int kPanelWidth = 16;
 inline constexpr int kStepBits = 32;
 
-// Left operand: `count` rows of packed words, `stride` 64-bit words apart.
+// Left operand: `count` rows of running words, `stride` 64-bit words apart.
 struct Rows {
   const uint64_t* bits;
-  const uint64_t* nonzero;  // same shape, or null: no code is 0
+  const uint64_t* nonzero;  // same shape, not running, or null: no code is 0
   int64_t count;
   int64_t stride;
   bool is_unsigned;  // bits mean 1 and 0 instead of +1 and -1; then `nonzero` is null
 };
 
-// Right operand: `panel_count` panels of [steps][16] 32-bit words.
+// Right operand: `panel_count` panels of [steps][16] running 32-bit words.
 struct Panels {
   const uint32_t* words;
-  const uint32_t* const* nonzero;  // per panel the same shape, or null: the panel holds no 0
+  const uint32_t* const* nonzero;  // per panel the same shape, not running, or null: it holds no 0
   int64_t cols;                    // N
   int64_t depth;                   // K, values per row
   int64_t steps;                   // ceil(K / 32)
@@ -67,8 +71,9 @@ struct PackCodes {
   Thresholds plain;   // on X of the plain product
   Thresholds masked;  // on X of the masked one
   uint64_t* bits;
-  uint64_t* nonzero;
-  int64_t stride;  // words per row; every word of a row is written
+  uint64_t* nonzero;  // never running
+  int64_t stride;     // words per row; every word of a row is written
+  Words words;        // of `bits`: kRunning for an operand of the next product
 };
 
 // X as a distance: popcount(a xor b), or depth - S for the panels that take the masked product.
@@ -102,7 +107,8 @@ struct Kernels {
   void (*pack_codes)(const Rows&, const Panels&, const PackCodes&);
   void (*store_distances)(const Rows&, const Panels&, const StoreDistances&);
 
-  // Bit k = x[k] > threshold[k] (0 if threshold is null); true if some x[k] equals it.
+  // Bit k = x[k] > threshold[k] (0 if threshold is null), as running words; true if some x[k]
+  // equals its threshold.
   bool (*pack_greater)(const double* x, const double* threshold, int64_t n, uint64_t* bits);
   // Bit k = x[k] != threshold[k].
   void (*pack_not_equal)(const double* x, const double* threshold, int64_t n, uint64_t* bits);
@@ -112,7 +118,7 @@ struct Kernels {
                      double* out);
 
   // One row of attention: distances (a multiple of 64 of them, the tail 0xffff) to probability
-  // bits, bit j = softmax > half_step. `count` real keys, at least one.
+  // bits, bit j = softmax > half_step, as running words. `count` real keys, at least one.
   void (*probability_bits)(const uint16_t* distances, int64_t count, const ExpTable& table,
                            double half_step, uint64_t* bits);
 };

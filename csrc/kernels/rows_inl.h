@@ -76,7 +76,7 @@ inline void for_each_word(int64_t n, uint64_t* bits, Word word) {
 
 template <class V>
 bool pack_greater(const double* x, const double* threshold, int64_t n, uint64_t* bits) {
-  uint64_t any_equal = 0;
+  uint64_t any_equal = 0, running = 0;
   for_each_word(n, bits, [&](int64_t first, int64_t count) {
     uint64_t word = 0;
     int64_t j = 0;
@@ -91,7 +91,7 @@ bool pack_greater(const double* x, const double* threshold, int64_t n, uint64_t*
       word |= static_cast<uint64_t>(x[first + j] > limit) << j;
       any_equal |= x[first + j] == limit;
     }
-    return word;
+    return running = running_word(word, running);
   });
   return any_equal != 0;
 }
@@ -146,8 +146,10 @@ void probability_bits(const uint16_t* distances, int64_t count, const ExpTable& 
     }
   }
   const int64_t end = nearest + low < 0xffff ? nearest + low : 0xffff;
+  uint64_t running = 0;
   for (int64_t w = 0; w < words; ++w) {
-    bits[w] = V::less_u16(distances + w * 64, static_cast<uint16_t>(end));
+    running = running_word(V::less_u16(distances + w * 64, static_cast<uint16_t>(end)), running);
+    bits[w] = running;
   }
 }
 

@@ -91,7 +91,7 @@ class HeadAttention {
       const int64_t count = std::min(kQueryBlock, span_.query_end - q);
       probability_bits(q, count);
       if (probs != nullptr) {
-        decode_rows(probability_rows(count), span_.keys,
+        decode_rows(probability_rows(count), Words::kRunning, span_.keys,
                     probs + (q - span_.sequence_begin) * tokens, tokens);
       }
       context(q, count);
@@ -100,35 +100,40 @@ class HeadAttention {
 
  private:
   void interleave_keys() {
-    interleave_plane(rows_.key.bits(span_.sequence_begin), scratch_.keys_.words.data());
+    interleave_plane(rows_.key.bits(span_.sequence_begin), Words::kRunning,
+                     scratch_.keys_.words.data());
     if (key_has_zeros_) {
-      interleave_plane(rows_.key.nonzero(span_.sequence_begin), scratch_.keys_.nonzero.data());
+      interleave_plane(rows_.key.nonzero(span_.sequence_begin), Words::kCodes,
+                       scratch_.keys_.nonzero.data());
     }
   }
 
-  void interleave_plane(const uint64_t* plane, uint32_t* panels) {
+  void interleave_plane(const uint64_t* plane, Words words, uint32_t* panels) {
     const int64_t steps = ceil_div(head_size_, kStepBits);
     for (int64_t j = 0; j < span_.keys; ++j) {
       extract_bits(plane + j * rows_.key.stride(), offset_, head_size_,
                    scratch_.head_words_.data());
-      interleave_row(scratch_.head_words_.data(), j, steps, panels);
+      interleave_row(scratch_.head_words_.data(), j, steps, words, panels);
     }
   }
 
   void interleave_values() {
-    transpose_plane(rows_.value.bits(span_.sequence_begin), scratch_.values_.words.data());
+    transpose_plane(rows_.value.bits(span_.sequence_begin), Words::kRunning,
+                    scratch_.values_.words.data());
     if (value_has_zeros_) {
-      transpose_plane(rows_.value.nonzero(span_.sequence_begin), scratch_.values_.nonzero.data());
+      transpose_plane(rows_.value.nonzero(span_.sequence_begin), Words::kCodes,
+                      scratch_.values_.nonzero.data());
     }
   }
 
   // Rows of the right operand are channels and its depth is the keys.
-  void transpose_plane(const uint64_t* plane, uint32_t* panels) {
+  void transpose_plane(const uint64_t* plane, Words words, uint32_t* panels) {
     const int64_t steps = ceil_div(span_.keys, kStepBits);
     const int64_t padded = round_up(head_size_, kPanelWidth);
     for (int64_t channel = 0; channel < head_size_; channel += 32) {
       const int64_t channels = std::min<int64_t>(32, head_size_ - channel);
       const int64_t written = std::min<int64_t>(32, padded - channel);
+      uint32_t before[32] = {};
       for (int64_t s = 0; s < steps; ++s) {
         uint32_t block[32] = {};
         const int64_t keys = std::min<int64_t>(kStepBits, span_.keys - s * kStepBits);
@@ -139,7 +144,9 @@ class HeadAttention {
         transpose_32x32(block);
         for (int64_t c = 0; c < written; ++c) {
           const int64_t col = channel + c;
-          panels[(col / kPanelWidth * steps + s) * kPanelWidth + col % kPanelWidth] = block[c];
+          const uint32_t word = block[c] ^ before[c];
+          panels[(col / kPanelWidth * steps + s) * kPanelWidth + col % kPanelWidth] = word;
+          if (words == Words::kRunning) before[c] = word;
         }
       }
     }
@@ -159,6 +166,7 @@ class HeadAttention {
       for (int64_t w = 0; w < scratch_.probs_.stride(); ++w) {
         all[w] = low_bits(span_.keys - w * kWordBits);
       }
+      to_running(all, scratch_.probs_.stride());
       const Panels values = value_panels();
       kernels_.store_sums(scratch_.probs_.rows(0, 1, false), values, {sums, head_size_, nullptr});
     }
@@ -173,6 +181,7 @@ class HeadAttention {
   void probability_bits(int64_t first, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
       extract_bits(rows_.query.bits(first + i), offset_, head_size_, scratch_.query_.bits(i));
+      to_running(scratch_.query_.bits(i), scratch_.query_.stride());
       if (query_has_zeros_) {
         extract_bits(rows_.query.nonzero(first + i), offset_, head_size_,
                      scratch_.query_.nonzero(i));
@@ -199,7 +208,7 @@ class HeadAttention {
   void context(int64_t first, int64_t count) {
     uint64_t* nonzero = context_has_zeros_ ? scratch_.context_.nonzero(0) : nullptr;
     const PackCodes to = scratch_.context_limits_.pack(scratch_.context_.bits(0), nonzero,
-                                                       scratch_.context_.stride());
+                                                       scratch_.context_.stride(), Words::kCodes);
     kernels_.pack_codes(probability_rows(count), value_panels(), to);
     for (int64_t i = 0; i < count; ++i) {
       deposit_bits(rows_.context.bits(first + i), offset_, head_size_, scratch_.context_.bits(i));
@@ -227,6 +236,9 @@ void attend(const Kernels& kernels, const Config& config, const Layer& layer,
   for (int64_t head = 0; head < config.heads; ++head) {
     HeadAttention attention(kernels, config, layer, span, rows, scratch, head);
     attention.run(probs != nullptr ? probs + head * tokens * tokens : nullptr, tokens);
+  }
+  for (int64_t row = span.query_begin; row < span.query_end; ++row) {
+    to_running(rows.context.bits(row), rows.context.stride());
   }
 }
 

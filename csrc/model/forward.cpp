@@ -95,12 +95,13 @@ class GroupForward {
 
   void project(int64_t layer, const ThresholdLinear& part, Point in, Point point, BitRows& out) {
     const Rows input = pack_input(part.linear, hidden(begin_), count(), buffers_.input, begin_);
-    record(layer, in, input, config_.hidden);
+    record(layer, in, input, Words::kRunning, config_.hidden);
     const bool has_zeros = part.limits.has_low();
-    kernels_.pack_codes(input, part.linear.matrix.panels(),
-                        part.limits.pack(out.bits(begin_),
-                                         has_zeros ? out.nonzero(begin_) : nullptr, out.stride()));
-    record(layer, point, out.rows(begin_, count(), has_zeros), config_.hidden);
+    kernels_.pack_codes(
+        input, part.linear.matrix.panels(),
+        part.limits.pack(out.bits(begin_), has_zeros ? out.nonzero(begin_) : nullptr, out.stride(),
+                         Words::kCodes));
+    record(layer, point, out.rows(begin_, count(), has_zeros), Words::kCodes, config_.hidden);
   }
 
   // hidden = LayerNorm(scale * S + bias + hidden)
@@ -121,17 +122,17 @@ class GroupForward {
 
     run_attention(i, layer, {buffers_.query, key, value, buffers_.context});
     const Rows context = buffers_.context.rows(begin_, count(), !layer.context_low.empty());
-    record(i, kAttentionOutputIn, context, config_.hidden);
+    record(i, kAttentionOutputIn, context, Words::kRunning, config_.hidden);
     add_and_normalize(layer.attention_output, layer.attention_norm, context);
 
     const Linear& intermediate = layer.intermediate.linear;
     const Rows input = pack_input(intermediate, hidden(begin_), count(), buffers_.input, begin_);
-    record(i, kIntermediateIn, input, config_.hidden);
-    kernels_.pack_codes(
-        input, intermediate.matrix.panels(),
-        layer.intermediate.limits.pack(buffers_.ffn.bits(begin_), nullptr, buffers_.ffn.stride()));
+    record(i, kIntermediateIn, input, Words::kRunning, config_.hidden);
+    kernels_.pack_codes(input, intermediate.matrix.panels(),
+                        layer.intermediate.limits.pack(buffers_.ffn.bits(begin_), nullptr,
+                                                       buffers_.ffn.stride(), Words::kRunning));
     const Rows ffn = buffers_.ffn.rows(begin_, count(), false, /*is_unsigned=*/true);
-    record(i, kOutputIn, ffn, config_.intermediate);
+    record(i, kOutputIn, ffn, Words::kRunning, config_.intermediate);
     add_and_normalize(layer.output, layer.output_norm, ffn);
   }
 
@@ -168,7 +169,7 @@ class GroupForward {
     const Linear& pooler = *weights_.pooler;
     const Rows input = pack_input(pooler, state, 1, scratch_.pooler_input, 0);
     if (trace_ != nullptr) {
-      decode_rows(input, config_.hidden, trace_->pooler_in.data(), config_.hidden);
+      decode_rows(input, Words::kRunning, config_.hidden, trace_->pooler_in.data(), config_.hidden);
     }
     double* pooled = outputs_.pooled + sequence * config_.hidden;
     kernels_.affine(input, pooler.matrix.panels(), pooler.affine(pooled, nullptr));
@@ -186,9 +187,9 @@ class GroupForward {
     }
   }
 
-  void record(int64_t layer, Point point, const Rows& rows, int64_t width) {
+  void record(int64_t layer, Point point, const Rows& rows, Words words, int64_t width) {
     if (trace_ == nullptr) return;
-    decode_rows(rows, width, trace_->layers[layer][point].data() + begin_ * width, width);
+    decode_rows(rows, words, width, trace_->layers[layer][point].data() + begin_ * width, width);
   }
   void record_hidden(int64_t layer) {
     if (trace_ == nullptr) return;

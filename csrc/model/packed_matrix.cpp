@@ -28,10 +28,14 @@ int32_t count_ones(const uint64_t* row, int64_t words) {
 
 }  // namespace
 
-void interleave_row(const uint64_t* row, int64_t index, int64_t steps, uint32_t* panels) {
+void interleave_row(const uint64_t* row, int64_t index, int64_t steps, Words words,
+                    uint32_t* panels) {
   uint32_t* out = panels + index / kPanelWidth * steps * kPanelWidth + index % kPanelWidth;
+  uint32_t before = 0;
   for (int64_t s = 0; s < steps; ++s) {
-    out[s * kPanelWidth] = static_cast<uint32_t>(row[s / 2] >> (s % 2 * kStepBits));
+    const uint32_t word = static_cast<uint32_t>(row[s / 2] >> (s % 2 * kStepBits)) ^ before;
+    out[s * kPanelWidth] = word;
+    if (words == Words::kRunning) before = word;
   }
 }
 
@@ -44,7 +48,7 @@ PackedMatrix::PackedMatrix(const uint64_t* bits, int64_t rows, int64_t depth, co
       ones_(static_cast<size_t>(panel_count_ * kPanelWidth)) {
   const int64_t stride = words_for(depth);
   for (int64_t row = 0; row < rows; ++row) {
-    interleave_row(bits + row * stride, row, steps_, words_.data());
+    interleave_row(bits + row * stride, row, steps_, Words::kRunning, words_.data());
     ones_[row] = count_ones(bits + row * stride, stride);
   }
   if (zeros.count == 0) return;
@@ -65,13 +69,13 @@ PackedMatrix::PackedMatrix(const uint64_t* bits, int64_t rows, int64_t depth, co
     uint32_t* words = nonzero_words_.data() + slot[panel] * panel_words;
     nonzero_panels_[panel] = words;
     for (int64_t j = 0; j < kPanelWidth && panel * kPanelWidth + j < rows; ++j) {
-      interleave_row(all.data(), j, steps_, words);
+      interleave_row(all.data(), j, steps_, Words::kCodes, words);
     }
   }
   for (int64_t i = 0; i < zeros.count; ++i) {
     const int64_t row = zeros.rows[i];
     uint32_t* words = nonzero_words_.data() + slot[row / kPanelWidth] * panel_words;
-    interleave_row(zeros.nonzero + i * stride, row % kPanelWidth, steps_, words);
+    interleave_row(zeros.nonzero + i * stride, row % kPanelWidth, steps_, Words::kCodes, words);
   }
 }
 
@@ -129,12 +133,13 @@ void CodeLimits::set_masked(int64_t column, int32_t threshold, int32_t low) {
   masked_greater_[column] = masked_limit(low);
 }
 
-PackCodes CodeLimits::pack(uint64_t* bits, uint64_t* nonzero, int64_t stride) const {
+PackCodes CodeLimits::pack(uint64_t* bits, uint64_t* nonzero, int64_t stride, Words words) const {
   return {{plain_less_.data(), has_low_ ? plain_greater_.data() : nullptr},
           {masked_less_.data(), has_low_ ? masked_greater_.data() : nullptr},
           bits,
           nonzero,
-          stride};
+          stride,
+          words};
 }
 
 size_t CodeLimits::bytes() const {

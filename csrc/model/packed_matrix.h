@@ -36,8 +36,10 @@ class PackedMatrix {
   AlignedBuffer<int32_t> ones_;
 };
 
-// Word `step` of every row, side by side: panels[row / 16][step][row % 16].
-void interleave_row(const uint64_t* row, int64_t index, int64_t steps, uint32_t* panels);
+// Word `step` of every row, side by side: panels[row / 16][step][row % 16]. `row` holds codes;
+// kRunning makes an operand of them, kCodes a plane of non-zeros.
+void interleave_row(const uint64_t* row, int64_t index, int64_t steps, Words words,
+                    uint32_t* panels);
 
 // Thresholds on sums of codes S, as limits on the kernels' X (kernel_table.h): a code is +1 where
 // S > threshold and, if there is a low threshold, -1 (or 1, for unsigned codes) where S < low.
@@ -56,7 +58,7 @@ class CodeLimits {
 
   bool has_low() const { return has_low_; }
   // For codes of one bit, and, with `nonzero`, for ternary ones.
-  PackCodes pack(uint64_t* bits, uint64_t* nonzero, int64_t stride) const;
+  PackCodes pack(uint64_t* bits, uint64_t* nonzero, int64_t stride, Words words) const;
   size_t bytes() const;
 
  private:

@@ -1,5 +1,7 @@
 #include "model/trace.h"
 
+#include <algorithm>
+
 #include "base/bits.h"
 
 namespace bitinfer {
@@ -22,11 +24,13 @@ Trace::Trace(const Config& config, int64_t tokens, int64_t first_layer)
   }
 }
 
-void decode_rows(const Rows& rows, int64_t width, int8_t* out, int64_t out_stride) {
+void decode_rows(const Rows& rows, Words words, int64_t width, int8_t* out, int64_t out_stride) {
+  std::vector<uint64_t> codes(static_cast<size_t>(words_for(width)));
   for (int64_t row = 0; row < rows.count; ++row) {
-    const uint64_t* bits = rows.bits + row * rows.stride;
+    std::copy_n(rows.bits + row * rows.stride, codes.size(), codes.data());
+    if (words == Words::kRunning) to_codes(codes.data(), static_cast<int64_t>(codes.size()));
     for (int64_t k = 0; k < width; ++k) {
-      int8_t code = bit_at(bits, k) ? 1 : (rows.is_unsigned ? 0 : -1);
+      int8_t code = bit_at(codes.data(), k) ? 1 : (rows.is_unsigned ? 0 : -1);
       if (rows.nonzero != nullptr && !bit_at(rows.nonzero + row * rows.stride, k)) code = 0;
       out[row * out_stride + k] = code;
     }

@@ -35,7 +35,7 @@ struct Trace {
   std::vector<int8_t> pooler_in;
 };
 
-// Decodes the first `width` codes of every row to out[row * out_stride + k].
-void decode_rows(const Rows& rows, int64_t width, int8_t* out, int64_t out_stride);
+// Decodes the first `width` codes of every row of `words` to out[row * out_stride + k].
+void decode_rows(const Rows& rows, Words words, int64_t width, int8_t* out, int64_t out_stride);
 
 }  // namespace bitinfer

@@ -78,7 +78,7 @@ class PackedPanels {
   std::optional<PackedMatrix> matrix_;
 };
 
-// The left operand, checked.
+// The left operand, checked; its words stay codes.
 Rows read_rows(const py::array& bits, const OptionalArray& nonzero, bool is_unsigned,
                const PackedPanels& panels) {
   const uint64_t* words = read_plane(bits, "a", panels.depth(), kAnySize);
@@ -92,18 +92,38 @@ Rows read_rows(const py::array& bits, const OptionalArray& nonzero, bool is_unsi
   return {words, plane, count, words_for(panels.depth()), is_unsigned};
 }
 
+// The left operand as the kernels take it.
+class RunningRows {
+ public:
+  explicit RunningRows(const Rows& codes)
+      : words_(static_cast<size_t>(codes.count * codes.stride)), rows_(codes) {
+    std::copy_n(codes.bits, codes.count * codes.stride, words_.data());
+    for (int64_t row = 0; row < codes.count; ++row) {
+      to_running(words_.data() + row * codes.stride, codes.stride);
+    }
+    rows_.bits = words_.data();
+  }
+  const Rows& rows() const { return rows_; }
+
+ private:
+  AlignedBuffer<uint64_t> words_;
+  Rows rows_;
+};
+
 // About 50 us of one core: less is not worth waking another.
 constexpr double kProductsWorthThreads = 1 << 26;
 
 // Calls product(first, part) for shares of the rows on the pool, without the GIL.
 template <class Product>
-void split_rows(const Rows& rows, const PackedPanels& panels, const OptionalThreads& num_threads,
+void split_rows(const Rows& codes, const PackedPanels& panels, const OptionalThreads& num_threads,
                 Product product) {
-  const double products = 1.0 * rows.count * panels.rows() * panels.depth();
+  const double products = 1.0 * codes.count * panels.rows() * panels.depth();
   const bool is_small = products < kProductsWorthThreads;
   const int wanted = !num_threads && is_small ? 1 : resolve_num_threads(num_threads);
-  const int threads = static_cast<int>(std::min<int64_t>(wanted, rows.count));
+  const int threads = static_cast<int>(std::min<int64_t>(wanted, codes.count));
   const WithoutGil without_gil;
+  const RunningRows running(codes);
+  const Rows& rows = running.rows();
   ThreadPool::shared().run(threads, [&](int member, Team& team) {
     const int64_t first = rows.count * member / team.size();
     const int64_t last = rows.count * (member + 1) / team.size();
@@ -191,7 +211,8 @@ py::tuple bgemm_threshold(const py::array& a, const OptionalArray& a_nonzero, bo
     kernels.pack_codes(
         part, matrix.panels(),
         limits.pack(bit_words + first * words,
-                    nonzero_words != nullptr ? nonzero_words + first * words : nullptr, words));
+                    nonzero_words != nullptr ? nonzero_words + first * words : nullptr, words,
+                    Words::kCodes));
   });
   return py::make_tuple(bits, ternary ? py::object(nonzero) : py::object(py::none()));
 }
@@ -218,6 +239,7 @@ py::tuple pack_rows(const py::array& x, const double* thresholds, const Kernels&
         throw std::invalid_argument("x: found NaN in row " + std::to_string(m));
       }
       has_zeros |= kernels.pack_greater(row.data(), thresholds, depth, bit_words + m * words);
+      to_codes(bit_words + m * words, words);
       kernels.pack_not_equal(row.data(), thresholds, depth, nonzero_words + m * words);
     }
   }

@@ -29,14 +29,18 @@ struct Product {
   CodeMatrix a, b;
   PackedMatrix packed;
   std::vector<int32_t> sums;  // the truth
+  std::vector<uint64_t> running;
 
   Product(CodeMatrix left, CodeMatrix right)
       : a(std::move(left)), b(std::move(right)), packed(interleave(b)) {
     sums.resize(static_cast<size_t>(a.rows * b.rows));
     reference::bgemm(a.codes(), b.codes(), a.depth, sums.data());
+    running = a.bits;
+    const int64_t words = words_for(a.depth);
+    for (int64_t m = 0; m < a.rows; ++m) to_running(&running[m * words], words);
   }
   Rows rows() const {
-    return {a.bits.data(), a.nonzero.empty() ? nullptr : a.nonzero.data(), a.rows,
+    return {running.data(), a.nonzero.empty() ? nullptr : a.nonzero.data(), a.rows,
             words_for(a.depth), a.kind == Kind::kUnsigned};
   }
   int32_t sum(int64_t m, int64_t n) const { return sums[m * b.rows + n]; }
@@ -102,9 +106,12 @@ void check_codes(const Kernels& kernels, const Product& product, Codes mode,
                      mode == Codes::kOneThreshold ? nullptr : low.data());
   std::vector<uint64_t> bits(static_cast<size_t>(product.a.rows * stride), ~uint64_t{0});
   std::vector<uint64_t> nonzero = bits, expected_bits(bits.size()), expected_nonzero(bits.size());
-  kernels.pack_codes(
-      product.rows(), product.packed.panels(),
-      limits.pack(bits.data(), mode == Codes::kTernary ? nonzero.data() : nullptr, stride));
+  const auto pack = [&](Words words) {
+    kernels.pack_codes(product.rows(), product.packed.panels(),
+                       limits.pack(bits.data(), mode == Codes::kTernary ? nonzero.data() : nullptr,
+                                   stride, words));
+  };
+  pack(Words::kCodes);
   for (int64_t m = 0; m < product.a.rows; ++m) {
     for (int64_t n = 0; n < cols; ++n) {
       const bool plus = product.sum(m, n) > threshold[n];
@@ -115,6 +122,12 @@ void check_codes(const Kernels& kernels, const Product& product, Codes mode,
     }
   }
   expect(bits == expected_bits, kernels, product, "codes");
+  if (mode == Codes::kTernary) expect(nonzero == expected_nonzero, kernels, product, "non-zero");
+
+  std::fill(bits.begin(), bits.end(), ~uint64_t{0});
+  pack(Words::kRunning);
+  for (int64_t m = 0; m < product.a.rows; ++m) to_running(&expected_bits[m * stride], stride);
+  expect(bits == expected_bits, kernels, product, "running codes");
   if (mode == Codes::kTernary) expect(nonzero == expected_nonzero, kernels, product, "non-zero");
 }
 
@@ -151,7 +164,7 @@ void check_product(const Product& product, std::mt19937_64& random) {
       check_codes(kernels, product, mode, random);
     }
     check_distances(kernels, product);
-    CHECK(kernels.products_run() >= before + 6);
+    CHECK(kernels.products_run() >= before + 9);
   }
 }
 
@@ -250,6 +263,7 @@ TEST(packing_equals_comparison) {
         const double* limits = with_threshold ? threshold.data() : nullptr;
         CHECK_EQUAL(kernels.pack_greater(x.data(), limits, n, greater.data()), any_equal);
         kernels.pack_not_equal(x.data(), limits, n, unequal.data());
+        to_running(expected.data(), static_cast<int64_t>(words));
         CHECK(greater == expected);
         CHECK(unequal == expected_unequal);
       }
@@ -309,6 +323,7 @@ TEST(probability_bits_equal_softmax) {
       for (int64_t j = 0; j < keys; ++j) {
         or_bits(expected.data(), j, 1, value[distances[j] - nearest] / sum > half_step);
       }
+      to_running(expected.data(), static_cast<int64_t>(expected.size()));
       for (const std::string& isa : available_isas()) {
         std::vector<uint64_t> bits(expected.size(), 1);
         kernels_for(isa).probability_bits(distances.data(), keys, table, half_step, bits.data());
@@ -331,7 +346,7 @@ TEST(probability_bits_at_a_tie) {
     CHECK_EQUAL(bits, 0u);
     kernels_for(isa).probability_bits(distances.data(), 16, table, std::nextafter(1.0 / 16, 0),
                                       &bits);
-    CHECK_EQUAL(bits, 0xffffu);
+    CHECK_EQUAL(bits, 0xffff0000ffffu);  // as running words
   }
 }
 

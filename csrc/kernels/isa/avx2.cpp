@@ -1,6 +1,6 @@
 // AVX2: bits are counted by looking up both nibbles of every byte (vpshufb), into byte counters
-// that are widened every 31 steps. The 4 x 1 tile keeps 8 counters, 2 words, 1 row, the table and
-// the mask within 16 registers.
+// that are widened every 31 counts. The 2 x 1 tile keeps 4 counters, 4 parities, the table and the
+// mask within 16 registers.
 #include <immintrin.h>
 
 #include "kernels/bgemm_inl.h"
@@ -14,11 +14,12 @@ struct Avx2 {
   using Word = __m256i;
   using Counter = __m256i;  // 32 bytes
   using Sum = __m256i;      // eight int32
+  static constexpr bool kIsVector = true;
   static constexpr int kLanes = 8;
   static constexpr int kParts = kPanelWidth / kLanes;
-  static constexpr int kTileRows = 4;
+  static constexpr int kTileRows = 2;
   static constexpr int kTilePanels = 1;
-  static constexpr int64_t kMaxSteps = 31;
+  static constexpr int64_t kMaxCounts = 31;
 
   static Word load(const uint32_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -26,6 +27,11 @@ struct Avx2 {
   static Word broadcast(uint32_t word) { return _mm256_set1_epi32(static_cast<int>(word)); }
   static Word bit_xor(Word a, Word b) { return _mm256_xor_si256(a, b); }
   static Word bit_and(Word a, Word b) { return _mm256_and_si256(a, b); }
+  static Word no_bits() { return _mm256_setzero_si256(); }
+  static Word carry(Word parity, Word first, Word second) {
+    // first ? ~second : parity
+    return _mm256_xor_si256(parity, _mm256_andnot_si256(_mm256_xor_si256(parity, second), first));
+  }
   static Counter count(Counter counter, Word word) {
     const __m256i nibble = _mm256_set1_epi8(0x0f);
     const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
@@ -33,9 +39,7 @@ struct Avx2 {
     const __m256i low = _mm256_shuffle_epi8(table, _mm256_and_si256(word, nibble));
     const __m256i high =
         _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(word, 4), nibble));
-    counter = _mm256_add_epi8(counter, _mm256_add_epi8(low, high));
-    opaque(counter);  // keeps GCC from reordering the sums of a tile until they spill
-    return counter;
+    return _mm256_add_epi8(counter, _mm256_add_epi8(low, high));
   }
   static void opaque(Word& word) { __asm__ volatile("" : "+x"(word)); }
   static Counter begin(Sum) { return _mm256_setzero_si256(); }
@@ -78,8 +82,9 @@ struct Avx2 {
   static Doubles load(const double* p) { return _mm256_loadu_pd(p); }
   static void store(double* p, Doubles x) { _mm256_storeu_pd(p, x); }
   static Doubles set_all(double x) { return _mm256_set1_pd(x); }
-  static Doubles convert(const int32_t* p) {
-    return _mm256_cvtepi32_pd(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  static Doubles low_doubles(Sum sum) { return _mm256_cvtepi32_pd(_mm256_castsi256_si128(sum)); }
+  static Doubles high_doubles(Sum sum) {
+    return _mm256_cvtepi32_pd(_mm256_extracti128_si256(sum, 1));
   }
   static Doubles add(Doubles a, Doubles b) { return _mm256_add_pd(a, b); }
   static Doubles sub(Doubles a, Doubles b) { return _mm256_sub_pd(a, b); }

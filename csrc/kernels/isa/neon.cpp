@@ -1,5 +1,5 @@
 // AArch64 NEON: cnt counts bits per byte, byte counters are widened (uaddlp, uadalp) every 31
-// steps. The 4 x 1 tile needs 16 counters, 4 words and 1 row of 32 registers.
+// counts. The 2 x 1 tile needs 8 counters, 8 parities and 10 registers of operands of 32.
 #include <arm_neon.h>
 
 #include "kernels/bgemm_inl.h"
@@ -13,16 +13,21 @@ struct Neon {
   using Word = uint32x4_t;
   using Counter = uint8x16_t;
   using Sum = int32x4_t;
+  static constexpr bool kIsVector = true;
   static constexpr int kLanes = 4;
   static constexpr int kParts = kPanelWidth / kLanes;
-  static constexpr int kTileRows = 4;
+  static constexpr int kTileRows = 2;
   static constexpr int kTilePanels = 1;
-  static constexpr int64_t kMaxSteps = 31;
+  static constexpr int64_t kMaxCounts = 31;
 
   static Word load(const uint32_t* p) { return vld1q_u32(p); }
   static Word broadcast(uint32_t word) { return vdupq_n_u32(word); }
   static Word bit_xor(Word a, Word b) { return veorq_u32(a, b); }
   static Word bit_and(Word a, Word b) { return vandq_u32(a, b); }
+  static Word no_bits() { return vdupq_n_u32(0); }
+  static Word carry(Word parity, Word first, Word second) {
+    return vbslq_u32(first, vmvnq_u32(second), parity);
+  }
   static Counter count(Counter counter, Word word) {
     return vaddq_u8(counter, vcntq_u8(vreinterpretq_u8_u32(word)));
   }
@@ -64,7 +69,8 @@ struct Neon {
   static Doubles load(const double* p) { return vld1q_f64(p); }
   static void store(double* p, Doubles x) { vst1q_f64(p, x); }
   static Doubles set_all(double x) { return vdupq_n_f64(x); }
-  static Doubles convert(const int32_t* p) { return vcvtq_f64_s64(vmovl_s32(vld1_s32(p))); }
+  static Doubles low_doubles(Sum sum) { return vcvtq_f64_s64(vmovl_s32(vget_low_s32(sum))); }
+  static Doubles high_doubles(Sum sum) { return vcvtq_f64_s64(vmovl_high_s32(sum)); }
   static Doubles add(Doubles a, Doubles b) { return vaddq_f64(a, b); }
   static Doubles sub(Doubles a, Doubles b) { return vsubq_f64(a, b); }
   static Doubles mul(Doubles a, Doubles b) { return vmulq_f64(a, b); }
