@@ -60,6 +60,7 @@ CpuFeatures decode_x86(const X86Registers& registers) {
   features.avx512bw = avx512 && bit(registers.leaf7_ebx, 30);
   features.avx512dq = avx512 && bit(registers.leaf7_ebx, 17);
   features.avx512vl = avx512 && bit(registers.leaf7_ebx, 31);
+  features.avx512_vbmi = avx512 && bit(registers.leaf7_ecx, 1);
   features.avx512_vpopcntdq = avx512 && bit(registers.leaf7_ecx, 14);
   return features;
 }
@@ -77,6 +78,7 @@ std::vector<std::pair<std::string, bool>> named_features(const CpuFeatures& feat
       {"avx512bw", features.avx512bw},
       {"avx512dq", features.avx512dq},
       {"avx512vl", features.avx512vl},
+      {"avx512_vbmi", features.avx512_vbmi},
       {"avx512_vpopcntdq", features.avx512_vpopcntdq},
       {"neon", features.neon},
   };

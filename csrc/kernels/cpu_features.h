@@ -16,6 +16,7 @@ struct CpuFeatures {
   bool avx512bw = false;
   bool avx512dq = false;
   bool avx512vl = false;
+  bool avx512_vbmi = false;
   bool avx512_vpopcntdq = false;
   bool neon = false;
 };

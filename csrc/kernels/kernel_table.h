@@ -89,9 +89,12 @@ struct StoreDistances {
 struct ExpTable {
   const double* value;
   const uint64_t* fixed;
+  const uint8_t* fixed_bytes;  // [8][kExpByteColumns], byte b of term t, or null for longer tables
   int64_t size;
   double unit;
 };
+// At least one more than there are terms; the columns after them are 0.
+inline constexpr int kExpByteColumns = 128;
 
 struct Kernels {
   const char* name;

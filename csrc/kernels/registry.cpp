@@ -19,8 +19,8 @@ constexpr Level kLevels[] = {
 #if defined(__x86_64__)
     {"avx512_vpopcnt", avx512_vpopcnt_kernels,
      [](const CpuFeatures& cpu) {
-       return cpu.avx512f && cpu.avx512bw && cpu.avx512vl && cpu.avx512dq && cpu.avx512_vpopcntdq &&
-              cpu.avx2 && cpu.popcnt;
+       return cpu.avx512f && cpu.avx512bw && cpu.avx512vl && cpu.avx512dq && cpu.avx512_vbmi &&
+              cpu.avx512_vpopcntdq && cpu.avx2 && cpu.popcnt;
      }},
     {"avx2", avx2_kernels, [](const CpuFeatures& cpu) { return cpu.avx2 && cpu.popcnt; }},
 #elif defined(__aarch64__)

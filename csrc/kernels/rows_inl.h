@@ -109,6 +109,34 @@ void pack_not_equal(const double* x, const double* threshold, int64_t n, uint64_
   });
 }
 
+inline uint64_t sum_terms(const uint16_t* distances, int64_t count, uint16_t nearest,
+                          const uint64_t* fixed) {
+  // Four scalar sums: compilers would gather or insert vectors here, which is slower on every CPU.
+  uint64_t partial[4] = {};
+  int64_t j = 0;
+  for (; j + 4 <= count; j += 4) {
+    for (int i = 0; i < 4; ++i) {
+      partial[i] += fixed[distances[j + i] - nearest];
+      __asm__ volatile("" : "+r"(partial[i]));
+    }
+  }
+  for (; j < count; ++j) partial[0] += fixed[distances[j] - nearest];
+  return partial[0] + partial[1] + partial[2] + partial[3];
+}
+
+// How many terms are above the limit: the first ones, because the table falls.
+template <class V>
+int64_t terms_above(const ExpTable& table, double limit) {
+  const typename V::Doubles limits = V::set_all(limit);
+  int64_t t = 0;
+  for (; t + V::kDoubles <= table.size; t += V::kDoubles) {
+    const uint32_t above = V::greater(V::load(table.value + t), limits);
+    if (above != (1u << V::kDoubles) - 1) return t + __builtin_popcount(above);
+  }
+  while (t < table.size && table.value[t] > limit) ++t;
+  return t;
+}
+
 // p_j = e(t_j) / sum e > half_step, with t_j the distance from the row's nearest key. The largest
 // term is e(0) = 1, and a term is off by half a unit of the table at most, so the sum's relative
 // error is below keys * unit / 2: 1.5e-14 for 512 keys, 9e-13 for 4096.
@@ -120,35 +148,20 @@ void probability_bits(const uint16_t* distances, int64_t count, const ExpTable& 
   for (int64_t j = 0; j < words * 64; ++j) {
     nearest = distances[j] < nearest ? distances[j] : nearest;
   }
-  uint64_t sum = 0;
-  const uint64_t* fixed = table.fixed;
-  // Four scalar sums: compilers would gather or insert vectors here, which is slower on every CPU.
-  uint64_t partial[4] = {};
-  int64_t j = 0;
-  for (; j + 4 <= count; j += 4) {
-    for (int i = 0; i < 4; ++i) {
-      partial[i] += fixed[distances[j + i] - nearest];
-      __asm__ volatile("" : "+r"(partial[i]));
-    }
+  uint64_t sum;
+  if constexpr (V::kSumsTerms) {
+    sum = table.fixed_bytes != nullptr
+              ? V::sum_terms(distances, words * 64, nearest, table.fixed_bytes)
+              : sum_terms(distances, count, nearest, table.fixed);
+  } else {
+    sum = sum_terms(distances, count, nearest, table.fixed);
   }
-  for (; j < count; ++j) sum += fixed[distances[j] - nearest];
-  for (const uint64_t part : partial) sum += part;
   const double limit = half_step * (static_cast<double>(sum) * table.unit);
-
-  // The table falls, so the terms above the limit are its first ones.
-  int64_t low = 0, high = table.size;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (table.value[middle] > limit) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  const int64_t end = nearest + low < 0xffff ? nearest + low : 0xffff;
+  const int64_t end = nearest + terms_above<V>(table, limit);
   uint64_t running = 0;
   for (int64_t w = 0; w < words; ++w) {
-    running = running_word(V::less_u16(distances + w * 64, static_cast<uint16_t>(end)), running);
+    const uint16_t below = static_cast<uint16_t>(end < 0xffff ? end : 0xffff);
+    running = running_word(V::less_u16(distances + w * 64, below), running);
     bits[w] = running;
   }
 }

@@ -174,6 +174,14 @@ ExpScores::ExpScores(double score_scale, int64_t head_size, int64_t step, int64_
     // From 2^52 on a double is an integer already.
     fixed_[i] = static_cast<uint64_t>(scaled < 4503599627370496.0 ? scaled + 0.5 : scaled);
   }
+  if (size_ >= kExpByteColumns) return;
+  constexpr int kBytes = sizeof(uint64_t);
+  fixed_bytes_ = AlignedBuffer<uint8_t>(kBytes * kExpByteColumns);
+  for (int64_t i = 0; i < size_; ++i) {
+    for (int b = 0; b < kBytes; ++b) {
+      fixed_bytes_[b * kExpByteColumns + i] = static_cast<uint8_t>(fixed_[i] >> (8 * b));
+    }
+  }
 }
 
 const uint64_t* Embedding::nonzero_row(int32_t word, int64_t words) const {

@@ -51,14 +51,18 @@ struct ThresholdLinear {
 class ExpScores {
  public:
   ExpScores(double score_scale, int64_t head_size, int64_t step, int64_t positions);
-  size_t bytes() const { return value_.bytes() + fixed_.bytes(); }
-  ExpTable table() const { return {value_.data(), fixed_.data(), size_, unit_}; }
+  size_t bytes() const { return value_.bytes() + fixed_.bytes() + fixed_bytes_.bytes(); }
+  ExpTable table() const {
+    const uint8_t* bytes = size_ < kExpByteColumns ? fixed_bytes_.data() : nullptr;
+    return {value_.data(), fixed_.data(), bytes, size_, unit_};
+  }
 
  private:
   int64_t size_;
   double unit_;
   AlignedBuffer<double> value_;
   AlignedBuffer<uint64_t> fixed_;
+  AlignedBuffer<uint8_t> fixed_bytes_;
 };
 
 struct Layer {

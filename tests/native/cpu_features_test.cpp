@@ -9,10 +9,12 @@ using bitinfer::X86Registers;
 
 // Everything on: POPCNT 23, OSXSAVE 27, AVX 28; AVX2 5, F 16, DQ 17, BW 30, VL 31; VPOPCNTDQ 14.
 constexpr X86Registers kServer{1u << 23 | 1u << 27 | 1u << 28,
-                               1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, 1u << 14, 0xe7};
+                               1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31,
+                               1u << 1 | 1u << 14, 0xe7};
 
 bool any_avx512(const bitinfer::CpuFeatures& cpu) {
-  return cpu.avx512f || cpu.avx512bw || cpu.avx512dq || cpu.avx512vl || cpu.avx512_vpopcntdq;
+  return cpu.avx512f || cpu.avx512bw || cpu.avx512dq || cpu.avx512vl || cpu.avx512_vbmi ||
+         cpu.avx512_vpopcntdq;
 }
 
 }  // namespace
@@ -20,7 +22,7 @@ bool any_avx512(const bitinfer::CpuFeatures& cpu) {
 TEST(cpu_features_of_a_full_machine) {
   const auto cpu = decode_x86(kServer);
   CHECK(cpu.popcnt && cpu.avx2 && cpu.avx512f && cpu.avx512bw && cpu.avx512dq && cpu.avx512vl);
-  CHECK(cpu.avx512_vpopcntdq);
+  CHECK(cpu.avx512_vbmi && cpu.avx512_vpopcntdq);
   CHECK(!cpu.neon);
 }
 
@@ -59,7 +61,7 @@ TEST(cpu_features_need_their_own_bit) {
   X86Registers registers = kServer;
   registers.leaf7_ecx = 0;
   CHECK(decode_x86(registers).avx512f);
-  CHECK(!decode_x86(registers).avx512_vpopcntdq);
+  CHECK(!decode_x86(registers).avx512_vbmi && !decode_x86(registers).avx512_vpopcntdq);
   registers.leaf7_ebx = 1u << 5;
   CHECK(decode_x86(registers).avx2);
   CHECK(!any_avx512(decode_x86(registers)));
@@ -75,9 +77,10 @@ TEST(cpu_features_agree_with_the_compiler) {
   CHECK_EQUAL(cpu.popcnt, __builtin_cpu_supports("popcnt") != 0);
   CHECK_EQUAL(cpu.avx2, __builtin_cpu_supports("avx2") != 0);
   CHECK_EQUAL(cpu.avx512bw, __builtin_cpu_supports("avx512bw") != 0);
+  CHECK_EQUAL(cpu.avx512_vbmi, __builtin_cpu_supports("avx512vbmi") != 0);
   CHECK_EQUAL(cpu.avx512_vpopcntdq, __builtin_cpu_supports("avx512vpopcntdq") != 0);
 #elif defined(__aarch64__)
   CHECK(cpu.neon);
 #endif
-  CHECK_EQUAL(bitinfer::named_features(cpu).size(), 8u);
+  CHECK_EQUAL(bitinfer::named_features(cpu).size(), 9u);
 }

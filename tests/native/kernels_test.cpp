@@ -10,6 +10,7 @@
 #include "check.h"
 #include "kernels/registry.h"
 #include "model/packed_matrix.h"
+#include "model/weights.h"
 #include "random_codes.h"
 
 namespace bitinfer::test {
@@ -299,35 +300,36 @@ TEST(layer_norm_is_the_same_everywhere) {
   }
 }
 
+// Tables of every kind: 127 terms are the most that are looked up by their bytes.
 TEST(probability_bits_equal_softmax) {
   std::mt19937_64 random(7);
-  for (const double score_scale : {1e-9, 0.02, 0.3, 3.0}) {
-    std::vector<double> value(65);
-    std::vector<uint64_t> fixed(value.size());
-    const double unit = 1.0 / 18014398509481984.0;  // 2^-54
-    for (size_t t = 0; t < value.size(); ++t) {
-      value[t] = exp(-2.0 * static_cast<double>(t) * score_scale);
-      fixed[t] = static_cast<uint64_t>(value[t] / unit);
-    }
-    const ExpTable table{value.data(), fixed.data(), static_cast<int64_t>(value.size()), unit};
-    for (int64_t keys = 1; keys <= 200; ++keys) {
-      const int64_t padded = round_up(keys, kWordBits);
-      std::vector<uint16_t> distances(static_cast<size_t>(padded), 0xffff);
-      for (int64_t j = 0; j < keys; ++j) distances[j] = static_cast<uint16_t>(random() % 65);
-      // Not a multiple of any probability, so that rounding cannot decide a bit.
-      const double half_step = 0.7312 / static_cast<double>(keys);
-      const uint16_t nearest = *std::min_element(distances.begin(), distances.end());
-      long double sum = 0;
-      for (int64_t j = 0; j < keys; ++j) sum += value[distances[j] - nearest];
-      std::vector<uint64_t> expected(static_cast<size_t>(padded / kWordBits));
-      for (int64_t j = 0; j < keys; ++j) {
-        or_bits(expected.data(), j, 1, value[distances[j] - nearest] / sum > half_step);
-      }
-      to_running(expected.data(), static_cast<int64_t>(expected.size()));
-      for (const std::string& isa : available_isas()) {
-        std::vector<uint64_t> bits(expected.size(), 1);
-        kernels_for(isa).probability_bits(distances.data(), keys, table, half_step, bits.data());
-        CHECK(bits == expected);
+  for (const int64_t head_size : {32, 64, 126, 127, 300}) {
+    for (const double score_scale : {1e-9, 0.02, 0.3, 3.0}) {
+      const ExpScores scores(score_scale, head_size, 2, 512);
+      const ExpTable table = scores.table();
+      CHECK_EQUAL(table.size, head_size + 1);
+      CHECK_EQUAL(table.fixed_bytes != nullptr, head_size <= 126);
+      for (int64_t keys = 1; keys <= 200; ++keys) {
+        const int64_t padded = round_up(keys, kWordBits);
+        std::vector<uint16_t> distances(static_cast<size_t>(padded), 0xffff);
+        for (int64_t j = 0; j < keys; ++j) {
+          distances[j] = static_cast<uint16_t>(random() % static_cast<uint64_t>(table.size));
+        }
+        // Not a multiple of any probability, so that rounding cannot decide a bit.
+        const double half_step = 0.7312 / static_cast<double>(keys);
+        const uint16_t nearest = *std::min_element(distances.begin(), distances.end());
+        long double sum = 0;
+        for (int64_t j = 0; j < keys; ++j) sum += table.value[distances[j] - nearest];
+        std::vector<uint64_t> expected(static_cast<size_t>(padded / kWordBits));
+        for (int64_t j = 0; j < keys; ++j) {
+          or_bits(expected.data(), j, 1, table.value[distances[j] - nearest] / sum > half_step);
+        }
+        to_running(expected.data(), static_cast<int64_t>(expected.size()));
+        for (const std::string& isa : available_isas()) {
+          std::vector<uint64_t> bits(expected.size(), 1);
+          kernels_for(isa).probability_bits(distances.data(), keys, table, half_step, bits.data());
+          CHECK(bits == expected);
+        }
       }
     }
   }
@@ -335,18 +337,18 @@ TEST(probability_bits_equal_softmax) {
 
 // A tie is not above the threshold, and equal scores give exactly equal probabilities.
 TEST(probability_bits_at_a_tie) {
-  const double value[1] = {1.0};
-  const uint64_t fixed[1] = {uint64_t{1} << 54};
-  const ExpTable table{value, fixed, 1, 1.0 / 18014398509481984.0};
+  const ExpScores scores(0.1, 64, 2, 512);
   std::vector<uint16_t> distances(64, 0xffff);
   std::fill_n(distances.begin(), 16, uint16_t{0});
   for (const std::string& isa : available_isas()) {
-    uint64_t bits = 1;
-    kernels_for(isa).probability_bits(distances.data(), 16, table, 1.0 / 16, &bits);
-    CHECK_EQUAL(bits, 0u);
-    kernels_for(isa).probability_bits(distances.data(), 16, table, std::nextafter(1.0 / 16, 0),
-                                      &bits);
-    CHECK_EQUAL(bits, 0xffff0000ffffu);  // as running words
+    const auto above = [&](double half_step) {
+      uint64_t bits = 1;
+      kernels_for(isa).probability_bits(distances.data(), 16, scores.table(), half_step, &bits);
+      to_codes(&bits, 1);
+      return bits;
+    };
+    CHECK_EQUAL(above(1.0 / 16), 0u);
+    CHECK_EQUAL(above(std::nextafter(1.0 / 16, 0)), 0xffffu);
   }
 }
 

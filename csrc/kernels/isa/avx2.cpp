@@ -15,6 +15,7 @@ struct Avx2 {
   using Counter = __m256i;  // 32 bytes
   using Sum = __m256i;      // eight int32
   static constexpr bool kIsVector = true;
+  static constexpr bool kSumsTerms = false;
   static constexpr int kLanes = 8;
   static constexpr int kParts = kPanelWidth / kLanes;
   static constexpr int kTileRows = 2;

@@ -14,6 +14,7 @@ struct Neon {
   using Counter = uint8x16_t;
   using Sum = int32x4_t;
   static constexpr bool kIsVector = true;
+  static constexpr bool kSumsTerms = false;
   static constexpr int kLanes = 4;
   static constexpr int kParts = kPanelWidth / kLanes;
   static constexpr int kTileRows = 2;

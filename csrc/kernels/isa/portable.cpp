@@ -13,6 +13,7 @@ struct Portable {
   using Counter = Word;  // sixteen bytes
   using Sum = int32_t __attribute__((vector_size(16)));
   static constexpr bool kIsVector = true;
+  static constexpr bool kSumsTerms = false;
   static constexpr int kLanes = 4;
   static constexpr int kParts = kPanelWidth / kLanes;
   static constexpr int kTileRows = 1;
