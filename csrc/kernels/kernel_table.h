@@ -96,6 +96,24 @@ struct ExpTable {
 // At least one more than there are terms; the columns after them are 0.
 inline constexpr int kExpByteColumns = 128;
 
+// Rows of n doubles, one after another.
+struct NormRows {
+  double* x;
+  int64_t rows;
+  int64_t n;
+  const double* weight;
+  const double* bias;
+};
+
+// Where the bits x > threshold of some rows go.
+struct Signs {
+  const double* threshold;  // float32 values, which makes it cheap to notice that x is none
+  uint64_t* bits;           // running words
+  int64_t stride;           // words per row
+  bool any_equal;           // set to true if some x equals its threshold, and else left alone
+};
+inline constexpr int kMostSigns = 3;
+
 struct Kernels {
   const char* name;
   uint64_t (*products_run)();  // by this table's own code in this process: proof of what ran
@@ -116,9 +134,9 @@ struct Kernels {
   // Bit k = x[k] != threshold[k].
   void (*pack_not_equal)(const double* x, const double* threshold, int64_t n, uint64_t* bits);
 
-  // (x - mean) / sqrt(variance + 1e-12) * weight + bias; `out` may be `x`.
-  void (*layer_norm)(const double* x, int64_t n, const double* weight, const double* bias,
-                     double* out);
+  // Every row of x becomes (x - mean) / sqrt(variance + 1e-12) * weight + bias, and its bits go to
+  // each of the `count` <= kMostSigns signs, which are set as by pack_greater.
+  void (*layer_norm)(const NormRows&, Signs* signs, int count);
 
   // One row of attention: distances (a multiple of 64 of them, the tail 0xffff) to probability
   // bits, bit j = softmax > half_step, as running words. `count` real keys, at least one.

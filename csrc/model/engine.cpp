@@ -80,9 +80,10 @@ int64_t tokens_of(const Batch& batch, const Group& group) {
 }
 
 void reserve(Workspace& workspace, const Config& config, const Batch& batch, int num_threads) {
-  int64_t most_tokens = 0;
+  int64_t most_tokens = 0, most_sequences = 0;
   for (const Group& group : workspace.plan) {
     most_tokens = std::max(most_tokens, tokens_of(batch, group));
+    most_sequences = std::max(most_sequences, group.last_sequence - group.first_sequence);
   }
   const int64_t most_keys = *std::max_element(batch.keys, batch.keys + batch.sequences);
   const size_t threads = static_cast<size_t>(num_threads);
@@ -90,7 +91,9 @@ void reserve(Workspace& workspace, const Config& config, const Batch& batch, int
   workspace.members.resize(std::max(workspace.members.size(), threads));
   const size_t own_groups = std::min(threads, workspace.plan.size());
   for (size_t i = 0; i < own_groups; ++i) workspace.groups[i].reserve(config, most_tokens);
-  for (size_t i = 0; i < threads; ++i) workspace.members[i].reserve(config, most_keys);
+  for (size_t i = 0; i < threads; ++i) {
+    workspace.members[i].reserve(config, most_keys, most_sequences);
+  }
 }
 
 Weights load_weights(const Config& config, const TensorMap& tensors) {
@@ -120,7 +123,7 @@ Engine::~Engine() {
 
 void Engine::check(const Batch& batch) const { check_batch(batch, config()); }
 
-void Engine::run(const Batch& batch, const Outputs& outputs, Trace* trace) {
+void Engine::run(const Batch& batch, const Outputs& outputs, const Observers& observers) {
   check(batch);
   // Beyond one tile of rows each, threads would only wake up and wait for one another.
   const int num_threads =
@@ -138,7 +141,7 @@ void Engine::run(const Batch& batch, const Outputs& outputs, Trace* trace) {
     const int64_t whole = groups - groups % team.size();
     const auto forward = [&](int64_t g, int buffers, int part, int parts) {
       forward_group(kernels_, weights_, batch, plan[g], workspace->groups[buffers],
-                    workspace->members[member], part, parts, team, outputs, trace);
+                    workspace->members[member], part, parts, team, outputs, observers);
     };
     for (int64_t g = next.fetch_add(1); g < whole; g = next.fetch_add(1)) forward(g, member, 0, 1);
     if (whole == groups) return;

@@ -35,8 +35,9 @@ class Engine {
   // Every index of the batch; std::invalid_argument names the one that is out of range.
   void check(const Batch& batch) const;
 
-  // Checks the batch and fills the outputs. With a trace the batch is one sequence.
-  void run(const Batch& batch, const Outputs& outputs, Trace* trace = nullptr);
+  // Checks the batch and fills the outputs. With a trace the batch is one sequence; with stage
+  // times there are num_threads() of them, to which the times are added.
+  void run(const Batch& batch, const Outputs& outputs, const Observers& observers = {});
 
   const Config& config() const { return weights_.config; }
   const std::string& isa() const { return isa_; }

@@ -10,11 +10,15 @@ namespace {
 
 constexpr int64_t kKeyValueBuffers = 2;
 
+// After attention rows have nothing to do with one another. So many of them go through the rest of
+// a layer at a time: 32 rows of 768 doubles are 196 kB and stay in L2.
+constexpr int64_t kRowBlock = 32;
+
 class GroupForward {
  public:
   GroupForward(const Kernels& kernels, const Weights& weights, const Batch& batch,
                const Group& group, GroupBuffers& buffers, MemberBuffers& scratch, int member,
-               int team_size, Team& team, const Outputs& outputs, Trace* trace)
+               int team_size, Team& team, const Outputs& outputs, const Observers& observers)
       : kernels_(kernels),
         weights_(weights),
         config_(weights.config),
@@ -25,32 +29,51 @@ class GroupForward {
         is_shared_(team_size > 1),
         team_(team),
         outputs_(outputs),
-        trace_(trace),
+        trace_(observers.trace),
+        clock_(observers.times != nullptr ? &observers.times[member] : nullptr),
+        only_pooled_(outputs.hidden == nullptr && weights.config.head != Head::kSpan &&
+                     observers.trace == nullptr),
         group_begin_(batch.offsets[group.first_sequence]) {
     const int64_t tokens = batch.offsets[group.last_sequence] - group_begin_;
     begin_ = tokens * member / team_size;
     end_ = tokens * (member + 1) / team_size;
+    for (int64_t s = group.first_sequence; s < group.last_sequence; ++s) {
+      const int64_t row = batch.first[s] - group_begin_;
+      if (row >= begin_ && row < end_) scratch_.pooled.push_back({s, row});
+    }
   }
 
   void run() {
     const int64_t first_layer = trace_ != nullptr ? trace_->first_layer : 0;
+    if (first_layer < config_.layers) aim_inputs(weights_.layers[first_layer]);
     if (trace_ != nullptr && trace_->initial_hidden != nullptr) {
-      std::copy_n(trace_->initial_hidden + begin_ * config_.hidden, count() * config_.hidden,
-                  hidden(begin_));
+      start_from_trace(first_layer);
     } else {
       embed();
+      normalize(weights_.embedding.norm, begin_, count(), query_in_, key_in_, value_in_);
     }
     record_hidden(first_layer);
+    clock_.end(Stage::kEmbedding);
     for (int64_t i = first_layer; i < config_.layers; ++i) {
       run_layer(i);
       record_hidden(i + 1);
     }
     finish();
+    clock_.end(Stage::kHead);
   }
 
  private:
   int64_t count() const { return end_ - begin_; }
   double* hidden(int64_t row) { return buffers_.hidden.data() + row * config_.hidden; }
+
+  void start_from_trace(int64_t first_layer) {
+    std::copy_n(trace_->initial_hidden + begin_ * config_.hidden, count() * config_.hidden,
+                hidden(begin_));
+    if (first_layer == config_.layers) return;
+    for (Input* input : {&query_in_, &key_in_, &value_in_}) {
+      for (int64_t row = begin_; row < end_; ++row) pack(hidden(row), row, *input);
+    }
+  }
 
   void embed() {
     const Embedding& embedding = weights_.embedding;
@@ -69,83 +92,152 @@ class GroupForward {
         if (nonzero != nullptr && !bit_at(nonzero, k)) word = 0;
         out[k] = word + static_cast<double>(position[k]) + static_cast<double>(type[k]);
       }
-      normalize(embedding.norm, out);
     }
   }
 
-  void normalize(const LayerNorm& norm, double* row) {
-    kernels_.layer_norm(row, config_.hidden, norm.weight.data(), norm.bias.data(), row);
-  }
-
-  // Signs of x + shift for `rows` rows of states, from `first` of `out` on. An exact 0 can turn up
-  // in any state; only then is there a non-zero plane, and the product that reads it.
-  Rows pack_input(const Linear& linear, const double* states, int64_t rows, BitRows& out,
-                  int64_t first) {
-    const int64_t size = config_.hidden;
-    const double* threshold = linear.input_threshold.data();
+  // Codes of the states' rows on their way into a product. An exact 0 can turn up in any state;
+  // only then is there a non-zero plane, and the product that reads it.
+  struct Input {
+    const Linear* linear = nullptr;
+    BitRows* rows = nullptr;
     bool has_zeros = false;
-    for (int64_t i = 0; i < rows; ++i) {
-      has_zeros |= kernels_.pack_greater(states + i * size, threshold, size, out.bits(first + i));
-    }
-    for (int64_t i = 0; has_zeros && i < rows; ++i) {
-      kernels_.pack_not_equal(states + i * size, threshold, size, out.nonzero(first + i));
-    }
-    return out.rows(first, rows, has_zeros);
+  };
+
+  // Whatever normalizes states next takes their signs for this layer's projections.
+  void aim_inputs(const Layer& layer) {
+    query_in_ = {&layer.query.linear, &buffers_.query_in};
+    key_in_ = {&layer.key.linear, &buffers_.key_in};
+    value_in_ = {&layer.value.linear, &buffers_.value_in};
   }
 
-  void project(int64_t layer, const ThresholdLinear& part, Point in, Point point, BitRows& out) {
-    const Rows input = pack_input(part.linear, hidden(begin_), count(), buffers_.input, begin_);
-    record(layer, in, input, Words::kRunning, config_.hidden);
+  // LayerNorm of the states, and their signs for the linears that read them next.
+  template <class... Inputs>
+  void normalize(const LayerNorm& norm, int64_t first, int64_t rows, Inputs&... inputs) {
+    static_assert(sizeof...(inputs) <= kMostSigns);
+    Signs signs[] = {Signs{inputs.linear->input_threshold.data(), inputs.rows->bits(first),
+                           inputs.rows->stride(), false}...,
+                     Signs{}};
+    kernels_.layer_norm({hidden(first), rows, config_.hidden, norm.weight.data(), norm.bias.data()},
+                        signs, sizeof...(inputs));
+    const Signs* of_input = signs;
+    ((inputs.has_zeros |= of_input++->any_equal), ...);
+  }
+
+  // Signs of x + shift of one state, to row `to`.
+  void pack(const double* state, int64_t to, Input& input) {
+    input.has_zeros |= kernels_.pack_greater(state, input.linear->input_threshold.data(),
+                                             config_.hidden, input.rows->bits(to));
+  }
+
+  // The packed rows from `first` on; `states` are those they were packed from.
+  Rows operand(const Input& input, const double* states, int64_t first, int64_t rows) {
+    const double* threshold = input.linear->input_threshold.data();
+    for (int64_t i = 0; input.has_zeros && i < rows; ++i) {
+      kernels_.pack_not_equal(states + i * config_.hidden, threshold, config_.hidden,
+                              input.rows->nonzero(first + i));
+    }
+    return input.rows->rows(first, rows, input.has_zeros);
+  }
+
+  void project(int64_t layer, const ThresholdLinear& part, const Input& in, Point in_point,
+               Point point, BitRows& out) {
+    const Rows rows = operand(in, hidden(begin_), begin_, count());
+    record(layer, in_point, rows, Words::kRunning, begin_, config_.hidden);
     const bool has_zeros = part.limits.has_low();
     kernels_.pack_codes(
-        input, part.linear.matrix.panels(),
+        rows, part.linear.matrix.panels(),
         part.limits.pack(out.bits(begin_), has_zeros ? out.nonzero(begin_) : nullptr, out.stride(),
                          Words::kCodes));
-    record(layer, point, out.rows(begin_, count(), has_zeros), Words::kCodes, config_.hidden);
-  }
-
-  // hidden = LayerNorm(scale * S + bias + hidden)
-  void add_and_normalize(const Linear& linear, const LayerNorm& norm, const Rows& input) {
-    double* states = hidden(begin_);
-    kernels_.affine(input, linear.matrix.panels(), linear.affine(states, states));
-    for (int64_t row = begin_; row < end_; ++row) normalize(norm, hidden(row));
+    record(layer, point, out.rows(begin_, count(), has_zeros), Words::kCodes, begin_,
+           config_.hidden);
   }
 
   void run_layer(int64_t i) {
     const Layer& layer = weights_.layers[i];
     BitRows& key = buffers_.key[i % kKeyValueBuffers];
     BitRows& value = buffers_.value[i % kKeyValueBuffers];
-    project(i, layer.query, kQueryIn, kQuery, buffers_.query);
-    project(i, layer.key, kKeyIn, kKey, key);
-    project(i, layer.value, kValueIn, kValue, value);
+    project(i, layer.key, key_in_, kKeyIn, kKey, key);
+    project(i, layer.value, value_in_, kValueIn, kValue, value);
+    if (only_pooled_ && i + 1 == config_.layers) keep_pooled_rows();
+    project(i, layer.query, query_in_, kQueryIn, kQuery, buffers_.query);
+    if (i + 1 < config_.layers) aim_inputs(weights_.layers[i + 1]);
+    clock_.end(Stage::kProjections);
     if (is_shared_) team_.barrier();
-
+    clock_.end(Stage::kWait);
     run_attention(i, layer, {buffers_.query, key, value, buffers_.context});
-    const Rows context = buffers_.context.rows(begin_, count(), !layer.context_low.empty());
-    record(i, kAttentionOutputIn, context, Words::kRunning, config_.hidden);
-    add_and_normalize(layer.attention_output, layer.attention_norm, context);
+    clock_.end(Stage::kAttention);
+    for (int64_t row = begin_; row < end_; row += kRowBlock) {
+      finish_rows(i, row, std::min(kRowBlock, end_ - row));
+    }
+  }
+
+  // The last layer computes only what is read after it. Rows move to the front of this member's
+  // share, in their order, so none is overwritten before it has moved.
+  void keep_pooled_rows() {
+    end_ = begin_;
+    for (PooledRow& pooled : scratch_.pooled) {
+      std::copy_n(hidden(pooled.row), config_.hidden, hidden(end_));
+      std::copy_n(buffers_.query_in.bits(pooled.row), buffers_.query_in.stride(),
+                  buffers_.query_in.bits(end_));
+      pooled.row = end_++;
+    }
+    is_only_pooled_ = true;
+  }
+
+  // From the context to the end of the layer.
+  void finish_rows(int64_t i, int64_t first, int64_t rows) {
+    const Layer& layer = weights_.layers[i];
+    const Rows context = buffers_.context.rows(first, rows, !layer.context_low.empty());
+    record(i, kAttentionOutputIn, context, Words::kRunning, first, config_.hidden);
+    add(layer.attention_output, context, first);
+    clock_.end(Stage::kAttentionOutput);
 
     const Linear& intermediate = layer.intermediate.linear;
-    const Rows input = pack_input(intermediate, hidden(begin_), count(), buffers_.input, begin_);
-    record(i, kIntermediateIn, input, Words::kRunning, config_.hidden);
+    Input in{&intermediate, &buffers_.intermediate_in};
+    normalize(layer.attention_norm, first, rows, in);
+    clock_.end(Stage::kNormalize);
+
+    const Rows input = operand(in, hidden(first), first, rows);
+    record(i, kIntermediateIn, input, Words::kRunning, first, config_.hidden);
     kernels_.pack_codes(input, intermediate.matrix.panels(),
-                        layer.intermediate.limits.pack(buffers_.ffn.bits(begin_), nullptr,
+                        layer.intermediate.limits.pack(buffers_.ffn.bits(first), nullptr,
                                                        buffers_.ffn.stride(), Words::kRunning));
-    const Rows ffn = buffers_.ffn.rows(begin_, count(), false, /*is_unsigned=*/true);
-    record(i, kOutputIn, ffn, Words::kRunning, config_.intermediate);
-    add_and_normalize(layer.output, layer.output_norm, ffn);
+    const Rows ffn = buffers_.ffn.rows(first, rows, false, /*is_unsigned=*/true);
+    record(i, kOutputIn, ffn, Words::kRunning, first, config_.intermediate);
+    clock_.end(Stage::kIntermediate);
+
+    add(layer.output, ffn, first);
+    clock_.end(Stage::kOutput);
+    if (i + 1 < config_.layers) {
+      normalize(layer.output_norm, first, rows, query_in_, key_in_, value_in_);
+    } else {
+      normalize(layer.output_norm, first, rows);
+    }
+    clock_.end(Stage::kNormalize);
+  }
+
+  // hidden = scale * S + bias + hidden
+  void add(const Linear& linear, const Rows& input, int64_t first) {
+    kernels_.affine(input, linear.matrix.panels(), linear.affine(hidden(first), hidden(first)));
   }
 
   void run_attention(int64_t i, const Layer& layer, const AttentionRows& rows) {
-    for (int64_t s = group_.first_sequence; s < group_.last_sequence; ++s) {
-      const int64_t sequence_begin = batch_.offsets[s] - group_begin_;
-      const int64_t sequence_end = batch_.offsets[s + 1] - group_begin_;
-      const AttentionSpan span{sequence_begin, batch_.keys[s], std::max(begin_, sequence_begin),
-                               std::min(end_, sequence_end)};
-      if (span.query_begin >= span.query_end) continue;
+    const auto run = [&](int64_t sequence, int64_t query_begin, int64_t query_end) {
+      const int64_t begin = batch_.offsets[sequence] - group_begin_;
       int8_t* probs = trace_ != nullptr ? trace_->layers[i][kProbs].data() : nullptr;
-      attend(kernels_, config_, layer, span, rows, scratch_.attention, probs,
-             sequence_end - sequence_begin);
+      attend(kernels_, config_, layer, {begin, batch_.keys[sequence], query_begin, query_end}, rows,
+             scratch_.attention, probs, batch_.offsets[sequence + 1] - batch_.offsets[sequence]);
+    };
+    if (is_only_pooled_) {
+      for (const PooledRow& pooled : scratch_.pooled) {
+        run(pooled.sequence, pooled.row, pooled.row + 1);
+      }
+      return;
+    }
+    for (int64_t s = group_.first_sequence; s < group_.last_sequence; ++s) {
+      const int64_t first = std::max(begin_, batch_.offsets[s] - group_begin_);
+      const int64_t last = std::min(end_, batch_.offsets[s + 1] - group_begin_);
+      if (first < last) run(s, first, last);
     }
   }
 
@@ -159,15 +251,14 @@ class GroupForward {
         classify(hidden(row), outputs_.logits + (group_begin_ + row) * config_.labels);
       }
     }
-    for (int64_t s = group_.first_sequence; s < group_.last_sequence; ++s) {
-      const int64_t row = batch_.first[s] - group_begin_;
-      if (row >= begin_ && row < end_) pool(s, hidden(row));
-    }
+    for (const PooledRow& pooled : scratch_.pooled) pool(pooled.sequence, hidden(pooled.row));
   }
 
   void pool(int64_t sequence, const double* state) {
     const Linear& pooler = *weights_.pooler;
-    const Rows input = pack_input(pooler, state, 1, scratch_.pooler_input, 0);
+    Input in{&pooler, &scratch_.pooler_input};
+    pack(state, 0, in);
+    const Rows input = operand(in, state, 0, 1);
     if (trace_ != nullptr) {
       decode_rows(input, Words::kRunning, config_.hidden, trace_->pooler_in.data(), config_.hidden);
     }
@@ -187,9 +278,10 @@ class GroupForward {
     }
   }
 
-  void record(int64_t layer, Point point, const Rows& rows, Words words, int64_t width) {
+  void record(int64_t layer, Point point, const Rows& rows, Words words, int64_t first,
+              int64_t width) {
     if (trace_ == nullptr) return;
-    decode_rows(rows, words, width, trace_->layers[layer][point].data() + begin_ * width, width);
+    decode_rows(rows, words, width, trace_->layers[layer][point].data() + first * width, width);
   }
   void record_hidden(int64_t layer) {
     if (trace_ == nullptr) return;
@@ -208,37 +300,50 @@ class GroupForward {
   Team& team_;
   const Outputs& outputs_;
   Trace* const trace_;
-  const int64_t group_begin_;  // first token of the group within the batch
-  int64_t begin_, end_;        // this member's tokens within the group
+  StageClock clock_;
+  const bool only_pooled_;       // nothing else is read after the last layer
+  const int64_t group_begin_;    // first token of the group within the batch
+  int64_t begin_, end_;          // this member's rows within the group
+  bool is_only_pooled_ = false;  // the rows are those of scratch_.pooled
+  Input query_in_, key_in_, value_in_;
 };
 
 }  // namespace
 
 void GroupBuffers::reserve(const Config& config, int64_t tokens) {
   hidden.reserve(static_cast<size_t>(tokens * config.hidden));
-  for (BitRows* rows : {&input, &query, &key[0], &key[1], &value[0], &value[1], &context}) {
+  for (BitRows* rows : {&query_in, &key_in, &value_in, &intermediate_in, &query, &key[0], &key[1],
+                        &value[0], &value[1], &context}) {
     rows->reserve(tokens, config.hidden);
   }
   ffn.reserve(tokens, config.intermediate);
 }
 
 size_t GroupBuffers::bytes() const {
-  return hidden.bytes() + input.bytes() + query.bytes() + key[0].bytes() + key[1].bytes() +
-         value[0].bytes() + value[1].bytes() + context.bytes() + ffn.bytes();
+  size_t sum = hidden.bytes() + ffn.bytes();
+  for (const BitRows* rows : {&query_in, &key_in, &value_in, &intermediate_in, &query, &key[0],
+                              &key[1], &value[0], &value[1], &context}) {
+    sum += rows->bytes();
+  }
+  return sum;
 }
 
-void MemberBuffers::reserve(const Config& config, int64_t most_keys) {
+void MemberBuffers::reserve(const Config& config, int64_t most_keys, int64_t most_sequences) {
   attention.reserve(config, most_keys);
   pooler_input.reserve(1, config.hidden);
+  pooled.reserve(static_cast<size_t>(most_sequences));
 }
 
-size_t MemberBuffers::bytes() const { return attention.bytes() + pooler_input.bytes(); }
+size_t MemberBuffers::bytes() const {
+  return attention.bytes() + pooler_input.bytes() + pooled.capacity() * sizeof(PooledRow);
+}
 
 void forward_group(const Kernels& kernels, const Weights& weights, const Batch& batch,
                    const Group& group, GroupBuffers& buffers, MemberBuffers& scratch, int member,
-                   int team_size, Team& team, const Outputs& outputs, Trace* trace) {
+                   int team_size, Team& team, const Outputs& outputs, const Observers& observers) {
+  scratch.pooled.clear();
   GroupForward(kernels, weights, batch, group, buffers, scratch, member, team_size, team, outputs,
-               trace)
+               observers)
       .run();
 }
 

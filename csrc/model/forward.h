@@ -7,6 +7,7 @@
 #include "base/thread_pool.h"
 #include "model/attention.h"
 #include "model/bit_rows.h"
+#include "model/profile.h"
 #include "model/trace.h"
 #include "model/weights.h"
 
@@ -40,25 +41,38 @@ struct Group {
 // layer while another still reads this layer's, so one barrier a layer is enough.
 struct GroupBuffers {
   AlignedBuffer<double> hidden;
-  BitRows input, query, key[2], value[2], context, ffn;
+  BitRows query_in, key_in, value_in, intermediate_in;  // codes of the states
+  BitRows query, key[2], value[2], context, ffn;
 
   void reserve(const Config& config, int64_t tokens);
   size_t bytes() const;
+};
+
+// A token that a pooler reads, by its row within the group.
+struct PooledRow {
+  int64_t sequence, row;
 };
 
 // Memory of one thread.
 struct MemberBuffers {
   AttentionScratch attention;
   BitRows pooler_input;
+  std::vector<PooledRow> pooled;
 
-  void reserve(const Config& config, int64_t most_keys);
+  void reserve(const Config& config, int64_t most_keys, int64_t most_sequences);
   size_t bytes() const;
+};
+
+// What a pass shows of itself; each may be null.
+struct Observers {
+  Trace* trace = nullptr;
+  StageTimes* times = nullptr;  // one per member
 };
 
 // Runs member `member` of `team_size`: its share of the group's tokens. With a team of more than
 // one, all members must call this at the same time with the same group.
 void forward_group(const Kernels& kernels, const Weights& weights, const Batch& batch,
                    const Group& group, GroupBuffers& buffers, MemberBuffers& scratch, int member,
-                   int team_size, Team& team, const Outputs& outputs, Trace* trace);
+                   int team_size, Team& team, const Outputs& outputs, const Observers& observers);
 
 }  // namespace bitinfer

@@ -95,7 +95,7 @@ class Model {
 
   py::dict forward(const py::array& ids, const py::array& positions, const py::array& segments,
                    const py::array& offsets, const py::array& keys, const py::array& first,
-                   bool with_hidden) {
+                   bool with_hidden, bool with_stages) {
     const int64_t sequences = offsets.ndim() == 1 ? offsets.shape(0) - 1 : 0;
     if (sequences < 1) throw std::invalid_argument("offsets: expected at least one sequence");
     Batch batch = read_tokens(ids, positions, segments);
@@ -108,7 +108,11 @@ class Model {
                                   ", expected the number of tokens, " +
                                   std::to_string(ids.shape(0)));
     }
-    return run(batch, with_hidden, nullptr);
+    if (!with_stages) return run(batch, with_hidden, {});
+    std::vector<StageTimes> times(static_cast<size_t>(num_threads()));
+    py::dict result = run(batch, with_hidden, {nullptr, times.data()});
+    add_stages(times, result);
+    return result;
   }
 
   py::dict trace(const py::array& ids, const py::array& positions, const py::array& segments,
@@ -133,7 +137,7 @@ class Model {
     if (hidden) {
       trace.initial_hidden = read_array<double>(*hidden, "hidden", {tokens, config.hidden});
     }
-    py::dict result = run(batch, false, &trace);
+    py::dict result = run(batch, false, {&trace, nullptr});
     add_codes(trace, tokens, result);
     return result;
   }
@@ -154,7 +158,7 @@ class Model {
     return batch;
   }
 
-  py::dict run(const Batch& batch, bool with_hidden, Trace* trace) {
+  py::dict run(const Batch& batch, bool with_hidden, const Observers& observers) {
     const Config& config = engine_->config();
     // The engine checks the offsets one by one; before it does, only their number is trusted.
     const int64_t tokens = batch.offsets[batch.sequences];
@@ -166,13 +170,26 @@ class Model {
                           with_hidden ? hidden.mutable_data() : nullptr};
     {
       const WithoutGil without_gil;
-      engine_->run(batch, outputs, trace);
+      engine_->run(batch, outputs, observers);
     }
     py::dict result;
     result["logits"] = logits;
     result["pooled"] = pooled;
     if (with_hidden) result["hidden"] = hidden;
     return result;
+  }
+
+  static void add_stages(const std::vector<StageTimes>& times, py::dict& result) {
+    static constexpr const char* kNames[kStageCount] = {
+        "embedding", "projections",  "wait",   "attention", "attention output",
+        "normalize", "intermediate", "output", "head"};
+    py::dict stages;
+    for (int stage = 0; stage < kStageCount; ++stage) {
+      int64_t sum = 0;
+      for (const StageTimes& thread : times) sum += thread[static_cast<size_t>(stage)];
+      stages[kNames[stage]] = 1e-9 * static_cast<double>(sum);
+    }
+    result["stages"] = stages;
   }
 
   void add_codes(const Trace& trace, int64_t tokens, py::dict& result) const {
@@ -228,9 +245,12 @@ void bind_model(py::module_& module) {
                     const std::optional<std::string>&, const std::optional<int>&>(),
            py::arg("config"), py::arg("tensors"), py::arg("isa") = py::none(),
            py::arg("num_threads") = py::none())
-      .def("forward", &Model::forward, py::arg("ids"), py::arg("positions"), py::arg("segments"),
-           py::arg("offsets"), py::arg("keys"), py::arg("first"), py::arg("hidden") = false,
-           "Runs a ragged batch; returns logits, pooled and, if asked, hidden, all float64.")
+      .def(
+          "forward", &Model::forward, py::arg("ids"), py::arg("positions"), py::arg("segments"),
+          py::arg("offsets"), py::arg("keys"), py::arg("first"), py::arg("hidden") = false,
+          py::arg("stages") = false,
+          "Runs a ragged batch; returns logits, pooled and, if asked, hidden, all float64, and the "
+          "seconds that all threads together spent in every stage.")
       .def("trace", &Model::trace, py::arg("ids"), py::arg("positions"), py::arg("segments"),
            py::arg("keys"), py::arg("first"), py::arg("layer") = 0, py::arg("hidden") = py::none(),
            "Runs one sequence, from `layer` on, and returns the codes at every point as well.")

@@ -272,30 +272,64 @@ TEST(packing_equals_comparison) {
   }
 }
 
-TEST(layer_norm_is_the_same_everywhere) {
+// Rows pass in blocks of 32 and columns in words of 64. Half of the thresholds of the first signs
+// are met exactly: there the weight is 0 and the bias a float32, as thresholds are.
+TEST(layer_norm_and_signs_are_the_same_everywhere) {
   std::mt19937_64 random(6);
   std::normal_distribution<double> normal(0.3, 2);
-  for (int64_t n = 1; n <= 100; ++n) {
-    std::vector<double> x(static_cast<size_t>(n)), weight(x.size()), bias(x.size());
-    for (auto* values : {&x, &weight, &bias}) {
-      for (double& value : *values) value = normal(random);
-    }
-    std::vector<double> expected(x.size());
-    kernels_for("portable").layer_norm(x.data(), n, weight.data(), bias.data(), expected.data());
-
-    long double mean = 0, variance = 0;
-    for (const double value : x) mean += value;
-    mean /= n;
-    for (const double value : x) variance += (value - mean) * (value - mean);
-    const long double scale = 1 / std::sqrt(variance / n + 1e-12L);
-    for (size_t k = 0; k < x.size(); ++k) {
-      const long double truth = (x[k] - mean) * scale * weight[k] + bias[k];
-      CHECK(std::fabs(static_cast<double>(truth - expected[k])) < 1e-12);
+  const auto draw = [&](int64_t count) {
+    std::vector<double> values(static_cast<size_t>(count));
+    for (double& value : values) value = normal(random);
+    return values;
+  };
+  for (int64_t n = 1; n <= 140; ++n) {
+    const int64_t rows = n % 7 == 0 ? 32 + n % 3 : 1 + n % 3;
+    const std::vector<double> x = draw(rows * n);
+    std::vector<double> weight = draw(n), bias = draw(n);
+    std::fill_n(weight.begin(), (n + 1) / 2, 0.0);
+    for (double& value : bias) value = static_cast<float>(value);
+    std::vector<double> expected = x;
+    kernels_for("portable")
+        .layer_norm({expected.data(), rows, n, weight.data(), bias.data()}, nullptr, 0);
+    for (int64_t row = 0; row < rows; ++row) {
+      const double* values = &x[row * n];
+      long double mean = 0, variance = 0;
+      for (int64_t k = 0; k < n; ++k) mean += values[k];
+      mean /= n;
+      for (int64_t k = 0; k < n; ++k) variance += (values[k] - mean) * (values[k] - mean);
+      const long double scale = 1 / std::sqrt(variance / n + 1e-12L);
+      for (int64_t k = 0; k < n; ++k) {
+        const long double truth = (values[k] - mean) * scale * weight[k] + bias[k];
+        CHECK(std::fabs(static_cast<double>(truth - expected[row * n + k])) < 1e-12);
+      }
     }
     for (const std::string& isa : available_isas()) {
-      std::vector<double> out = x;
-      kernels_for(isa).layer_norm(out.data(), n, weight.data(), bias.data(), out.data());
-      CHECK(std::memcmp(out.data(), expected.data(), out.size() * sizeof(double)) == 0);
+      for (int count = 0; count <= kMostSigns; ++count) {
+        std::vector<double> out = x;
+        std::vector<std::vector<double>> thresholds;
+        std::vector<std::vector<uint64_t>> bits;
+        Signs signs[kMostSigns];
+        const int64_t words = words_for(n);
+        for (int s = 0; s < count; ++s) {
+          thresholds.push_back(draw(n));
+          for (double& value : thresholds[s]) value = static_cast<float>(value);
+          if (s == 0) std::copy_n(bias.begin(), (n + 1) / 2, thresholds[0].begin());
+          bits.emplace_back(static_cast<size_t>(rows * words), 1);
+        }
+        for (int s = 0; s < count; ++s)
+          signs[s] = {thresholds[s].data(), bits[s].data(), words, false};
+        const Kernels& kernels = kernels_for(isa);
+        kernels.layer_norm({out.data(), rows, n, weight.data(), bias.data()}, signs, count);
+        CHECK(std::memcmp(out.data(), expected.data(), out.size() * sizeof(double)) == 0);
+        for (int s = 0; s < count; ++s) {
+          CHECK_EQUAL(signs[s].any_equal, s == 0);
+          for (int64_t row = 0; row < rows; ++row) {
+            std::vector<uint64_t> greater(static_cast<size_t>(words));
+            kernels.pack_greater(&expected[row * n], thresholds[s].data(), n, greater.data());
+            CHECK(std::equal(greater.begin(), greater.end(), &bits[s][row * words]));
+          }
+        }
+      }
     }
   }
 }

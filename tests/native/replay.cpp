@@ -85,7 +85,7 @@ void replay_sequence(Engine& engine) {
   std::vector<double> logits(
       static_cast<size_t>((config.head == Head::kSpan ? tokens : 1) * config.labels));
   std::vector<double> pooled(static_cast<size_t>(config.hidden));
-  engine.run(batch, {logits.data(), pooled.data(), nullptr}, &trace);
+  engine.run(batch, {logits.data(), pooled.data(), nullptr}, {&trace, nullptr});
   for (const auto& layer : trace.layers) {
     for (const auto& codes : layer) write(codes);
   }

@@ -97,6 +97,15 @@ struct Avx2 {
     return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_EQ_OQ)));
   }
 
+  // All ones where the low 29 bits, which a float's significand lacks, are 0.
+  using Short = __m256i;
+  static Short no_short() { return _mm256_setzero_si256(); }
+  static Short note_short(Short shorts, Doubles x) {
+    const __m256i low = _mm256_and_si256(_mm256_castpd_si256(x), _mm256_set1_epi64x(0x1fffffff));
+    return _mm256_or_si256(shorts, _mm256_cmpeq_epi64(low, _mm256_setzero_si256()));
+  }
+  static bool any_short(Short shorts) { return _mm256_testz_si256(shorts, shorts) == 0; }
+
  private:
   static uint32_t mask(__m256i larger, __m256i smaller) {
     const __m256 lanes = _mm256_castsi256_ps(_mm256_cmpgt_epi32(larger, smaller));

@@ -70,9 +70,9 @@ struct Avx512 {
     __m512i sums[kBytes];
     unroll<kBytes>([&](auto b) BITINFER_INLINE { sums[b] = _mm512_setzero_si512(); });
     for (int64_t j = 0; j < padded_count; j += 64) {
-      const __m512i terms =
-          _mm512_maskz_inserti64x4(0xff, _mm512_zextsi256_si512(narrow_terms(distances + j, from)),
-                                   narrow_terms(distances + j + 32, from), 1);
+      const __m512i terms = _mm512_maskz_inserti64x4(
+          0xff, _mm512_maskz_broadcast_i64x4(0xff, narrow_terms(distances + j, from)),
+          narrow_terms(distances + j + 32, from), 1);
       unroll<kBytes>([&](auto b) BITINFER_INLINE {
         const uint8_t* row = bytes + b * kExpByteColumns;
         const __m512i values =
@@ -109,6 +109,15 @@ struct Avx512 {
   static Doubles mul(Doubles a, Doubles b) { return _mm512_mul_pd(a, b); }
   static uint32_t greater(Doubles a, Doubles b) { return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ); }
   static uint32_t equal(Doubles a, Doubles b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
+
+  // The smallest of the low 29 bits, in which a double has more of a significand than a float.
+  using Short = __m512i;
+  static Short no_short() { return _mm512_set1_epi64(-1); }
+  static Short note_short(Short shorts, Doubles x) {
+    const __m512i low = _mm512_and_si512(_mm512_castpd_si512(x), _mm512_set1_epi64(0x1fffffff));
+    return _mm512_maskz_min_epu64(0xff, shorts, low);
+  }
+  static bool any_short(Short shorts) { return _mm512_testn_epi64_mask(shorts, shorts) != 0; }
 
  private:
   static __m256i narrow_terms(const uint16_t* distances, __m512i nearest) {

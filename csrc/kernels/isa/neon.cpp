@@ -78,6 +78,17 @@ struct Neon {
   static uint32_t greater(Doubles a, Doubles b) { return mask(vcgtq_f64(a, b)); }
   static uint32_t equal(Doubles a, Doubles b) { return mask(vceqq_f64(a, b)); }
 
+  // All ones where the low 29 bits, which a float's significand lacks, are 0.
+  using Short = uint64x2_t;
+  static Short no_short() { return vdupq_n_u64(0); }
+  static Short note_short(Short shorts, Doubles x) {
+    const uint64x2_t low = vandq_u64(vreinterpretq_u64_f64(x), vdupq_n_u64(0x1fffffff));
+    return vorrq_u64(shorts, vceqzq_u64(low));
+  }
+  static bool any_short(Short shorts) {
+    return (vgetq_lane_u64(shorts, 0) | vgetq_lane_u64(shorts, 1)) != 0;
+  }
+
  private:
   static uint32_t mask(uint32x4_t lanes) {
     static constexpr uint32_t kBits[4] = {1, 2, 4, 8};

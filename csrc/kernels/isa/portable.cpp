@@ -73,6 +73,14 @@ struct Portable {
     return static_cast<uint32_t>(a[0] == b[0]) | static_cast<uint32_t>(a[1] == b[1]) << 1;
   }
 
+  // All ones where the low 29 bits, which a float's significand lacks, are 0.
+  using Short = int64_t __attribute__((vector_size(16)));
+  static Short no_short() { return Short{}; }
+  static Short note_short(Short shorts, Doubles x) {
+    return shorts | ((reinterpret_cast<Short>(x) & 0x1fffffff) == 0);
+  }
+  static bool any_short(Short shorts) { return (shorts[0] | shorts[1]) != 0; }
+
  private:
   template <class T>
   static T read(const void* p) {
