@@ -57,6 +57,8 @@ inline uint32_t step_word(const uint64_t* row, int64_t step) {
   return word;
 }
 
+inline constexpr int kLineWords = 64 / sizeof(uint32_t);
+
 template <class V, int kRowCount, int kPartCount>
 struct Tile {
   typename V::Sum sums[kRowCount * kPartCount];
@@ -362,7 +364,15 @@ __attribute__((noinline)) void plain_rows(const Rows a, const Panels b, int64_t 
                                           int64_t panel, const Epilogue epilogue) {
   constexpr int kPartCount = kPanelCount * V::kParts;
   const uint32_t* panels = b.words + panel * b.steps * kPanelWidth;
+  // The next panels come from L2 or L3: a share of them with every tile.
+  const int64_t panel_words = kPanelCount * b.steps * kPanelWidth;
+  const int64_t tiles = (last - row) / kRowCount;
+  const int64_t ahead = tiles > 0 ? (panel_words + tiles - 1) / tiles : 0;
+  const uint32_t* next = panels + panel_words;
   for (; row < last; row += kRowCount) {
+    for (const uint32_t* end = next + ahead; next < end; next += kLineWords) {
+      __builtin_prefetch(next);
+    }
     for (int r = 0; r < kRowCount; ++r) epilogue.prefetch(row + r, panel, kPanelCount);
     const auto tile =
         plain_tile<V, kRowCount, kPartCount>(a.bits + row * a.stride, a.stride, panels, b.steps);
