@@ -176,22 +176,6 @@ BITINFER_INLINE inline typename V::Sum codes_sum(typename V::Sum x, const Rows& 
   return V::sub(V::sub(V::set_sums(static_cast<int32_t>(depth)), x), x);
 }
 
-// S of one panel.
-template <class V, bool kMasked>
-BITINFER_INLINE inline void store_codes_sums(const typename V::Sum* parts, const Rows& a,
-                                             int64_t depth, const int32_t* ones, int64_t col,
-                                             int32_t* sums) {
-  unroll<V::kParts>([&](auto p) BITINFER_INLINE {
-    constexpr int offset = p * V::kLanes;
-    V::store(sums + offset, codes_sum<V, kMasked>(parts[p], a, depth, ones, col + offset));
-  });
-}
-
-inline int64_t valid_columns(const Panels& b, int64_t panel) {
-  const int64_t left = b.cols - panel * kPanelWidth;
-  return left < kPanelWidth ? left : kPanelWidth;
-}
-
 // What becomes of X. An epilogue takes one row of a tile at a time: the parts of kPanelCount
 // neighbouring panels. It holds copies of all it needs, because what it writes through pointers
 // could change anything that is behind a reference, and compilers would read that again for every
@@ -203,73 +187,24 @@ struct SumsEpilogue {
   Panels b;
   StoreSums to;
 
-  void prefetch(int64_t, int64_t, int) const {}
-
   template <bool kMasked, int kPanelCount>
   BITINFER_INLINE void row(int64_t row, int64_t panel, const typename V::Sum* parts) const {
-    unroll<kPanelCount>([&](auto i) BITINFER_INLINE {
-      int32_t sums[kPanelWidth];
-      const int64_t col = (panel + i) * kPanelWidth;
-      store_codes_sums<V, kMasked>(parts + i * V::kParts, a, b.depth, to.ones, col, sums);
-      std::memcpy(to.out + row * to.stride + col, sums,
-                  valid_columns(b, panel + i) * sizeof(int32_t));
-    });
-  }
-  void finish() const {}
-};
-
-template <class V>
-struct AffineEpilogue {
-  Rows a;
-  Panels b;
-  Affine to;
-
-  // The residual is farther away than the operands of the product.
-  BITINFER_INLINE void prefetch(int64_t row, int64_t panel, int panel_count) const {
-    const double* out = to.out + row * to.stride + panel * kPanelWidth;
-    for (int i = 0; i < panel_count * kPanelWidth; i += 8) __builtin_prefetch(out + i, 1);
-  }
-
-  template <bool kMasked, int kPanelCount>
-  BITINFER_INLINE void row(int64_t row, int64_t panel, const typename V::Sum* parts) const {
-    const int64_t first = panel * kPanelWidth;
-    if (first + kPanelCount * kPanelWidth > b.cols) {
-      return tail<kMasked, kPanelCount>(row, panel, parts);
-    }
-    double* out = to.out + row * to.stride;
-    const double* residual = to.residual != nullptr ? to.residual + row * to.stride : nullptr;
-    unroll<kPanelCount * V::kParts>([&](auto p) BITINFER_INLINE {
-      const int64_t col = first + p * V::kLanes;
-      const auto sum = codes_sum<V, kMasked>(parts[p], a, b.depth, to.ones, col);
-      store(V::low_doubles(sum), col, residual, out);
-      store(V::high_doubles(sum), col + V::kDoubles, residual, out);
-    });
+    const int64_t first = panel * kPanelWidth, columns = kPanelCount * kPanelWidth;
+    int32_t* out = to.out + row * to.stride + first;
+    if (first + columns <= b.cols) return store<kMasked, kPanelCount>(parts, first, out);
+    int32_t sums[columns];
+    store<kMasked, kPanelCount>(parts, first, sums);
+    std::memcpy(out, sums, (b.cols - first) * sizeof(int32_t));
   }
   void finish() const {}
 
  private:
-  BITINFER_INLINE void store(typename V::Doubles sum, int64_t col, const double* residual,
-                             double* out) const {
-    auto value = V::mul(V::load(to.scale + col), sum);
-    value = V::add(value, V::load(to.bias + col));
-    if (residual != nullptr) value = V::add(V::load(residual + col), value);
-    V::store(out + col, value);
-  }
-
   template <bool kMasked, int kPanelCount>
-  __attribute__((noinline)) void tail(int64_t row, int64_t panel,
-                                      const typename V::Sum* parts) const {
-    for (int i = 0; i < kPanelCount; ++i) {
-      int32_t sums[kPanelWidth];
-      const int64_t col = (panel + i) * kPanelWidth;
-      store_codes_sums<V, kMasked>(parts + i * V::kParts, a, b.depth, to.ones, col, sums);
-      for (int64_t j = 0; j < valid_columns(b, panel + i); ++j) {
-        const int64_t n = col + j;
-        const double value = to.scale[n] * sums[j] + to.bias[n];
-        double& out = to.out[row * to.stride + n];
-        out = to.residual != nullptr ? to.residual[row * to.stride + n] + value : value;
-      }
-    }
+  BITINFER_INLINE void store(const typename V::Sum* parts, int64_t first, int32_t* out) const {
+    unroll<kPanelCount * V::kParts>([&](auto p) BITINFER_INLINE {
+      constexpr int col = p * V::kLanes;
+      V::store(out + col, codes_sum<V, kMasked>(parts[p], a, b.depth, to.ones, first + col));
+    });
   }
 };
 
@@ -278,8 +213,6 @@ struct PackEpilogue {
   Rows a;
   Panels b;
   PackCodes to;
-
-  void prefetch(int64_t, int64_t, int) const {}
 
   template <bool kMasked, int kPanelCount>
   BITINFER_INLINE void row(int64_t row, int64_t panel, const typename V::Sum* parts) const {
@@ -341,8 +274,6 @@ struct DistanceEpilogue {
   Panels b;
   StoreDistances to;
 
-  void prefetch(int64_t, int64_t, int) const {}
-
   template <bool kMasked, int kPanelCount>
   BITINFER_INLINE void row(int64_t row, int64_t panel, const typename V::Sum* parts) const {
     const typename V::Sum offset = V::set_sums(kMasked ? static_cast<int32_t>(b.depth) : 0);
@@ -373,7 +304,6 @@ __attribute__((noinline)) void plain_rows(const Rows a, const Panels b, int64_t 
     for (const uint32_t* end = next + ahead; next < end; next += kLineWords) {
       __builtin_prefetch(next);
     }
-    for (int r = 0; r < kRowCount; ++r) epilogue.prefetch(row + r, panel, kPanelCount);
     const auto tile =
         plain_tile<V, kRowCount, kPartCount>(a.bits + row * a.stride, a.stride, panels, b.steps);
     unroll<kRowCount>([&](auto r) BITINFER_INLINE {
@@ -452,11 +382,6 @@ void product(const Rows& a, const Panels& b, const Epilogue& epilogue) {
 template <class V>
 void store_sums(const Rows& a, const Panels& b, const StoreSums& to) {
   product<V>(a, b, SumsEpilogue<V>{a, b, to});
-}
-
-template <class V>
-void affine(const Rows& a, const Panels& b, const Affine& to) {
-  product<V>(a, b, AffineEpilogue<V>{a, b, to});
 }
 
 template <class V>

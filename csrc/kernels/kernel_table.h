@@ -31,6 +31,11 @@ struct Rows {
   int64_t count;
   int64_t stride;
   bool is_unsigned;  // bits mean 1 and 0 instead of +1 and -1; then `nonzero` is null
+
+  Rows from(int64_t first, int64_t rows) const {
+    return {bits + first * stride, nonzero != nullptr ? nonzero + first * stride : nullptr, rows,
+            stride, is_unsigned};
+  }
 };
 
 // Right operand: `panel_count` panels of [steps][16] running 32-bit words.
@@ -48,16 +53,6 @@ struct StoreSums {
   int32_t* out;
   int64_t stride;
   const int32_t* ones;  // +1 codes per column, padded to whole panels
-};
-
-// scale * S + bias (+ residual), each step rounded to double.
-struct Affine {
-  double* out;             // may be `residual`
-  const double* residual;  // or null
-  int64_t stride;          // of both
-  const double* scale;     // per column, padded to whole panels, like all that follow
-  const double* bias;
-  const int32_t* ones;
 };
 
 // plus = X < less, minus = X > greater. The bits are `plus` where greater is null, `plus | minus`
@@ -96,6 +91,14 @@ struct ExpTable {
 // At least one more than there are terms; the columns after them are 0.
 inline constexpr int kExpByteColumns = 128;
 
+// What a product adds to states: scale * S + bias, each step rounded to double. `sums` are rows of
+// S one after another; scale and bias are per column.
+struct ScaledSums {
+  const int32_t* sums;
+  const double* scale;
+  const double* bias;
+};
+
 // Rows of n doubles, one after another.
 struct NormRows {
   double* x;
@@ -103,6 +106,7 @@ struct NormRows {
   int64_t n;
   const double* weight;
   const double* bias;
+  ScaledSums added;  // to x, before anything else; no `sums`: nothing
 };
 
 // Where the bits x > threshold of some rows go.
@@ -124,7 +128,6 @@ struct Kernels {
   int64_t (*popcount_probe)(int64_t steps);
 
   void (*store_sums)(const Rows&, const Panels&, const StoreSums&);
-  void (*affine)(const Rows&, const Panels&, const Affine&);
   void (*pack_codes)(const Rows&, const Panels&, const PackCodes&);
   void (*store_distances)(const Rows&, const Panels&, const StoreDistances&);
 
@@ -134,8 +137,12 @@ struct Kernels {
   // Bit k = x[k] != threshold[k].
   void (*pack_not_equal)(const double* x, const double* threshold, int64_t n, uint64_t* bits);
 
-  // Every row of x becomes (x - mean) / sqrt(variance + 1e-12) * weight + bias, and its bits go to
-  // each of the `count` <= kMostSigns signs, which are set as by pack_greater.
+  // out = scale * S + bias, rows of n.
+  void (*affine)(const ScaledSums&, int64_t rows, int64_t n, double* out);
+
+  // Every row of x, with what is added, becomes (x - mean) / sqrt(variance + 1e-12) * weight +
+  // bias, and its bits go to each of the `count` <= kMostSigns signs, which are set as by
+  // pack_greater.
   void (*layer_norm)(const NormRows&, Signs* signs, int count);
 
   // One row of attention: distances (a multiple of 64 of them, the tail 0xffff) to probability

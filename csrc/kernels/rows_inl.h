@@ -14,55 +14,51 @@ inline constexpr int kPartialSumsLog2 = 5;
 inline constexpr int kPartialSums = 1 << kPartialSumsLog2;
 inline constexpr double kLayerNormEpsilon = 1e-12;
 
-struct Identity {
-  template <class V>
-  static typename V::Doubles apply(typename V::Doubles x, typename V::Doubles) {
-    return x;
-  }
-  static double apply(double x, double) { return x; }
-};
-
-struct SquaredDeviation {
-  template <class V>
-  static typename V::Doubles apply(typename V::Doubles x, typename V::Doubles mean) {
-    const typename V::Doubles d = V::sub(x, mean);
-    return V::mul(d, d);
-  }
-  static double apply(double x, double mean) { return (x - mean) * (x - mean); }
-};
-
-template <class V, class Term>
-double sum_of(const double* x, int64_t n, double mean) {
+// Sums of kRows rows of n values each. vector(i, y) gives the values i .. i + V::kDoubles - 1 of
+// every row, scalar(i, y) value i alone.
+template <class V, int kRows, class Vector, class Scalar>
+BITINFER_INLINE inline void sum_rows(int64_t n, Vector vector, Scalar scalar, double* out) {
+  using Doubles = typename V::Doubles;
   constexpr int kRegisters = kPartialSums / V::kDoubles;
-  typename V::Doubles sums[kRegisters];
-  unroll<kRegisters>([&](auto r) BITINFER_INLINE { sums[r] = V::set_all(0.0); });
-  const typename V::Doubles means = V::set_all(mean);
+  Doubles sums[kRows][kRegisters];
+  unroll<kRows * kRegisters>(
+      [&](auto i) BITINFER_INLINE { sums[i / kRegisters][i % kRegisters] = V::set_all(0.0); });
   int64_t i = 0;
   for (; i + kPartialSums <= n; i += kPartialSums) {
-    unroll<kRegisters>([&](auto r) BITINFER_INLINE {
-      const auto value = V::load(x + i + r * V::kDoubles);
-      sums[r] = V::add(sums[r], Term::template apply<V>(value, means));
+    unroll<kRegisters>([&](auto part) BITINFER_INLINE {
+      Doubles y[kRows];
+      vector(i + part * V::kDoubles, y);
+      unroll<kRows>([&](auto r) BITINFER_INLINE { sums[r][part] = V::add(sums[r][part], y[r]); });
     });
   }
-  if (i < n) {
+  unroll<kRows>([&](auto r) BITINFER_INLINE {
     double partial[kPartialSums];
-    unroll<kRegisters>([&](auto r)
-                           BITINFER_INLINE { V::store(partial + r * V::kDoubles, sums[r]); });
-    for (int j = 0; i + j < n; ++j) partial[j] += Term::apply(x[i + j], mean);
-    unroll<kRegisters>([&](auto r)
-                           BITINFER_INLINE { sums[r] = V::load(partial + r * V::kDoubles); });
-  }
-  // Halves: whole registers first, then lanes.
-  unroll<kPartialSumsLog2>([&](auto step) BITINFER_INLINE {
-    constexpr int half = kRegisters >> (step + 1);
-    unroll<half>([&](auto r) BITINFER_INLINE { sums[r] = V::add(sums[r], sums[r + half]); });
+    if (i < n) {
+      unroll<kRegisters>([&](auto part) BITINFER_INLINE {
+        V::store(partial + part * V::kDoubles, sums[r][part]);
+      });
+      for (int64_t j = i; j < n; ++j) {
+        double y[kRows];
+        scalar(j, y);
+        partial[j - i] += y[r];
+      }
+      unroll<kRegisters>([&](auto part) BITINFER_INLINE {
+        sums[r][part] = V::load(partial + part * V::kDoubles);
+      });
+    }
+    // Halves: whole registers first, then lanes.
+    unroll<kPartialSumsLog2>([&](auto step) BITINFER_INLINE {
+      constexpr int half = kRegisters >> (step + 1);
+      unroll<half>([&](auto part) BITINFER_INLINE {
+        sums[r][part] = V::add(sums[r][part], sums[r][part + half]);
+      });
+    });
+    V::store(partial, sums[r][0]);
+    for (int width = V::kDoubles / 2; width > 0; width /= 2) {
+      for (int j = 0; j < width; ++j) partial[j] += partial[j + width];
+    }
+    out[r] = partial[0];
   });
-  double lanes[V::kDoubles];
-  V::store(lanes, sums[0]);
-  for (int width = V::kDoubles / 2; width > 0; width /= 2) {
-    for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
-  }
-  return lanes[0];
 }
 
 template <class V>
@@ -88,15 +84,78 @@ bool pack_greater(const double* x, const double* threshold, int64_t n, uint64_t*
   return any_equal != 0;
 }
 
+// Only rows in which an equal value was met come here.
+template <class V>
+void pack_not_equal(const double* x, const double* threshold, int64_t n, uint64_t* bits) {
+  for (int64_t first = 0; first < n; first += 64) {
+    uint64_t word = 0;
+    for (int64_t j = 0; j < 64 && first + j < n; ++j) {
+      const double limit = threshold != nullptr ? threshold[first + j] : 0.0;
+      word |= static_cast<uint64_t>(x[first + j] != limit) << j;
+    }
+    *bits++ = word;
+  }
+}
+
 struct Moments {
   double mean, scale;
 };
 
-template <class V>
-Moments moments(const double* x, int64_t n) {
-  const double mean = sum_of<V, Identity>(x, n, 0.0) / static_cast<double>(n);
-  const double variance = sum_of<V, SquaredDeviation>(x, n, mean) / static_cast<double>(n);
-  return {mean, 1.0 / __builtin_sqrt(variance + kLayerNormEpsilon)};
+// Adds what is to be added and takes mean and scale of each row.
+template <class V, int kRows, bool kAdds>
+void moments(const NormRows& rows, int64_t row, Moments* of_row) {
+  const int64_t n = rows.n;
+  double* const x = rows.x + row * n;
+  const ScaledSums added = rows.added;
+  const int32_t* const sums = kAdds ? added.sums + row * n : nullptr;
+  const auto add_vector = [&](int64_t i, typename V::Doubles* y) BITINFER_INLINE {
+    typename V::Doubles scale, bias;
+    if constexpr (kAdds) {
+      scale = V::load(added.scale + i);
+      bias = V::load(added.bias + i);
+    }
+    unroll<kRows>([&](auto r) BITINFER_INLINE {
+      y[r] = V::load(x + r * n + i);
+      if constexpr (kAdds) {
+        y[r] = V::add(y[r], V::add(V::mul(scale, V::convert(sums + r * n + i)), bias));
+        V::store(x + r * n + i, y[r]);
+      }
+    });
+  };
+  const auto add_scalar = [&](int64_t i, double* y) {
+    for (int r = 0; r < kRows; ++r) y[r] = x[r * n + i];
+  };
+  if constexpr (kAdds) {
+    for (int64_t i = n - n % kPartialSums; i < n; ++i) {
+      for (int r = 0; r < kRows; ++r) {
+        x[r * n + i] += added.scale[i] * sums[r * n + i] + added.bias[i];
+      }
+    }
+  }
+  double sum[kRows];
+  sum_rows<V, kRows>(n, add_vector, add_scalar, sum);
+
+  const double count = static_cast<double>(n);
+  typename V::Doubles means[kRows];
+  unroll<kRows>([&](auto r) BITINFER_INLINE {
+    of_row[r].mean = sum[r] / count;
+    means[r] = V::set_all(of_row[r].mean);
+  });
+  const auto square_vector = [&](int64_t i, typename V::Doubles* y) BITINFER_INLINE {
+    unroll<kRows>([&](auto r) BITINFER_INLINE {
+      y[r] = V::sub(V::load(x + r * n + i), means[r]);
+      y[r] = V::mul(y[r], y[r]);
+    });
+  };
+  const auto square_scalar = [&](int64_t i, double* y) {
+    for (int r = 0; r < kRows; ++r) {
+      y[r] = (x[r * n + i] - of_row[r].mean) * (x[r * n + i] - of_row[r].mean);
+    }
+  };
+  sum_rows<V, kRows>(n, square_vector, square_scalar, sum);
+  for (int r = 0; r < kRows; ++r) {
+    of_row[r].scale = 1.0 / __builtin_sqrt(sum[r] / count + kLayerNormEpsilon);
+  }
 }
 
 // 64 columns: what makes one word of bits in every row.
@@ -193,20 +252,22 @@ BITINFER_INLINE inline void normalize_word(const Columns& columns, int64_t row,
 
 // Rows pass by 64 columns at a time, two by two: weights, biases and thresholds together are larger
 // than L1, and as many loads as the values.
-template <class V, int kSigns>
+template <class V, bool kAdds, int kSigns>
 void normalize_rows(const NormRows& rows, Signs* signs) {
   constexpr int64_t kBlock = 32;
+  constexpr int kTogether = V::kDoubles >= 8 ? 2 : 1;  // or the partial sums fill all registers
   for (int64_t begin = 0; begin < rows.rows; begin += kBlock) {
     const int64_t end = rows.rows - begin < kBlock ? rows.rows : begin + kBlock;
     Moments of_row[kBlock];
-    for (int64_t row = begin; row < end; ++row) {
-      of_row[row - begin] = moments<V>(rows.x + row * rows.n, rows.n);
+    int64_t row = begin;
+    for (; row + kTogether <= end; row += kTogether) {
+      moments<V, kTogether, kAdds>(rows, row, of_row + (row - begin));
     }
+    for (; row < end; ++row) moments<V, 1, kAdds>(rows, row, of_row + (row - begin));
     for (int64_t first = 0; first < rows.n; first += 64) {
       const int64_t left = rows.n - first;
       const Columns columns{rows, signs, first, left < 64 ? left : 64};
-      int64_t row = begin;
-      for (; row + 2 <= end; row += 2) {
+      for (row = begin; row + 2 <= end; row += 2) {
         normalize_word<V, 2, kSigns>(columns, row, of_row + (row - begin), signs);
       }
       if (row < end) normalize_word<V, 1, kSigns>(columns, row, of_row + (row - begin), signs);
@@ -214,25 +275,32 @@ void normalize_rows(const NormRows& rows, Signs* signs) {
   }
 }
 
-template <class V>
-void layer_norm(const NormRows& rows, Signs* signs, int count) {
-  if (count == 0) return normalize_rows<V, 0>(rows, signs);
-  if (count == 1) return normalize_rows<V, 1>(rows, signs);
-  if (count == 2) return normalize_rows<V, 2>(rows, signs);
+template <class V, bool kAdds>
+void normalize_and_sign(const NormRows& rows, Signs* signs, int count) {
+  if (count == 0) return normalize_rows<V, kAdds, 0>(rows, signs);
+  if (count == 1) return normalize_rows<V, kAdds, 1>(rows, signs);
+  if (count == 2) return normalize_rows<V, kAdds, 2>(rows, signs);
   static_assert(kMostSigns == 3, "one line for each count");
-  normalize_rows<V, 3>(rows, signs);
+  normalize_rows<V, kAdds, 3>(rows, signs);
 }
 
-// Only rows in which pack_greater met equality come here.
 template <class V>
-void pack_not_equal(const double* x, const double* threshold, int64_t n, uint64_t* bits) {
-  for (int64_t first = 0; first < n; first += 64) {
-    uint64_t word = 0;
-    for (int64_t j = 0; j < 64 && first + j < n; ++j) {
-      const double limit = threshold != nullptr ? threshold[first + j] : 0.0;
-      word |= static_cast<uint64_t>(x[first + j] != limit) << j;
+void layer_norm(const NormRows& rows, Signs* signs, int count) {
+  if (rows.added.sums != nullptr) return normalize_and_sign<V, true>(rows, signs, count);
+  normalize_and_sign<V, false>(rows, signs, count);
+}
+
+template <class V>
+void affine(const ScaledSums& from, int64_t rows, int64_t n, double* out) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const int32_t* sums = from.sums + row * n;
+    double* to = out + row * n;
+    int64_t i = 0;
+    for (; i + V::kDoubles <= n; i += V::kDoubles) {
+      const auto product = V::mul(V::load(from.scale + i), V::convert(sums + i));
+      V::store(to + i, V::add(product, V::load(from.bias + i)));
     }
-    *bits++ = word;
+    for (; i < n; ++i) to[i] = from.scale[i] * sums[i] + from.bias[i];
   }
 }
 
@@ -295,17 +363,9 @@ void probability_bits(const uint16_t* distances, int64_t count, const ExpTable& 
 
 template <class V>
 constexpr Kernels kernel_table(const char* name) {
-  return Kernels{name,
-                 products_run,
-                 popcount_probe<V>,
-                 store_sums<V>,
-                 affine<V>,
-                 pack_codes<V>,
-                 store_distances<V>,
-                 pack_greater<V>,
-                 pack_not_equal<V>,
-                 layer_norm<V>,
-                 probability_bits<V>};
+  return Kernels{name,          products_run,       popcount_probe<V>,  store_sums<V>,
+                 pack_codes<V>, store_distances<V>, pack_greater<V>,    pack_not_equal<V>,
+                 affine<V>,     layer_norm<V>,      probability_bits<V>};
 }
 
 }  // namespace

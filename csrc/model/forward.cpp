@@ -50,7 +50,7 @@ class GroupForward {
       start_from_trace(first_layer);
     } else {
       embed();
-      normalize(weights_.embedding.norm, begin_, count(), query_in_, key_in_, value_in_);
+      normalize(weights_.embedding.norm, {}, begin_, count(), query_in_, key_in_, value_in_);
     }
     record_hidden(first_layer);
     clock_.end(Stage::kEmbedding);
@@ -110,15 +110,18 @@ class GroupForward {
     value_in_ = {&layer.value.linear, &buffers_.value_in};
   }
 
-  // LayerNorm of the states, and their signs for the linears that read them next.
+  // LayerNorm of the states and what is added to them, and their signs for the linears that read
+  // them next.
   template <class... Inputs>
-  void normalize(const LayerNorm& norm, int64_t first, int64_t rows, Inputs&... inputs) {
+  void normalize(const LayerNorm& norm, const ScaledSums& added, int64_t first, int64_t rows,
+                 Inputs&... inputs) {
     static_assert(sizeof...(inputs) <= kMostSigns);
     Signs signs[] = {Signs{inputs.linear->input_threshold.data(), inputs.rows->bits(first),
                            inputs.rows->stride(), false}...,
                      Signs{}};
-    kernels_.layer_norm({hidden(first), rows, config_.hidden, norm.weight.data(), norm.bias.data()},
-                        signs, sizeof...(inputs));
+    kernels_.layer_norm(
+        {hidden(first), rows, config_.hidden, norm.weight.data(), norm.bias.data(), added}, signs,
+        sizeof...(inputs));
     const Signs* of_input = signs;
     ((inputs.has_zeros |= of_input++->any_equal), ...);
   }
@@ -189,12 +192,12 @@ class GroupForward {
     const Layer& layer = weights_.layers[i];
     const Rows context = buffers_.context.rows(first, rows, !layer.context_low.empty());
     record(i, kAttentionOutputIn, context, Words::kRunning, first, config_.hidden);
-    add(layer.attention_output, context, first);
+    const ScaledSums attended = multiply(layer.attention_output, context);
     clock_.end(Stage::kAttentionOutput);
 
     const Linear& intermediate = layer.intermediate.linear;
     Input in{&intermediate, &buffers_.intermediate_in};
-    normalize(layer.attention_norm, first, rows, in);
+    normalize(layer.attention_norm, attended, first, rows, in);
     clock_.end(Stage::kNormalize);
 
     const Rows input = operand(in, hidden(first), first, rows);
@@ -206,19 +209,21 @@ class GroupForward {
     record(i, kOutputIn, ffn, Words::kRunning, first, config_.intermediate);
     clock_.end(Stage::kIntermediate);
 
-    add(layer.output, ffn, first);
+    const ScaledSums output = multiply(layer.output, ffn);
     clock_.end(Stage::kOutput);
     if (i + 1 < config_.layers) {
-      normalize(layer.output_norm, first, rows, query_in_, key_in_, value_in_);
+      normalize(layer.output_norm, output, first, rows, query_in_, key_in_, value_in_);
     } else {
-      normalize(layer.output_norm, first, rows);
+      normalize(layer.output_norm, output, first, rows);
     }
     clock_.end(Stage::kNormalize);
   }
 
-  // hidden = scale * S + bias + hidden
-  void add(const Linear& linear, const Rows& input, int64_t first) {
-    kernels_.affine(input, linear.matrix.panels(), linear.affine(hidden(first), hidden(first)));
+  ScaledSums multiply(const Linear& linear, const Rows& input) {
+    int32_t* sums = scratch_.sums.data();
+    kernels_.store_sums(input, linear.matrix.panels(),
+                        {sums, linear.matrix.rows(), linear.matrix.ones()});
+    return linear.scaled(sums);
   }
 
   void run_attention(int64_t i, const Layer& layer, const AttentionRows& rows) {
@@ -263,7 +268,7 @@ class GroupForward {
       decode_rows(input, Words::kRunning, config_.hidden, trace_->pooler_in.data(), config_.hidden);
     }
     double* pooled = outputs_.pooled + sequence * config_.hidden;
-    kernels_.affine(input, pooler.matrix.panels(), pooler.affine(pooled, nullptr));
+    kernels_.affine(multiply(pooler, input), 1, config_.hidden, pooled);
     for (int64_t k = 0; k < config_.hidden; ++k) pooled[k] = tanh(pooled[k]);
     if (config_.head == Head::kClassification) {
       classify(pooled, outputs_.logits + sequence * config_.labels);
@@ -331,11 +336,13 @@ size_t GroupBuffers::bytes() const {
 void MemberBuffers::reserve(const Config& config, int64_t most_keys, int64_t most_sequences) {
   attention.reserve(config, most_keys);
   pooler_input.reserve(1, config.hidden);
+  sums.reserve(static_cast<size_t>(kRowBlock * config.hidden));
   pooled.reserve(static_cast<size_t>(most_sequences));
 }
 
 size_t MemberBuffers::bytes() const {
-  return attention.bytes() + pooler_input.bytes() + pooled.capacity() * sizeof(PooledRow);
+  return attention.bytes() + pooler_input.bytes() + sums.bytes() +
+         pooled.capacity() * sizeof(PooledRow);
 }
 
 void forward_group(const Kernels& kernels, const Weights& weights, const Batch& batch,

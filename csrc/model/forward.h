@@ -57,6 +57,7 @@ struct PooledRow {
 struct MemberBuffers {
   AttentionScratch attention;
   BitRows pooler_input;
+  AlignedBuffer<int32_t> sums;  // of a block of rows
   std::vector<PooledRow> pooled;
 
   void reserve(const Config& config, int64_t most_keys, int64_t most_sequences);

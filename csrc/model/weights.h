@@ -34,11 +34,9 @@ struct LayerNorm {
 struct Linear {
   PackedMatrix matrix;
   AlignedBuffer<double> input_threshold;  // -shift: x + shift > 0 <=> x > -shift, exactly
-  AlignedBuffer<double> scale, bias;      // per output, padded to whole panels
+  AlignedBuffer<double> scale, bias;      // per output
 
-  Affine affine(double* out, const double* residual) const {
-    return {out, residual, matrix.rows(), scale.data(), bias.data(), matrix.ones()};
-  }
+  ScaledSums scaled(const int32_t* sums) const { return {sums, scale.data(), bias.data()}; }
 };
 
 // A linear whose output is only ever compared: Q, K, V and the first half of the FFN.

@@ -127,11 +127,7 @@ void split_rows(const Rows& codes, const PackedPanels& panels, const OptionalThr
   ThreadPool::shared().run(threads, [&](int member, Team& team) {
     const int64_t first = rows.count * member / team.size();
     const int64_t last = rows.count * (member + 1) / team.size();
-    Rows part = rows;
-    part.bits += first * rows.stride;
-    if (part.nonzero != nullptr) part.nonzero += first * rows.stride;
-    part.count = last - first;
-    if (part.count > 0) product(first, part);
+    if (first < last) product(first, rows.from(first, last - first));
   });
 }
 
@@ -163,12 +159,6 @@ py::array_t<int32_t> bgemm_reference(const py::array& a, const OptionalArray& a_
   return result;
 }
 
-AlignedBuffer<double> padded(const double* values, const PackedMatrix& matrix) {
-  AlignedBuffer<double> result(static_cast<size_t>(matrix.padded_rows()));
-  std::copy_n(values, matrix.rows(), result.data());
-  return result;
-}
-
 py::array_t<double> bgemm_affine(const py::array& a, const OptionalArray& a_nonzero,
                                  bool is_unsigned, const PackedPanels& panels,
                                  const py::array& scale, const py::array& bias,
@@ -177,14 +167,18 @@ py::array_t<double> bgemm_affine(const py::array& a, const OptionalArray& a_nonz
   const Kernels& kernels = kernels_for(resolve_isa(isa));
   const int64_t cols = panels.rows();
   const PackedMatrix& matrix = panels.matrix();
-  const AlignedBuffer<double> scales = padded(read_array<double>(scale, "scale", {cols}), matrix);
-  const AlignedBuffer<double> biases = padded(read_array<double>(bias, "bias", {cols}), matrix);
+  const double* scales = read_array<double>(scale, "scale", {cols});
+  const double* biases = read_array<double>(bias, "bias", {cols});
   py::array_t<double> result = make_array<double>({rows.count, cols});
   double* out = result.mutable_data();
+  constexpr int64_t kBlock = 32;  // rows whose sums stay near
   split_rows(rows, panels, num_threads, [&](int64_t first, const Rows& part) {
-    kernels.affine(
-        part, matrix.panels(),
-        {out + first * cols, nullptr, cols, scales.data(), biases.data(), matrix.ones()});
+    AlignedBuffer<int32_t> sums(static_cast<size_t>(std::min(part.count, kBlock) * cols));
+    for (int64_t row = 0; row < part.count; row += kBlock) {
+      Rows block = part.from(row, std::min(kBlock, part.count - row));
+      kernels.store_sums(block, matrix.panels(), {sums.data(), cols, matrix.ones()});
+      kernels.affine({sums.data(), scales, biases}, block.count, cols, out + (first + row) * cols);
+    }
   });
   return result;
 }

@@ -83,9 +83,8 @@ struct Avx2 {
   static Doubles load(const double* p) { return _mm256_loadu_pd(p); }
   static void store(double* p, Doubles x) { _mm256_storeu_pd(p, x); }
   static Doubles set_all(double x) { return _mm256_set1_pd(x); }
-  static Doubles low_doubles(Sum sum) { return _mm256_cvtepi32_pd(_mm256_castsi256_si128(sum)); }
-  static Doubles high_doubles(Sum sum) {
-    return _mm256_cvtepi32_pd(_mm256_extracti128_si256(sum, 1));
+  static Doubles convert(const int32_t* p) {
+    return _mm256_cvtepi32_pd(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
   static Doubles add(Doubles a, Doubles b) { return _mm256_add_pd(a, b); }
   static Doubles sub(Doubles a, Doubles b) { return _mm256_sub_pd(a, b); }

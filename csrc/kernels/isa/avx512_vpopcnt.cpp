@@ -97,12 +97,10 @@ struct Avx512 {
   static Doubles load(const double* p) { return _mm512_loadu_pd(p); }
   static void store(double* p, Doubles x) { _mm512_storeu_pd(p, x); }
   static Doubles set_all(double x) { return _mm512_set1_pd(x); }
-  // The masked forms: GCC 12 warns of an uninitialized operand inside the plain ones.
-  static Doubles low_doubles(Sum sum) {
-    return _mm512_maskz_cvtepi32_pd(0xff, _mm512_maskz_extracti64x4_epi64(0xf, sum, 0));
-  }
-  static Doubles high_doubles(Sum sum) {
-    return _mm512_maskz_cvtepi32_pd(0xff, _mm512_maskz_extracti64x4_epi64(0xf, sum, 1));
+  static Doubles convert(const int32_t* p) {
+    // The masked form: GCC 12 warns of an uninitialized operand inside the plain one.
+    const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_maskz_cvtepi32_pd(0xff, words);
   }
   static Doubles add(Doubles a, Doubles b) { return _mm512_add_pd(a, b); }
   static Doubles sub(Doubles a, Doubles b) { return _mm512_sub_pd(a, b); }

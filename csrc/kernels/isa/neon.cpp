@@ -70,8 +70,7 @@ struct Neon {
   static Doubles load(const double* p) { return vld1q_f64(p); }
   static void store(double* p, Doubles x) { vst1q_f64(p, x); }
   static Doubles set_all(double x) { return vdupq_n_f64(x); }
-  static Doubles low_doubles(Sum sum) { return vcvtq_f64_s64(vmovl_s32(vget_low_s32(sum))); }
-  static Doubles high_doubles(Sum sum) { return vcvtq_f64_s64(vmovl_high_s32(sum)); }
+  static Doubles convert(const int32_t* p) { return vcvtq_f64_s64(vmovl_s32(vld1_s32(p))); }
   static Doubles add(Doubles a, Doubles b) { return vaddq_f64(a, b); }
   static Doubles sub(Doubles a, Doubles b) { return vsubq_f64(a, b); }
   static Doubles mul(Doubles a, Doubles b) { return vmulq_f64(a, b); }

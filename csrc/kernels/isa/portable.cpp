@@ -61,8 +61,9 @@ struct Portable {
   static Doubles load(const double* p) { return read<Doubles>(p); }
   static void store(double* p, Doubles x) { std::memcpy(p, &x, sizeof x); }
   static Doubles set_all(double x) { return Doubles{x, x}; }
-  static Doubles low_doubles(Sum sum) { return doubles(sum[0], sum[1]); }
-  static Doubles high_doubles(Sum sum) { return doubles(sum[2], sum[3]); }
+  static Doubles convert(const int32_t* p) {
+    return Doubles{static_cast<double>(p[0]), static_cast<double>(p[1])};
+  }
   static Doubles add(Doubles a, Doubles b) { return a + b; }
   static Doubles sub(Doubles a, Doubles b) { return a - b; }
   static Doubles mul(Doubles a, Doubles b) { return a * b; }
@@ -87,9 +88,6 @@ struct Portable {
     T value;
     std::memcpy(&value, p, sizeof value);
     return value;
-  }
-  static Doubles doubles(int32_t a, int32_t b) {
-    return Doubles{static_cast<double>(a), static_cast<double>(b)};
   }
   static uint32_t mask(Sum lanes) {
     uint32_t bits = 0;
