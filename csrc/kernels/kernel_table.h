@@ -84,10 +84,12 @@ struct StoreDistances {
 struct ExpTable {
   const double* value;
   const uint64_t* fixed;
-  const uint8_t* fixed_bytes;  // [8][kExpByteColumns], byte b of term t, or null for longer tables
+  // [kExpBytes][kExpByteColumns], byte b of term t, or null for longer tables.
+  const uint8_t* fixed_bytes;
   int64_t size;
   double unit;
 };
+inline constexpr int kExpBytes = 7;  // hold terms up to 2^55
 // At least one more than there are terms; the columns after them are 0.
 inline constexpr int kExpByteColumns = 128;
 

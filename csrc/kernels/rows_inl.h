@@ -319,17 +319,17 @@ inline uint64_t sum_terms(const uint16_t* distances, int64_t count, uint16_t nea
   return partial[0] + partial[1] + partial[2] + partial[3];
 }
 
-// How many terms are above the limit: the first ones, because the table falls.
+// How many terms are above the limit: the first ones, because the table falls. Without a branch
+// that depends on the limit.
 template <class V>
 int64_t terms_above(const ExpTable& table, double limit) {
   const typename V::Doubles limits = V::set_all(limit);
-  int64_t t = 0;
+  int64_t count = 0, t = 0;
   for (; t + V::kDoubles <= table.size; t += V::kDoubles) {
-    const uint32_t above = V::greater(V::load(table.value + t), limits);
-    if (above != (1u << V::kDoubles) - 1) return t + __builtin_popcount(above);
+    count += __builtin_popcount(V::greater(V::load(table.value + t), limits));
   }
-  while (t < table.size && table.value[t] > limit) ++t;
-  return t;
+  for (; t < table.size; ++t) count += table.value[t] > limit;
+  return count;
 }
 
 // p_j = e(t_j) / sum e > half_step, with t_j the distance from the row's nearest key. The largest

@@ -11,16 +11,26 @@ namespace {
 // most, and the weights of the two products (keys, values of the head) stay in L1.
 constexpr int64_t kQueryBlock = 32;
 
-// Bit c of word r becomes bit r of word c (Warren, Hacker's Delight, 7-3).
-void transpose_32x32(uint32_t* words) {
-  uint32_t mask = 0x0000ffff;
-  for (int width = 16; width != 0; width >>= 1, mask ^= mask << width) {
-    for (int r = 0; r < 32; r = ((r | width) + 1) & ~width) {
-      const uint32_t swapped = ((words[r] >> width) ^ words[r | width]) & mask;
-      words[r | width] ^= swapped;
-      words[r] ^= swapped << width;
+// One round: in every pair of words `kWidth` apart, the upper bits of one and the lower bits of the
+// other change places. The width is a constant, so that compilers vectorize it.
+template <int kWidth>
+void swap_bits(uint32_t* words, uint32_t mask) {
+  for (int block = 0; block < 32; block += 2 * kWidth) {
+    for (int r = block; r < block + kWidth; ++r) {
+      const uint32_t swapped = ((words[r] >> kWidth) ^ words[r + kWidth]) & mask;
+      words[r + kWidth] ^= swapped;
+      words[r] ^= swapped << kWidth;
     }
   }
+}
+
+// Bit c of word r becomes bit r of word c (Warren, Hacker's Delight, 7-3).
+void transpose_32x32(uint32_t* words) {
+  swap_bits<16>(words, 0x0000ffff);
+  swap_bits<8>(words, 0x00ff00ff);
+  swap_bits<4>(words, 0x0f0f0f0f);
+  swap_bits<2>(words, 0x33333333);
+  swap_bits<1>(words, 0x55555555);
 }
 
 }  // namespace

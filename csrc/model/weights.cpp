@@ -163,7 +163,8 @@ void check_config(const Config& config) {
 
 ExpScores::ExpScores(double score_scale, int64_t head_size, int64_t step, int64_t positions)
     : size_(2 * head_size / step + 1), value_(size_), fixed_(size_) {
-  int fraction_bits = 63;  // positions * 2^fraction_bits must not exceed 2^63
+  // positions * 2^fraction_bits must not exceed 2^63, nor e(0) = 2^fraction_bits its bytes.
+  int fraction_bits = 8 * kExpBytes - 1;
   while ((int64_t{1} << (63 - fraction_bits)) < positions) --fraction_bits;
   unit_ = 1.0 / static_cast<double>(uint64_t{1} << fraction_bits);
   for (int64_t i = 0; i < size_; ++i) {
@@ -175,10 +176,9 @@ ExpScores::ExpScores(double score_scale, int64_t head_size, int64_t step, int64_
     fixed_[i] = static_cast<uint64_t>(scaled < 4503599627370496.0 ? scaled + 0.5 : scaled);
   }
   if (size_ >= kExpByteColumns) return;
-  constexpr int kBytes = sizeof(uint64_t);
-  fixed_bytes_ = AlignedBuffer<uint8_t>(kBytes * kExpByteColumns);
+  fixed_bytes_ = AlignedBuffer<uint8_t>(kExpBytes * kExpByteColumns);
   for (int64_t i = 0; i < size_; ++i) {
-    for (int b = 0; b < kBytes; ++b) {
+    for (int b = 0; b < kExpBytes; ++b) {
       fixed_bytes_[b * kExpByteColumns + i] = static_cast<uint8_t>(fixed_[i] >> (8 * b));
     }
   }

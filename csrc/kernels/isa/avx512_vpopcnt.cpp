@@ -65,7 +65,7 @@ struct Avx512 {
   // 0.
   static uint64_t sum_terms(const uint16_t* distances, int64_t padded_count, uint16_t nearest,
                             const uint8_t* bytes) {
-    constexpr int kBytes = 8;
+    constexpr int kBytes = kExpBytes;
     const __m512i from = _mm512_set1_epi16(static_cast<short>(nearest));
     __m512i sums[kBytes];
     unroll<kBytes>([&](auto b) BITINFER_INLINE { sums[b] = _mm512_setzero_si512(); });
