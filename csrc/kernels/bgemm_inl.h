@@ -312,16 +312,25 @@ __attribute__((noinline)) void plain_rows(const Rows a, const Panels b, int64_t 
   }
 }
 
+// Most counts of rows are sums of whole tiles and tiles of one row more: 21 = 5 + 4 + 4 + 4 + 4.
+// What is left is narrower than a tile.
 template <class V, int kPanelCount, class Epilogue>
 void plain_panels(const Rows& a, const Panels& b, int64_t panel, const Epilogue& epilogue) {
-  const int64_t tiled = a.count - a.count % V::kTileRows;
-  plain_rows<V, V::kTileRows, kPanelCount>(a, b, 0, tiled, panel, epilogue);
-  int64_t row = tiled;
-  if (V::kTileRows > 2 && row + 2 <= a.count) {
-    plain_rows<V, 2, kPanelCount>(a, b, row, row + 2, panel, epilogue);
-    row += 2;
+  constexpr int kTall = V::kTileRows + 1;
+  int64_t row = 0;
+  if constexpr (V::kHasTallTile) {
+    const int64_t rest = a.count % V::kTileRows;
+    if (rest > 0 && rest * kTall <= a.count) {
+      plain_rows<V, kTall, kPanelCount>(a, b, 0, rest * kTall, panel, epilogue);
+      row = rest * kTall;
+    }
   }
-  plain_rows<V, 1, kPanelCount>(a, b, row, a.count, panel, epilogue);
+  const int64_t rest = (a.count - row) % V::kTileRows;
+  const int64_t last = a.count - rest;
+  if (row < last) plain_rows<V, V::kTileRows, kPanelCount>(a, b, row, last, panel, epilogue);
+  unroll<V::kTileRows - 1>([&](auto i) {
+    if (rest == i + 1) plain_rows<V, i + 1, kPanelCount>(a, b, last, a.count, panel, epilogue);
+  });
 }
 
 template <class V, class Epilogue>

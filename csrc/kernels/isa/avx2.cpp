@@ -19,6 +19,7 @@ struct Avx2 {
   static constexpr int kLanes = 8;
   static constexpr int kParts = kPanelWidth / kLanes;
   static constexpr int kTileRows = 2;
+  static constexpr bool kHasTallTile = false;
   static constexpr int kTilePanels = 1;
   static constexpr int64_t kMaxCounts = 31;
 

@@ -20,6 +20,7 @@ struct Avx512 {
   static constexpr int kLanes = 16;
   static constexpr int kParts = kPanelWidth / kLanes;
   static constexpr int kTileRows = 4;
+  static constexpr bool kHasTallTile = true;
   static constexpr int kTilePanels = 2;
   static constexpr int64_t kMaxCounts = int64_t{1} << 40;
 

@@ -18,6 +18,7 @@ struct Neon {
   static constexpr int kLanes = 4;
   static constexpr int kParts = kPanelWidth / kLanes;
   static constexpr int kTileRows = 2;
+  static constexpr bool kHasTallTile = false;
   static constexpr int kTilePanels = 1;
   static constexpr int64_t kMaxCounts = 31;
 

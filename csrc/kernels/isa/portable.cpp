@@ -17,6 +17,7 @@ struct Portable {
   static constexpr int kLanes = 4;
   static constexpr int kParts = kPanelWidth / kLanes;
   static constexpr int kTileRows = 1;
+  static constexpr bool kHasTallTile = false;
   static constexpr int kTilePanels = 1;
   static constexpr int64_t kMaxCounts = 31;
 
