@@ -40,7 +40,8 @@ class Model:
         keys: _I32,
         first: _I64,
         hidden: bool = ...,
-    ) -> dict[str, _F64]: ...
+        stages: bool = ...,
+    ) -> dict[str, Any]: ...
     def trace(
         self,
         ids: _I32,

@@ -1,4 +1,8 @@
-"""How fast a model runs: full-length random sequences, one setting after the other."""
+"""How fast a model runs: full-length random sequences, one setting after the other.
+
+With a profile, the engine also reads a clock between the stages of every layer and reports what
+each takes: that costs about 1 % and is why it is off unless asked for.
+"""
 
 from __future__ import annotations
 
@@ -26,24 +30,26 @@ __all__ = ["EXCLUDED", "Timing", "as_csv", "as_json", "as_markdown", "run"]
 
 EXCLUDED = "Sequences have full length; loading, tokenizing and warming up are not included."
 _SEED = 1
-_COLUMNS = (
-    *("isa", "threads", "batch", "length"),
-    *("mean_ms", "median_ms", "sd_ms", "sequences_per_s", "tokens_per_s"),
-)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each repetition for one setting."""
+    """Seconds of each repetition for one setting.
+
+    Attributes:
+        stages: of a profile: seconds that all threads together spent in each stage, over all
+            repetitions.  ``other`` is Python, starting threads, and threads without work.
+    """
 
     isa: str
     threads: int
     batch: int
     length: int
     seconds: tuple[float, ...]
+    stages: dict[str, float] | None = None
 
     def row(self) -> dict[str, Any]:
-        """The setting, and figures over its repetitions."""
+        """The setting, figures over its repetitions, and of a profile the stages in percent."""
         mean = statistics.fmean(self.seconds)
         deviation = statistics.stdev(self.seconds) if len(self.seconds) > 1 else 0.0
         return {
@@ -56,7 +62,14 @@ class Timing:
             "sd_ms": round(1e3 * deviation, 4),
             "sequences_per_s": round(self.batch / mean, 1),
             "tokens_per_s": round(self.batch * self.length / mean),
+            **self._shares(),
         }
+
+    def _shares(self) -> dict[str, float]:
+        if self.stages is None:
+            return {}
+        total = sum(self.stages.values())
+        return {f"{name} %": round(100 * value / total, 1) for name, value in self.stages.items()}
 
 
 def run(
@@ -68,6 +81,7 @@ def run(
     isas: Sequence[str | None],
     repetitions: int,
     warmup: int = 2,
+    profile: bool = False,
 ) -> Iterator[Timing]:
     """Time every combination of the settings, from token ids to logits.
 
@@ -91,8 +105,13 @@ def run(
             model = BitModel(origin, count, isa, content=content)
             for batch, length in product(batches, lengths):
                 tokens = _random_tokens(model, batch, length)
-                samples = [_seconds(model, tokens) for _ in range(warmup + repetitions)]
-                yield Timing(isa, count, batch, length, tuple(samples[warmup:]))
+                for _ in range(warmup):
+                    _seconds(model, tokens)
+                stages: dict[str, float] | None = {} if profile else None
+                seconds = tuple(_seconds(model, tokens, stages) for _ in range(repetitions))
+                if stages is not None:
+                    stages["other"] = max(0.0, count * sum(seconds) - sum(stages.values()))
+                yield Timing(isa, count, batch, length, seconds, stages)
 
     return timings()
 
@@ -108,10 +127,14 @@ def _random_tokens(model: BitModel, batch: int, length: int) -> TokenBatch:
     )
 
 
-def _seconds(model: BitModel, tokens: TokenBatch) -> float:
+def _seconds(model: BitModel, tokens: TokenBatch, stages: dict[str, float] | None = None) -> float:
     start = time.perf_counter()
-    model._run(tokens, hidden=False)
-    return time.perf_counter() - start
+    output = model._run(tokens, hidden=False, stages=stages is not None)
+    seconds = time.perf_counter() - start
+    if stages is not None:
+        for name, value in output["stages"].items():
+            stages[name] = stages.get(name, 0.0) + value
+    return seconds
 
 
 def as_markdown(model: str, timings: Iterable[Timing]) -> Iterator[str]:
@@ -119,24 +142,29 @@ def as_markdown(model: str, timings: Iterable[Timing]) -> Iterator[str]:
     machine = diagnose()
     yield f"{model}, bitinfer {machine['bitinfer']['version']}, {machine['cpu']}. {EXCLUDED}"
     yield ""
-    yield "| " + " | ".join(_COLUMNS) + " |"
-    yield "|" + "---|" * len(_COLUMNS)
-    for timing in timings:
-        yield "| " + " | ".join(str(value) for value in timing.row().values()) + " |"
+    for index, row in enumerate(timing.row() for timing in timings):
+        if index == 0:
+            yield "| " + " | ".join(row) + " |"
+            yield "|" + "---|" * len(row)
+        yield "| " + " | ".join(str(value) for value in row.values()) + " |"
 
 
 def as_csv(model: str, timings: Iterable[Timing]) -> Iterator[str]:
     """Comment lines with what was measured, then the table."""
     yield f"# {model}. {EXCLUDED}"
-    yield ",".join(_COLUMNS)
-    for timing in timings:
-        line = io.StringIO()
-        csv.writer(line).writerow(timing.row().values())
-        yield line.getvalue().rstrip("\r\n")
+    for index, row in enumerate(timing.row() for timing in timings):
+        for values in ([row.keys()] if index == 0 else []) + [row.values()]:
+            line = io.StringIO()
+            csv.writer(line).writerow(values)
+            yield line.getvalue().rstrip("\r\n")
 
 
 def as_json(model: str, timings: Iterable[Timing]) -> Iterator[str]:
     """One object with the machine, and every sample of every setting."""
-    results = [{**timing.row(), "seconds": timing.seconds} for timing in timings]
+    results = [
+        {**timing.row(), "seconds": timing.seconds}
+        | ({"stages": timing.stages} if timing.stages is not None else {})
+        for timing in timings
+    ]
     report = {"model": model, "excluded": EXCLUDED, "machine": diagnose(), "results": results}
     yield json.dumps(report, indent=2)

@@ -282,6 +282,7 @@ def _bench(options: argparse.Namespace) -> int:
         threads=options.threads or [None],
         isas=options.isa or [None],
         repetitions=options.repetitions,
+        profile=options.profile,
     )
     write = {"md": bench.as_markdown, "json": bench.as_json, "csv": bench.as_csv}[options.output]
     for line in write(options.model, timings):
@@ -521,6 +522,9 @@ def _add_bench(commands: Any) -> None:
     )
     parser.add_argument(
         "-o", "--output", choices=["md", "json", "csv"], default="md", help="default md"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="also the share of time in each stage of the engine"
     )
 
 

@@ -410,7 +410,7 @@ class BitModel:
 
         return given.single, encode()
 
-    def _run(self, batch: TokenBatch, *, hidden: bool) -> dict[str, Floats]:
+    def _run(self, batch: TokenBatch, *, hidden: bool, stages: bool = False) -> dict[str, Any]:
         keys = np.diff(batch.offsets).astype(np.int32)
         return self._core.forward(
             batch.ids,
@@ -420,6 +420,7 @@ class BitModel:
             keys,
             batch.offsets[:-1],
             hidden,
+            stages,
         )
 
     def _rank(self, logits: Floats, count: int) -> list[list[Prediction]]:

@@ -504,6 +504,22 @@ def test_bench(model: str, capsys: Capture) -> None:
     assert len({line.count("|") for line in markdown.splitlines()[2:]}) == 1
 
 
+def test_bench_profile(model: str, capsys: Capture) -> None:
+    arguments = ["bench", model, "-b", "2", "-l", "8", "-t", "1,2", "-r", "2", "--profile"]
+    assert main([*arguments, "-o", "json"]) == 0
+    for result in json.loads(capsys.readouterr().out)["results"]:
+        stages = result["stages"]
+        assert {"embedding", "projections", "attention", "normalize", "other"} <= set(stages)
+        assert all(seconds >= 0 for seconds in stages.values())
+        assert stages["attention"] > 0
+        known = sum(stages.values()) - stages["other"]
+        assert known <= result["threads"] * sum(result["seconds"])
+        shares = [value for name, value in result.items() if name.endswith(" %")]
+        assert sum(shares) == pytest.approx(100, abs=1)
+    assert main(arguments) == 0
+    assert "attention output %" in capsys.readouterr().out
+
+
 def test_doctor(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -120,6 +120,16 @@ struct Signs {
 };
 inline constexpr int kMostSigns = 3;
 
+// The sum of a word's codes times its scale, its position's and its segment's vector.
+struct EmbeddingRow {
+  const uint64_t* bits;     // codes, not running
+  const uint64_t* nonzero;  // or null: no code is 0
+  double scale;
+  const float* position;
+  const float* segment;
+  int64_t n;
+};
+
 struct Kernels {
   const char* name;
   uint64_t (*products_run)();  // by this table's own code in this process: proof of what ran
@@ -132,6 +142,8 @@ struct Kernels {
   void (*store_sums)(const Rows&, const Panels&, const StoreSums&);
   void (*pack_codes)(const Rows&, const Panels&, const PackCodes&);
   void (*store_distances)(const Rows&, const Panels&, const StoreDistances&);
+
+  void (*embed)(const EmbeddingRow&, double* out);
 
   // Bit k = x[k] > threshold[k] (0 if threshold is null), as running words; true if some x[k]
   // equals its threshold.

@@ -81,17 +81,11 @@ class GroupForward {
     for (int64_t row = begin_; row < end_; ++row) {
       const int64_t token = group_begin_ + row;
       const int32_t id = batch_.ids[token];
-      const uint64_t* bits = embedding.bits.data() + id * words;
-      const uint64_t* nonzero = embedding.nonzero_row(id, words);
-      const float* position = embedding.position.data() + batch_.positions[token] * size;
-      const float* type = embedding.token_type.data() + batch_.segments[token] * size;
-      const double values[2] = {-embedding.scale[id], embedding.scale[id]};
-      double* out = hidden(row);
-      for (int64_t k = 0; k < size; ++k) {
-        double word = values[bit_at(bits, k)];
-        if (nonzero != nullptr && !bit_at(nonzero, k)) word = 0;
-        out[k] = word + static_cast<double>(position[k]) + static_cast<double>(type[k]);
-      }
+      kernels_.embed(
+          {embedding.bits.data() + id * words, embedding.nonzero_row(id, words),
+           embedding.scale[id], embedding.position.data() + batch_.positions[token] * size,
+           embedding.token_type.data() + batch_.segments[token] * size, size},
+          hidden(row));
     }
   }
 

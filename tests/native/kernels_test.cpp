@@ -318,6 +318,32 @@ TEST(layer_norm_and_signs_are_the_same_everywhere) {
   }
 }
 
+TEST(embedding_adds_word_position_and_segment) {
+  std::mt19937_64 random(9);
+  std::normal_distribution<float> normal;
+  for (int64_t n = 1; n <= 200; ++n) {
+    const Kind kind = n % 3 == 0 ? Kind::kTernary : Kind::kSigned;
+    const CodeMatrix word = make_codes(random, 1, n, kind);
+    std::vector<float> position(static_cast<size_t>(n)), segment(position.size());
+    for (auto* values : {&position, &segment}) {
+      for (float& value : *values) value = normal(random);
+    }
+    const double scale = 0.0371;
+    for (const std::string& isa : available_isas()) {
+      std::vector<double> out(position.size());
+      kernels_for(isa).embed(
+          {word.bits.data(), kind == Kind::kTernary ? word.nonzero.data() : nullptr, scale,
+           position.data(), segment.data(), n},
+          out.data());
+      for (int64_t k = 0; k < n; ++k) {
+        const double value = scale * reference::code(word.codes(), 0, k, n);
+        CHECK_EQUAL(out[k],
+                    value + static_cast<double>(position[k]) + static_cast<double>(segment[k]));
+      }
+    }
+  }
+}
+
 TEST(affine_scales_and_adds) {
   std::mt19937_64 random(8);
   std::normal_distribution<double> normal;
