@@ -145,6 +145,8 @@ def _length(items: Any) -> int | None:
 
 
 def _pair(item: Any, index: int) -> TextPair:
+    if isinstance(item, str):
+        return item, None
     if isinstance(item, Mapping):
         if "text" not in item or set(item) - {"text", "text_pair"}:
             raise InputError(

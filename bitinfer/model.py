@@ -411,7 +411,7 @@ class BitModel:
         return given.single, encode()
 
     def _run(self, batch: TokenBatch, *, hidden: bool) -> dict[str, Floats]:
-        keys = np.diff(batch.offsets).astype(np.int32)
+        keys = (batch.offsets[1:] - batch.offsets[:-1]).astype(np.int32)
         return self._core.forward(
             batch.ids,
             batch.positions,
@@ -430,8 +430,8 @@ class BitModel:
         # By logits, which still differ where probabilities round to the same number.
         order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
         return [
-            [Prediction(labels[index], float(row[index]), int(index)) for index in best]
-            for row, best in zip(scores, order, strict=True)
+            [Prediction(labels[index], row[index], index) for index in best]
+            for row, best in zip(scores.tolist(), order.tolist(), strict=True)
         ]
 
     def _need_classes(self, method: str) -> None:

@@ -122,14 +122,16 @@ class TextTokenizer:
         """
         parts: list[bytes] = []
         sizes: list[tuple[int, int]] = []
+        cls, sep = self._cls, self._sep
         for index, (text, second) in enumerate(pairs, start=first):
             a = self._tokenize(text, "text", index, max_length, truncation)
             b = b""
             if second is not None:
                 b = self._tokenize(second, "second text", index, max_length, truncation)
-            a, b = _fit(a, b, max_length, truncation, index)
-            parts += (self._cls, a, self._sep, b, self._sep) if b else (self._cls, a, self._sep)
-            sizes.append((_count(a) + 2, _count(b) + 1 if b else 0))
+            if len(a) + len(b) > (max_length - 3) * _ID_BYTES:
+                a, b = _fit(a, b, max_length, truncation, index)
+            parts += (cls, a, sep, b, sep) if b else (cls, a, sep)
+            sizes.append((len(a) // _ID_BYTES + 2, len(b) // _ID_BYTES + 1 if b else 0))
         return _lay_out(b"".join(parts), sizes)
 
     def _tokenize(self, text: str, what: str, index: int, needed: int, truncation: bool) -> bytes:
@@ -220,6 +222,10 @@ def truncate_pair(first: int, second: int, budget: int) -> tuple[int, int]:
     return first - rest // 2, second - (rest + 1) // 2
 
 
+# Ids are kept as the bytes of an array, int32 one after the other: to join them takes no Python code
+# a token.
+
+
 def _fit(a: bytes, b: bytes, max_length: int, truncation: bool, index: int) -> tuple[bytes, bytes]:
     special = 3 if b else 2
     length = _count(a) + _count(b) + special
@@ -237,13 +243,15 @@ def _fit(a: bytes, b: bytes, max_length: int, truncation: bool, index: int) -> t
 
 def _lay_out(ids: bytes, sizes: list[tuple[int, int]]) -> TokenBatch:
     """The batch of all ids and, for each sequence, its tokens before the second text and of it."""
-    offsets = np.array([0, *accumulate(map(sum, sizes))], dtype=np.int64)
-    columns = np.arange(max(map(sum, sizes), default=0), dtype=np.int32)
-    positions = np.concatenate([columns[:0], *(columns[: a + b] for a, b in sizes)])
-    segments = np.zeros_like(positions)
-    for (_, second), end in zip(sizes, offsets[1:].tolist(), strict=True):
+    lengths = [first + second for first, second in sizes]
+    ends = list(accumulate(lengths))
+    columns = np.arange(max(lengths, default=0), dtype=np.int32)
+    positions = np.concatenate([columns[:0], *[columns[:length] for length in lengths]])
+    segments = np.zeros(len(positions), dtype=np.int32)
+    for (_, second), end in zip(sizes, ends, strict=True):
         if second:
             segments[end - second : end] = 1
+    offsets = np.array([0, *ends], dtype=np.int64)
     return TokenBatch(np.frombuffer(ids, dtype=np.int32), positions, segments, offsets)
 
 
