@@ -12,28 +12,31 @@ of the file, and only then the rest.  The names, shapes and types of the tensors
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
 import math
 import os
 import reprlib
-import secrets
 from collections import Counter
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from io import BufferedReader
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
-from bitinfer.errors import FormatError, InputError
+from bitinfer.errors import FormatError
+from bitinfer.files import check_target, write_file
 
-__all__ = ["FORMAT_VERSION", "check_metadata", "check_target", "read_packed", "write_packed"]
+__all__ = [
+    "FORMAT_VERSION",
+    "check_metadata",
+    "check_target",
+    "open_packed",
+    "read_packed",
+    "write_packed",
+]
 
 FORMAT_VERSION = "1"
 ARCHITECTURES = ("bert",)
@@ -43,6 +46,8 @@ HEADS = ("classification", "span")
 SIZES = ("hidden", "layers", "heads", "intermediate", "vocab", "positions", "token_types", "labels")
 
 Tensors = dict[str, NDArray[Any]]
+Bytes = NDArray[np.uint8]
+Entries = list[tuple[str, Any]]
 
 _KEY = "bitinfer"
 # As the container names them -> as NumPy does, and bytes of a value.
@@ -80,6 +85,9 @@ def write_packed(
         InputError, FileExistsError, FileNotFoundError, IsADirectoryError: As `check_target`.
         OSError: The file cannot be written.
     """
+    from safetensors import SafetensorError  # a reader needs none of it
+    from safetensors.numpy import save
+
     target = check_target(path, overwrite=overwrite)
     sealed = {**metadata, "format_version": FORMAT_VERSION, "sha256": _BLANK}
     check_metadata(sealed, str(target))
@@ -87,34 +95,12 @@ def write_packed(
     try:
         text = json.dumps(sealed, sort_keys=True, ensure_ascii=False, allow_nan=False)
         arrays = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
-        data = bytearray(save_tensors(arrays, {_KEY: text}))
+        data = bytearray(save(arrays, {_KEY: text}))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{target}: cannot be stored: {error}") from error
     start = _find_digest(data, _BLANK, str(target))
     data[start : start + len(_BLANK)] = hashlib.sha256(data).hexdigest().encode()
-    _write_file(target, data, overwrite=overwrite)
-
-
-def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """The path of a file that can be made: to be asked before the work, not after it.
-
-    Raises:
-        InputError: ``path`` does not name a file.
-        FileExistsError: It exists, if only as a dangling link, and ``overwrite`` is false.
-        IsADirectoryError: It is a folder.
-        FileNotFoundError: The folder it should be in does not exist.
-    """
-    name = os.fsdecode(path)
-    target = Path(name)
-    if not target.name or "\0" in name:
-        raise InputError(f"path: found {name!r}, expected the name of a file")
-    if os.path.lexists(target) and not overwrite:
-        raise _exists(target)
-    if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "found a folder, expected a file", name)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent))
-    return target
+    write_file(target, data, overwrite=overwrite)
 
 
 def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
@@ -122,23 +108,42 @@ def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
 
     Returns:
         ``(metadata, tensors)``: the metadata object, complete and of the documented types, and the
-        arrays by name.
+        arrays by name, which cannot be written to.
 
     Raises:
         FormatError: The file is not a packed model, is damaged, or is of an unknown version.
         OSError: The file cannot be read.
     """
+    metadata, read_tensors = open_packed(path)
+    return metadata, read_tensors()
+
+
+def open_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Callable[[], Tensors]]:
+    """Read and check all but the tensors, and say how to read those, once and from any thread.
+
+    Returns:
+        ``(metadata, read_tensors)``: the file is open until ``read_tensors`` is called, and not to
+        be trusted before it has returned: only then is the checksum known to be right.
+
+    Raises:
+        As `read_packed`; so does ``read_tensors``.
+    """
     name = os.fsdecode(path)
-    with open(path, "rb") as file:
+    with ExitStack() as stack:
+        file = stack.enter_context(open(path, "rb"))
         header = _read_header(file, name)
         container = _parse_object(header[_LENGTH_BYTES:], f"{name}: header")
         metadata = _parse_metadata(container, name)
-        data = header + _read_tensors(file, len(header), _data_length(container, name), name)
-    _check_digest(data, metadata["sha256"], name)
-    try:
-        return metadata, load_tensors(data)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{name}: damaged tensors: {error}") from error
+        entries = _read_entries(container, name)
+        opened = stack.pop_all()
+
+    def read_tensors() -> Tensors:
+        with opened:
+            data = _read_data(file, len(header), _data_length(entries), name)
+        _check_digest(header, data, metadata["sha256"], name)
+        return _views(entries, data)
+
+    return metadata, read_tensors
 
 
 # ---- reading
@@ -179,17 +184,26 @@ def _parse_metadata(container: dict[str, Any], name: str) -> dict[str, Any]:
     return metadata
 
 
-def _data_length(container: dict[str, Any], name: str) -> int:
-    """How many bytes of tensors the header announces; every entry is checked."""
+def _read_entries(container: dict[str, Any], name: str) -> Entries:
+    """What the header says of each tensor, in the order of their bytes; all of it is checked."""
+    entries = [(tensor, entry) for tensor, entry in container.items() if tensor != "__metadata__"]
+    for tensor, entry in entries:
+        _check_entry(entry, f"{name}: tensor {tensor!r}")
+    entries.sort(key=lambda item: item[1]["data_offsets"])
     end = 0
-    for tensor, entry in container.items():
-        if tensor != "__metadata__":
-            end = max(end, _tensor_end(entry, f"{name}: tensor {tensor!r}"))
-    return end
+    for tensor, entry in entries:
+        start, next_end = entry["data_offsets"]
+        if start != end:
+            raise FormatError(f"{name}: tensor {tensor!r}: begins at {start}, expected {end}")
+        end = next_end
+    return entries
 
 
-def _tensor_end(entry: Any, where: str) -> int:
-    """Where the bytes of one tensor end; holes and overlaps are left to the safetensors library."""
+def _data_length(entries: Entries) -> int:
+    return entries[-1][1]["data_offsets"][1] if entries else 0
+
+
+def _check_entry(entry: Any, where: str) -> None:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise FormatError(f"{where}: expected dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -201,7 +215,6 @@ def _tensor_end(entry: Any, where: str) -> int:
         )
     if offsets[1] - offsets[0] != math.prod(shape) * _DTYPES[dtype][1]:
         raise FormatError(f"{where}: data_offsets {offsets} do not fit {dtype} {shape}")
-    return int(offsets[1])
 
 
 def _are_sizes(values: Any) -> bool:
@@ -213,14 +226,25 @@ def _are_sizes(values: Any) -> bool:
     )
 
 
-def _read_tensors(file: BinaryIO, start: int, length: int, name: str) -> bytes:
+def _read_data(file: BufferedReader, start: int, length: int, name: str) -> Bytes:
     size = os.fstat(file.fileno()).st_size
     if size != start + length:
         raise FormatError(f"{name}: {size} bytes, expected {start + length} by its header")
-    data = file.read(length)
-    if len(data) != length:
+    data = np.empty(length, dtype=np.uint8)
+    if file.readinto(data) != length:
         raise FormatError(f"{name}: truncated in its tensors")
+    data.flags.writeable = False
     return data
+
+
+def _views(entries: Entries, data: Bytes) -> Tensors:
+    """The tensors, where they were read: copies would take as much memory again."""
+    tensors = {}
+    for tensor, entry in entries:
+        start, end = entry["data_offsets"]
+        view = data[start:end].view(_DTYPES[entry["dtype"]][0]).reshape(entry["shape"])
+        tensors[tensor] = view if view.flags.aligned else view.copy()
+    return tensors
 
 
 def _parse_object(text: Any, where: str) -> dict[str, Any]:
@@ -268,11 +292,12 @@ def _find_digest(data: bytes | bytearray, digest: str, name: str) -> int:
     return data.index(field) + len(before)
 
 
-def _check_digest(data: bytes, digest: str, name: str) -> None:
-    start = _find_digest(data, digest, name)
-    hasher = hashlib.sha256(data[:start])
+def _check_digest(header: bytes, data: Bytes, digest: str, name: str) -> None:
+    start = _find_digest(header, digest, name)
+    hasher = hashlib.sha256(header[:start])
     hasher.update(_BLANK.encode())
-    hasher.update(memoryview(data)[start + len(_BLANK) :])
+    hasher.update(header[start + len(_BLANK) :])
+    hasher.update(data.data)
     if hasher.hexdigest() != digest:
         raise FormatError(f"{name}: damaged: SHA-256 is {hasher.hexdigest()}, expected {digest}")
 
@@ -451,57 +476,3 @@ def _check_arrays(tensors: Mapping[str, NDArray[Any]], name: str) -> None:
                 f"{name}: tensor {tensor!r}: found {array.dtype.name} {array.shape}, "
                 f"expected {' or '.join(dtypes)} and at most {_MAX_AXES} axes"
             )
-
-
-def _write_file(path: Path, data: bytes | bytearray, *, overwrite: bool) -> None:
-    """Write beside the target, flush to the disk, then take the name in one step."""
-    temporary = path.with_name(f".bitinfer-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if overwrite:
-            os.replace(temporary, path)
-        else:
-            _take_free_name(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _take_free_name(temporary: Path, path: Path) -> None:
-    """Take the name only if it is free: of two writers, one gets it."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise _exists(path) from None
-    except OSError:  # a file system without hard links
-        _claim_name(temporary, path)
-
-
-def _claim_name(temporary: Path, path: Path) -> None:
-    """The same in two steps: an empty file holds the name until it is replaced."""
-    try:
-        path.touch(exist_ok=False)
-    except FileExistsError:
-        raise _exists(path) from None
-    try:
-        os.replace(temporary, path)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def _exists(path: Path) -> FileExistsError:
-    return FileExistsError(f"{path} exists; pass overwrite=True to replace it")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself durable, where folders can be synced (not on Windows)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

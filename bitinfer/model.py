@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice, pairwise
 from typing import Any, Literal, overload
 
@@ -16,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitinfer import _core
-from bitinfer.errors import FormatError, InputTypeError, UnsupportedError
+from bitinfer.background import Background
+from bitinfer.errors import BitinferError, FormatError, InputTypeError, UnsupportedError
 from bitinfer.format import SIZES, Tensors
 from bitinfer.inputs import (
     Columns,
@@ -29,7 +29,7 @@ from bitinfer.inputs import (
     read_columns,
     read_texts,
 )
-from bitinfer.origin import Origin, find_builtin, find_model, read_model
+from bitinfer.origin import Origin, find_builtin, find_model, open_model
 from bitinfer.results import EncoderOutput, Prediction
 from bitinfer.sizes import by_part
 from bitinfer.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
@@ -40,7 +40,6 @@ Pooling = Literal["cls", "mean", "pooler"]
 Floats = NDArray[np.float64]
 
 _POOLINGS = ("cls", "mean", "pooler")
-_LOG = logging.getLogger("bitinfer")
 
 
 def load(
@@ -111,16 +110,20 @@ class BitModel:
             raise InputTypeError(
                 f"BitModel: found {type(origin).__name__}; models are made by bitinfer.load"
             )
-        metadata, tensors = content or read_model(origin)
+        metadata, read_tensors = open_model(origin) if content is None else _opened(*content)
         self._metadata = metadata
         self._origin = origin
         self._options = (num_threads, isa)
+        reading = Background(read_tensors, threaded=_may_start_thread(num_threads))
+        options = metadata["tokenizer"]
+        try:
+            self._tokenizer = TextTokenizer(
+                metadata["vocab"], lowercase=options["lowercase"], name=str(origin)
+            )
+        finally:  # that the file is damaged comes before all else that may be wrong with it
+            tensors = reading.result()
         self._sizes = by_part((name, tensor.nbytes) for name, tensor in tensors.items())
         self._sizes["vocabulary"] = len(metadata["vocab"].encode())
-        options = metadata["tokenizer"]
-        self._tokenizer = TextTokenizer(
-            metadata["vocab"], lowercase=options["lowercase"], name=str(origin)
-        )
         config = {key: metadata["config"][key] for key in (*SIZES, "head")}
         try:
             self._core = _core.Model(config, tensors, isa, num_threads)
@@ -509,6 +512,17 @@ class BitModel:
 # ---- helpers
 
 
+def _opened(metadata: dict[str, Any], tensors: Tensors) -> tuple[Any, Callable[[], Tensors]]:
+    return metadata, lambda: tensors
+
+
+def _may_start_thread(num_threads: int | None) -> bool:
+    try:
+        return _core.resolve_num_threads(num_threads) > 1
+    except BitinferError:
+        return False  # a wrong variable of the environment: the engine will say so
+
+
 def _padded(values: Floats, batch: Columns) -> NDArray[np.float32]:
     """Values of tokens [T, n] as float32 [B, S, n], zero where the mask is."""
     result = np.zeros((*batch.shape, values.shape[1]), dtype=np.float32)
@@ -547,9 +561,11 @@ def _normalize(vectors: Floats) -> Floats:
 
 
 def _shows_progress(option: Any) -> bool:
-    if option is None:
-        return _LOG.isEnabledFor(logging.INFO)
-    return check_bool("show_progress_bar", option)
+    if option is not None:
+        return check_bool("show_progress_bar", option)
+    # Where nobody has imported logging, nobody has asked for messages.
+    logging = sys.modules.get("logging")
+    return logging is not None and logging.getLogger("bitinfer").isEnabledFor(logging.INFO)
 
 
 def _with_progress(given: TextPairs) -> Iterator[TextPair]:

@@ -46,12 +46,12 @@ _LETTERS = (
 )
 _LONG_RUN = re.compile(rf"[{_LETTERS}]{{{_MAX_WORD + 1},}}|[{_SPACE}]{{{_MAX_WORD + 1},}}")
 
-# Text falls apart at blanks and on both sides of punctuation and Chinese characters, whatever is
-# around them, so the tokens of a text are those of these pieces.  A piece need not be one word:
-# "a\u00a0b" is not, and the tokenizer knows.
+# Text falls apart at blanks and on both sides of punctuation, whatever is around them, so the
+# tokens of a text are those of these pieces.  A piece need not be one word: "a\u00a0b" is not, and
+# the tokenizer knows.
 _BLANK = r" \t\r\n"
-_ALONE = r"!-/:-@\[-`{-~\u2010-\u2027\u4e00-\u9fff"
-_PIECES = re.compile(rf"[^{_BLANK}{_ALONE}]+|[{_ALONE}]")
+_PUNCTUATION = r"!-/:-@\[-`{-~"
+_PIECES = re.compile(rf"[^{_BLANK}{_PUNCTUATION}]+|[{_PUNCTUATION}]")
 # Pieces whose tokens are remembered: at most 4 MB of English words, and seldom more of others.
 _MOST_KNOWN = 1 << 14
 _LONGEST_KNOWN = 24
@@ -93,7 +93,8 @@ class TextTokenizer:
     """
 
     def __init__(self, vocab: str, *, lowercase: bool = True, name: str = "model") -> None:
-        ids = {token: index for index, token in enumerate(vocab.split("\n"))}
+        tokens = vocab.split("\n")
+        ids = dict(zip(tokens, range(len(tokens)), strict=True))
         missing = [token for token in SPECIAL_TOKENS if token not in ids]
         if missing:
             raise FormatError(f"{name}: the vocabulary lacks {', '.join(missing)}")
@@ -222,8 +223,8 @@ def truncate_pair(first: int, second: int, budget: int) -> tuple[int, int]:
     return first - rest // 2, second - (rest + 1) // 2
 
 
-# Ids are kept as the bytes of an array, int32 one after the other: to join them takes no Python code
-# a token.
+# Ids are kept as the bytes of an array, int32 one after the other: joining them takes no Python
+# code for each token.
 
 
 def _fit(a: bytes, b: bytes, max_length: int, truncation: bool, index: int) -> tuple[bytes, bytes]:

@@ -1,0 +1,51 @@
+"""One call beside other work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+__all__ = ["Background"]
+
+T = TypeVar("T")
+
+
+class Background(Generic[T]):
+    """A call that runs in a thread of its own, at once, or without one when it is asked for.
+
+    Whoever makes one asks for its result, whatever happens in between: then no thread is left.
+
+    Args:
+        call: What to run; worth a thread if it gives up the interpreter's lock.
+        threaded: Whether a thread may be started.
+
+    Example:
+        >>> Background(lambda: 6 * 7, threaded=True).result()
+        42
+    """
+
+    def __init__(self, call: Callable[[], T], *, threaded: bool) -> None:
+        self._call = call
+        self._outcome: Any = None
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        if threaded:
+            self._thread = threading.Thread(target=self._run, name="bitinfer-load")
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._outcome = self._call()
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> T:
+        """What the call returned; what it raised, this raises."""
+        if self._thread is None:
+            return self._call()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        outcome: T = self._outcome
+        return outcome
