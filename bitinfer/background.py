@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 __all__ = ["Background"]
@@ -14,14 +15,15 @@ T = TypeVar("T")
 class Background(Generic[T]):
     """A call that runs in a thread of its own, at once, or without one when it is asked for.
 
-    Whoever makes one asks for its result, whatever happens in between: then no thread is left.
+    The thread is gone when the block is left, however it is left.
 
     Args:
         call: What to run; worth a thread if it gives up the interpreter's lock.
         threaded: Whether a thread may be started.
 
     Example:
-        >>> Background(lambda: 6 * 7, threaded=True).result()
+        >>> with Background(lambda: 6 * 7, threaded=True) as answer:
+        ...     print(answer.result())
         42
     """
 
@@ -32,7 +34,20 @@ class Background(Generic[T]):
         self._thread: threading.Thread | None = None
         if threaded:
             self._thread = threading.Thread(target=self._run, name="bitinfer-load")
+
+    def __enter__(self) -> Background[T]:
+        if self._thread is not None:
             self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._thread is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         try:

@@ -18,19 +18,20 @@ import math
 import os
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from io import BufferedReader
-from typing import Any, BinaryIO, NoReturn
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeAlias
 
 from bitinfer.errors import FormatError
 from bitinfer.files import check_target, write_file
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = [
     "FORMAT_VERSION",
+    "PackedFile",
     "check_metadata",
     "check_target",
     "open_packed",
@@ -45,9 +46,8 @@ ACTIVATIONS = ("relu", "gelu")
 HEADS = ("classification", "span")
 SIZES = ("hidden", "layers", "heads", "intermediate", "vocab", "positions", "token_types", "labels")
 
-Tensors = dict[str, NDArray[Any]]
-Bytes = NDArray[np.uint8]
-Entries = list[tuple[str, Any]]
+Tensors: TypeAlias = "dict[str, NDArray[Any]]"
+Entries: TypeAlias = list[tuple[str, Any]]
 
 _KEY = "bitinfer"
 # As the container names them -> as NumPy does, and bytes of a value.
@@ -85,7 +85,8 @@ def write_packed(
         InputError, FileExistsError, FileNotFoundError, IsADirectoryError: As `check_target`.
         OSError: The file cannot be written.
     """
-    from safetensors import SafetensorError  # a reader needs none of it
+    import numpy as np
+    from safetensors import SafetensorError
     from safetensors.numpy import save
 
     target = check_target(path, overwrite=overwrite)
@@ -114,19 +115,55 @@ def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
         FormatError: The file is not a packed model, is damaged, or is of an unknown version.
         OSError: The file cannot be read.
     """
-    metadata, read_tensors = open_packed(path)
-    return metadata, read_tensors()
+    file = open_packed(path)
+    return file.metadata, file.tensors(file.read())
 
 
-def open_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Callable[[], Tensors]]:
-    """Read and check all but the tensors, and say how to read those, once and from any thread.
+@dataclass(frozen=True)
+class PackedFile:
+    """A packed file of which all but the tensors is read and checked.
 
-    Returns:
-        ``(metadata, read_tensors)``: the file is open until ``read_tensors`` is called, and not to
-        be trusted before it has returned: only then is the checksum known to be right.
+    Attributes:
+        metadata: The metadata object, complete and of the documented types; not to be trusted
+            before `read` has returned: only then is the checksum known to be right.
+    """
+
+    metadata: dict[str, Any]
+    _name: str
+    _header: bytes
+    _entries: Entries
+    _file: BinaryIO
+
+    def read(self) -> bytes:
+        """The bytes of the tensors, checked; once, from any thread.
+
+        Raises:
+            FormatError: The file is damaged.
+            OSError: It cannot be read.
+        """
+        with self._file as file:
+            data = _read_data(file, len(self._header), _data_length(self._entries), self._name)
+        _check_digest(self._header, data, self.metadata["sha256"], self._name)
+        return data
+
+    def tensors(self, data: bytes) -> Tensors:
+        """The tensors in what `read` returned: copies would take as much memory again."""
+        import numpy as np
+
+        tensors = {}
+        for tensor, entry in self._entries:
+            kind, size = _DTYPES[entry["dtype"]]
+            start, end = entry["data_offsets"]
+            flat = np.frombuffer(data, kind, (end - start) // size, start)
+            tensors[tensor] = (flat if flat.flags.aligned else flat.copy()).reshape(entry["shape"])
+        return tensors
+
+
+def open_packed(path: str | os.PathLike[str]) -> PackedFile:
+    """Read and check a packed file up to its tensors.  Does without NumPy, whose import takes long.
 
     Raises:
-        As `read_packed`; so does ``read_tensors``.
+        As `read_packed`.
     """
     name = os.fsdecode(path)
     with ExitStack() as stack:
@@ -135,15 +172,8 @@ def open_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Callable[
         container = _parse_object(header[_LENGTH_BYTES:], f"{name}: header")
         metadata = _parse_metadata(container, name)
         entries = _read_entries(container, name)
-        opened = stack.pop_all()
-
-    def read_tensors() -> Tensors:
-        with opened:
-            data = _read_data(file, len(header), _data_length(entries), name)
-        _check_digest(header, data, metadata["sha256"], name)
-        return _views(entries, data)
-
-    return metadata, read_tensors
+        stack.pop_all()
+    return PackedFile(metadata, name, header, entries, file)
 
 
 # ---- reading
@@ -226,25 +256,14 @@ def _are_sizes(values: Any) -> bool:
     )
 
 
-def _read_data(file: BufferedReader, start: int, length: int, name: str) -> Bytes:
+def _read_data(file: BinaryIO, start: int, length: int, name: str) -> bytes:
     size = os.fstat(file.fileno()).st_size
     if size != start + length:
         raise FormatError(f"{name}: {size} bytes, expected {start + length} by its header")
-    data = np.empty(length, dtype=np.uint8)
-    if file.readinto(data) != length:
+    data = file.read(length)
+    if len(data) != length:
         raise FormatError(f"{name}: truncated in its tensors")
-    data.flags.writeable = False
     return data
-
-
-def _views(entries: Entries, data: Bytes) -> Tensors:
-    """The tensors, where they were read: copies would take as much memory again."""
-    tensors = {}
-    for tensor, entry in entries:
-        start, end = entry["data_offsets"]
-        view = data[start:end].view(_DTYPES[entry["dtype"]][0]).reshape(entry["shape"])
-        tensors[tensor] = view if view.flags.aligned else view.copy()
-    return tensors
 
 
 def _parse_object(text: Any, where: str) -> dict[str, Any]:
@@ -292,12 +311,12 @@ def _find_digest(data: bytes | bytearray, digest: str, name: str) -> int:
     return data.index(field) + len(before)
 
 
-def _check_digest(header: bytes, data: Bytes, digest: str, name: str) -> None:
+def _check_digest(header: bytes, data: bytes, digest: str, name: str) -> None:
     start = _find_digest(header, digest, name)
     hasher = hashlib.sha256(header[:start])
     hasher.update(_BLANK.encode())
     hasher.update(header[start + len(_BLANK) :])
-    hasher.update(data.data)
+    hasher.update(data)
     if hasher.hexdigest() != digest:
         raise FormatError(f"{name}: damaged: SHA-256 is {hasher.hexdigest()}, expected {digest}")
 

@@ -1,13 +1,12 @@
-"""`load` and the model it returns: text or arrays in, labels, scores and vectors out."""
+"""The model that `load` returns: text or arrays in, labels, scores and vectors out."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import json
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, pairwise
 from typing import Any, Literal, overload
 
@@ -16,77 +15,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from bitinfer import _core
 from bitinfer.background import Background
-from bitinfer.errors import BitinferError, FormatError, InputTypeError, UnsupportedError
+from bitinfer.errors import FormatError, InputTypeError, UnsupportedError
 from bitinfer.format import SIZES, Tensors
-from bitinfer.inputs import (
-    Columns,
-    Text,
-    TextPairs,
-    check_bool,
-    check_choice,
-    check_engine,
-    check_int,
-    read_columns,
-    read_texts,
-)
-from bitinfer.origin import Origin, find_builtin, find_model, open_model
+from bitinfer.inputs import Columns, Text, TextPairs, read_columns, read_texts
+from bitinfer.loading import may_start_thread, reopen
+from bitinfer.options import check_bool, check_choice, check_int
+from bitinfer.origin import Origin, read_model
 from bitinfer.results import EncoderOutput, Prediction
 from bitinfer.sizes import by_part
 from bitinfer.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
 
-__all__ = ["BitModel", "load"]
+__all__ = ["BitModel"]
 
 Pooling = Literal["cls", "mean", "pooler"]
 Floats = NDArray[np.float64]
 
 _POOLINGS = ("cls", "mean", "pooler")
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    device: str = "cpu",
-    num_threads: int | None = None,
-    isa: str | None = None,
-) -> BitModel:
-    """Load a model from the disk.  Nothing is ever downloaded.
-
-    Args:
-        path: A packed file, a checkpoint folder, a ``.pt`` / ``.bin`` checkpoint, or the name of a
-            built-in model.  The content decides, not the ending, and an existing path wins over a
-            name.  Checkpoints are converted in memory, which needs PyTorch.
-        device: ``"cpu"``.
-        num_threads: Threads of one call; default ``BITINFER_NUM_THREADS``, else the CPUs this
-            process may use.
-        isa: Instruction set, one of :func:`bitinfer.available_isas`; default ``BITINFER_ISA``, else
-            the best one.  The answers do not depend on it.
-
-    Raises:
-        FormatError: The packed file is damaged or of an unknown version.
-        ConversionError: The checkpoint cannot be converted exactly.
-        UnsupportedError: The device or instruction set is not there, or PyTorch is missing.
-        InputError: There is no such path or name, or an option or variable is not allowed.
-        InputTypeError: An argument has a type that is not allowed.
-        OSError: The file cannot be read.
-
-    >>> model = load("sst2")
-    >>> model.predict("a warm and funny film").label
-    'positive'
-    """
-    if str(device) != "cpu":
-        raise UnsupportedError(f"device: found {str(device)!r}, expected 'cpu'")
-    options = check_engine(num_threads, isa)
-    return BitModel(find_model(path), *options)
-
-
-def _reopen(origin: Origin, identity: str, num_threads: int | None, isa: str | None) -> BitModel:
-    """Undo `BitModel.__reduce__`."""
-    if origin.builtin is not None:
-        origin = find_builtin(origin.builtin)
-    model = BitModel(origin, num_threads, isa)
-    if model._identity() != identity:
-        raise FormatError(f"{origin}: not the model that was pickled: the file has changed since")
-    return model
 
 
 class BitModel:
@@ -110,25 +54,26 @@ class BitModel:
             raise InputTypeError(
                 f"BitModel: found {type(origin).__name__}; models are made by bitinfer.load"
             )
-        metadata, read_tensors = open_model(origin) if content is None else _opened(*content)
+        metadata, tensors = content or read_model(origin)
         self._metadata = metadata
         self._origin = origin
         self._options = (num_threads, isa)
-        reading = Background(read_tensors, threaded=_may_start_thread(num_threads))
-        options = metadata["tokenizer"]
-        try:
-            self._tokenizer = TextTokenizer(
-                metadata["vocab"], lowercase=options["lowercase"], name=str(origin)
-            )
-        finally:  # that the file is damaged comes before all else that may be wrong with it
-            tensors = reading.result()
         self._sizes = by_part((name, tensor.nbytes) for name, tensor in tensors.items())
         self._sizes["vocabulary"] = len(metadata["vocab"].encode())
-        config = {key: metadata["config"][key] for key in (*SIZES, "head")}
+        with Background(
+            lambda: self._make_engine(tensors), threaded=may_start_thread(num_threads)
+        ) as engine:
+            self._tokenizer = TextTokenizer(
+                metadata["vocab"], lowercase=metadata["tokenizer"]["lowercase"], name=str(origin)
+            )
+            self._core = engine.result()
+
+    def _make_engine(self, tensors: Tensors) -> _core.Model:
+        config = {key: self._metadata["config"][key] for key in (*SIZES, "head")}
         try:
-            self._core = _core.Model(config, tensors, isa, num_threads)
+            return _core.Model(config, tensors, self._options[1], self._options[0])
         except FormatError as error:
-            raise FormatError(f"{origin}: {error}") from None
+            raise FormatError(f"{self._origin}: {error}") from None
 
     # ---- what the model is
 
@@ -174,7 +119,7 @@ class BitModel:
         return f"BitModel({str(self._origin)!r}, isa={core.isa!r}, num_threads={core.num_threads})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._origin, self._identity(), *self._options)
+        return reopen, (self._origin, self._identity(), *self._options)
 
     def _identity(self) -> str:
         """Differs between models: the metadata hold checksums of all that is not in them."""
@@ -510,17 +455,6 @@ class BitModel:
 
 
 # ---- helpers
-
-
-def _opened(metadata: dict[str, Any], tensors: Tensors) -> tuple[Any, Callable[[], Tensors]]:
-    return metadata, lambda: tensors
-
-
-def _may_start_thread(num_threads: int | None) -> bool:
-    try:
-        return _core.resolve_num_threads(num_threads) > 1
-    except BitinferError:
-        return False  # a wrong variable of the environment: the engine will say so
 
 
 def _padded(values: Floats, batch: Columns) -> NDArray[np.float32]:

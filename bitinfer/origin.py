@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from bitinfer.checkpoints.look import looks_like_checkpoint
 from bitinfer.errors import InputError, InputTypeError
-from bitinfer.format import Tensors, open_packed
+from bitinfer.format import Tensors, read_packed
 
-__all__ = ["Origin", "builtin_names", "find_builtin", "find_model", "open_model", "read_model"]
+__all__ = ["Origin", "builtin_names", "find_builtin", "find_model", "is_checkpoint", "read_model"]
 
 # Not pathlib: its import would take a twentieth of the time that it takes to load a model.
 _BUILTIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "builtin")
@@ -72,18 +71,16 @@ def read_model(origin: Origin) -> tuple[dict[str, Any], Tensors]:
         UnsupportedError: PyTorch is needed and missing.
         OSError: It cannot be read.
     """
-    metadata, read_tensors = open_model(origin)
-    return metadata, read_tensors()
-
-
-def open_model(origin: Origin) -> tuple[dict[str, Any], Callable[[], Tensors]]:
-    """As `read_model`, but the tensors of a packed file are still to be read: see `open_packed`."""
-    if os.path.isdir(origin.path) or looks_like_checkpoint(origin.path):
+    if is_checkpoint(origin):
         from bitinfer.converter import pack_checkpoint
 
-        metadata, tensors = pack_checkpoint(origin.path)
-        return metadata, lambda: tensors
-    return open_packed(origin.path)
+        return pack_checkpoint(origin.path)
+    return read_packed(origin.path)
+
+
+def is_checkpoint(origin: Origin) -> bool:
+    """Whether there is a checkpoint, or else a packed file: decided by what is in it."""
+    return os.path.isdir(origin.path) or looks_like_checkpoint(origin.path)
 
 
 def find_builtin(name: str) -> Origin:
