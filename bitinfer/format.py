@@ -12,7 +12,6 @@ of the file, and only then the rest.  The names, shapes and types of the tensors
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -85,6 +84,8 @@ def write_packed(
         InputError, FileExistsError, FileNotFoundError, IsADirectoryError: As `check_target`.
         OSError: The file cannot be written.
     """
+    import hashlib
+
     import numpy as np
     from safetensors import SafetensorError
     from safetensors.numpy import save
@@ -312,6 +313,8 @@ def _find_digest(data: bytes | bytearray, digest: str, name: str) -> int:
 
 
 def _check_digest(header: bytes, data: bytes, digest: str, name: str) -> None:
+    import hashlib  # here it is imported beside NumPy, where `read` has a thread
+
     start = _find_digest(header, digest, name)
     hasher = hashlib.sha256(header[:start])
     hasher.update(_BLANK.encode())

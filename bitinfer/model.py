@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -123,6 +122,8 @@ class BitModel:
 
     def _identity(self) -> str:
         """Differs between models: the metadata hold checksums of all that is not in them."""
+        import hashlib
+
         return hashlib.sha256(json.dumps(self._metadata, sort_keys=True).encode()).hexdigest()
 
     @property
