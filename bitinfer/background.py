@@ -37,7 +37,10 @@ class Background(Generic[T]):
 
     def __enter__(self) -> Background[T]:
         if self._thread is not None:
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # there are too many, or Python is about to end
+                self._thread = None
         return self
 
     def __exit__(

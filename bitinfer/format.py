@@ -19,7 +19,7 @@ import reprlib
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeAlias
 
 from bitinfer.errors import FormatError
@@ -129,10 +129,10 @@ class PackedFile:
             before `read` has returned: only then is the checksum known to be right.
     """
 
-    metadata: dict[str, Any]
+    metadata: dict[str, Any] = field(repr=False)
     _name: str
-    _header: bytes
-    _entries: Entries
+    _header: bytes = field(repr=False)
+    _entries: Entries = field(repr=False)
     _file: BinaryIO
 
     def read(self) -> bytes:

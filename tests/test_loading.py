@@ -49,6 +49,19 @@ def test_background_is_over_when_the_block_is_left() -> None:
     assert done.is_set()
 
 
+def test_background_does_without_a_thread_that_cannot_start(
+    packed: Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    expected = bitinfer.load(packed(), num_threads=2).logits("a b")
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with Background(lambda: 6 * 7, threaded=True) as answer:
+        assert answer.result() == 42
+    assert bitinfer.load(packed(), num_threads=2).logits("a b").tobytes() == expected.tobytes()
+
+
 def threads_of_load(path: str, threads: int) -> list[str]:
     """What started in Python while a fresh process loaded a model."""
     code = f"""
