@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from bitinfer.converter import convert as convert
     from bitinfer.diagnostics import show_config as show_config
     from bitinfer.export import export_float as export_float
+    from bitinfer.loading import load as load
     from bitinfer.model import BitModel as BitModel
-    from bitinfer.model import load as load
     from bitinfer.results import EncoderOutput as EncoderOutput
     from bitinfer.results import Prediction as Prediction
 
@@ -43,7 +43,7 @@ _HOMES = {
     "available_isas": "_core",
     "convert": "converter",
     "export_float": "export",
-    "load": "model",
+    "load": "loading",
     "show_config": "diagnostics",
 }
 

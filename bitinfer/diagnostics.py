@@ -13,7 +13,7 @@ import numpy as np
 
 from bitinfer import _core
 from bitinfer.errors import BitinferError
-from bitinfer.model import load
+from bitinfer.loading import load
 from bitinfer.ops import PackedMatrix, bgemm
 from bitinfer.origin import builtin_names
 

@@ -17,8 +17,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
-import tempfile
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,7 @@ from bitinfer.checkpoints.description import (
 )
 from bitinfer.checkpoints.exact import UNIT_EXPONENT
 from bitinfer.errors import ConversionError, UnsupportedError
+from bitinfer.files import new_folder
 from bitinfer.format import read_packed
 from bitinfer.packing import from_tensors
 
@@ -81,19 +80,13 @@ def export_float(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> No
         "do_lower_case": description.lowercase,
         "model_max_length": metadata["tokenizer"]["max_length"],
     }
-    temporary = Path(tempfile.mkdtemp(prefix=".bitinfer-", dir=target.absolute().parent))
-    try:
-        folder = temporary / "checkpoint"
-        folder.mkdir()  # with the permissions of any new folder; that of mkdtemp is private
+    with new_folder(target) as folder:
         torch.save(state, folder / "pytorch_model.bin")
         _write_json(folder / "config.json", _config(description))
         _write_json(folder / "tokenizer_config.json", tokenizer)
         (folder / "vocab.txt").write_bytes(
             "".join(f"{each}\n" for each in description.vocab).encode()
         )
-        folder.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def state_dict(description: Description) -> dict[str, npt.NDArray[np.float32]]:

@@ -12,28 +12,31 @@ of the file, and only then the rest.  The names, shapes and types of the tensors
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
 import json
 import math
 import os
 import reprlib
-import secrets
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
+from bitinfer.errors import FormatError
+from bitinfer.files import check_target, write_file
 
-from bitinfer.errors import FormatError, InputError
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-__all__ = ["FORMAT_VERSION", "check_metadata", "check_target", "read_packed", "write_packed"]
+__all__ = [
+    "FORMAT_VERSION",
+    "PackedFile",
+    "check_metadata",
+    "check_target",
+    "open_packed",
+    "read_packed",
+    "write_packed",
+]
 
 FORMAT_VERSION = "1"
 ARCHITECTURES = ("bert",)
@@ -42,7 +45,8 @@ ACTIVATIONS = ("relu", "gelu")
 HEADS = ("classification", "span")
 SIZES = ("hidden", "layers", "heads", "intermediate", "vocab", "positions", "token_types", "labels")
 
-Tensors = dict[str, NDArray[Any]]
+Tensors: TypeAlias = "dict[str, NDArray[Any]]"
+Entries: TypeAlias = list[tuple[str, Any]]
 
 _KEY = "bitinfer"
 # As the container names them -> as NumPy does, and bytes of a value.
@@ -80,6 +84,12 @@ def write_packed(
         InputError, FileExistsError, FileNotFoundError, IsADirectoryError: As `check_target`.
         OSError: The file cannot be written.
     """
+    import hashlib
+
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import save
+
     target = check_target(path, overwrite=overwrite)
     sealed = {**metadata, "format_version": FORMAT_VERSION, "sha256": _BLANK}
     check_metadata(sealed, str(target))
@@ -87,34 +97,12 @@ def write_packed(
     try:
         text = json.dumps(sealed, sort_keys=True, ensure_ascii=False, allow_nan=False)
         arrays = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
-        data = bytearray(save_tensors(arrays, {_KEY: text}))
+        data = bytearray(save(arrays, {_KEY: text}))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{target}: cannot be stored: {error}") from error
     start = _find_digest(data, _BLANK, str(target))
     data[start : start + len(_BLANK)] = hashlib.sha256(data).hexdigest().encode()
-    _write_file(target, data, overwrite=overwrite)
-
-
-def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """The path of a file that can be made: to be asked before the work, not after it.
-
-    Raises:
-        InputError: ``path`` does not name a file.
-        FileExistsError: It exists, if only as a dangling link, and ``overwrite`` is false.
-        IsADirectoryError: It is a folder.
-        FileNotFoundError: The folder it should be in does not exist.
-    """
-    name = os.fsdecode(path)
-    target = Path(name)
-    if not target.name or "\0" in name:
-        raise InputError(f"path: found {name!r}, expected the name of a file")
-    if os.path.lexists(target) and not overwrite:
-        raise _exists(target)
-    if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "found a folder, expected a file", name)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent))
-    return target
+    write_file(target, data, overwrite=overwrite)
 
 
 def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
@@ -122,23 +110,71 @@ def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
 
     Returns:
         ``(metadata, tensors)``: the metadata object, complete and of the documented types, and the
-        arrays by name.
+        arrays by name, which cannot be written to.
 
     Raises:
         FormatError: The file is not a packed model, is damaged, or is of an unknown version.
         OSError: The file cannot be read.
     """
+    file = open_packed(path)
+    return file.metadata, file.tensors(file.read())
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """A packed file of which all but the tensors is read and checked.
+
+    Attributes:
+        metadata: The metadata object, complete and of the documented types; not to be trusted
+            before `read` has returned: only then is the checksum known to be right.
+    """
+
+    metadata: dict[str, Any] = field(repr=False)
+    _name: str
+    _header: bytes = field(repr=False)
+    _entries: Entries = field(repr=False)
+    _file: BinaryIO
+
+    def read(self) -> bytes:
+        """The bytes of the tensors, checked; once, from any thread.
+
+        Raises:
+            FormatError: The file is damaged.
+            OSError: It cannot be read.
+        """
+        with self._file as file:
+            data = _read_data(file, len(self._header), _data_length(self._entries), self._name)
+        _check_digest(self._header, data, self.metadata["sha256"], self._name)
+        return data
+
+    def tensors(self, data: bytes) -> Tensors:
+        """The tensors in what `read` returned: copies would take as much memory again."""
+        import numpy as np
+
+        tensors = {}
+        for tensor, entry in self._entries:
+            kind, size = _DTYPES[entry["dtype"]]
+            start, end = entry["data_offsets"]
+            flat = np.frombuffer(data, kind, (end - start) // size, start)
+            tensors[tensor] = (flat if flat.flags.aligned else flat.copy()).reshape(entry["shape"])
+        return tensors
+
+
+def open_packed(path: str | os.PathLike[str]) -> PackedFile:
+    """Read and check a packed file up to its tensors.  Does without NumPy, whose import takes long.
+
+    Raises:
+        As `read_packed`.
+    """
     name = os.fsdecode(path)
-    with open(path, "rb") as file:
+    with ExitStack() as stack:
+        file = stack.enter_context(open(path, "rb"))
         header = _read_header(file, name)
         container = _parse_object(header[_LENGTH_BYTES:], f"{name}: header")
         metadata = _parse_metadata(container, name)
-        data = header + _read_tensors(file, len(header), _data_length(container, name), name)
-    _check_digest(data, metadata["sha256"], name)
-    try:
-        return metadata, load_tensors(data)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{name}: damaged tensors: {error}") from error
+        entries = _read_entries(container, name)
+        stack.pop_all()
+    return PackedFile(metadata, name, header, entries, file)
 
 
 # ---- reading
@@ -179,17 +215,26 @@ def _parse_metadata(container: dict[str, Any], name: str) -> dict[str, Any]:
     return metadata
 
 
-def _data_length(container: dict[str, Any], name: str) -> int:
-    """How many bytes of tensors the header announces; every entry is checked."""
+def _read_entries(container: dict[str, Any], name: str) -> Entries:
+    """What the header says of each tensor, in the order of their bytes; all of it is checked."""
+    entries = [(tensor, entry) for tensor, entry in container.items() if tensor != "__metadata__"]
+    for tensor, entry in entries:
+        _check_entry(entry, f"{name}: tensor {tensor!r}")
+    entries.sort(key=lambda item: item[1]["data_offsets"])
     end = 0
-    for tensor, entry in container.items():
-        if tensor != "__metadata__":
-            end = max(end, _tensor_end(entry, f"{name}: tensor {tensor!r}"))
-    return end
+    for tensor, entry in entries:
+        start, next_end = entry["data_offsets"]
+        if start != end:
+            raise FormatError(f"{name}: tensor {tensor!r}: begins at {start}, expected {end}")
+        end = next_end
+    return entries
 
 
-def _tensor_end(entry: Any, where: str) -> int:
-    """Where the bytes of one tensor end; holes and overlaps are left to the safetensors library."""
+def _data_length(entries: Entries) -> int:
+    return entries[-1][1]["data_offsets"][1] if entries else 0
+
+
+def _check_entry(entry: Any, where: str) -> None:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise FormatError(f"{where}: expected dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -201,7 +246,6 @@ def _tensor_end(entry: Any, where: str) -> int:
         )
     if offsets[1] - offsets[0] != math.prod(shape) * _DTYPES[dtype][1]:
         raise FormatError(f"{where}: data_offsets {offsets} do not fit {dtype} {shape}")
-    return int(offsets[1])
 
 
 def _are_sizes(values: Any) -> bool:
@@ -213,7 +257,7 @@ def _are_sizes(values: Any) -> bool:
     )
 
 
-def _read_tensors(file: BinaryIO, start: int, length: int, name: str) -> bytes:
+def _read_data(file: BinaryIO, start: int, length: int, name: str) -> bytes:
     size = os.fstat(file.fileno()).st_size
     if size != start + length:
         raise FormatError(f"{name}: {size} bytes, expected {start + length} by its header")
@@ -268,11 +312,14 @@ def _find_digest(data: bytes | bytearray, digest: str, name: str) -> int:
     return data.index(field) + len(before)
 
 
-def _check_digest(data: bytes, digest: str, name: str) -> None:
-    start = _find_digest(data, digest, name)
-    hasher = hashlib.sha256(data[:start])
+def _check_digest(header: bytes, data: bytes, digest: str, name: str) -> None:
+    import hashlib  # here it is imported beside NumPy, where `read` has a thread
+
+    start = _find_digest(header, digest, name)
+    hasher = hashlib.sha256(header[:start])
     hasher.update(_BLANK.encode())
-    hasher.update(memoryview(data)[start + len(_BLANK) :])
+    hasher.update(header[start + len(_BLANK) :])
+    hasher.update(data)
     if hasher.hexdigest() != digest:
         raise FormatError(f"{name}: damaged: SHA-256 is {hasher.hexdigest()}, expected {digest}")
 
@@ -451,57 +498,3 @@ def _check_arrays(tensors: Mapping[str, NDArray[Any]], name: str) -> None:
                 f"{name}: tensor {tensor!r}: found {array.dtype.name} {array.shape}, "
                 f"expected {' or '.join(dtypes)} and at most {_MAX_AXES} axes"
             )
-
-
-def _write_file(path: Path, data: bytes | bytearray, *, overwrite: bool) -> None:
-    """Write beside the target, flush to the disk, then take the name in one step."""
-    temporary = path.with_name(f".bitinfer-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if overwrite:
-            os.replace(temporary, path)
-        else:
-            _take_free_name(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _take_free_name(temporary: Path, path: Path) -> None:
-    """Take the name only if it is free: of two writers, one gets it."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise _exists(path) from None
-    except OSError:  # a file system without hard links
-        _claim_name(temporary, path)
-
-
-def _claim_name(temporary: Path, path: Path) -> None:
-    """The same in two steps: an empty file holds the name until it is replaced."""
-    try:
-        path.touch(exist_ok=False)
-    except FileExistsError:
-        raise _exists(path) from None
-    try:
-        os.replace(temporary, path)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def _exists(path: Path) -> FileExistsError:
-    return FileExistsError(f"{path} exists; pass overwrite=True to replace it")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself durable, where folders can be synced (not on Windows)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

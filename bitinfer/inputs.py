@@ -1,8 +1,7 @@
-"""What callers pass in, checked and brought into one form: options, texts, arrays."""
+"""Texts and arrays as callers pass them in, checked and brought into one form."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, zip_longest
@@ -14,70 +13,12 @@ from numpy.typing import NDArray
 from bitinfer.errors import InputError, InputTypeError
 from bitinfer.text import TextPair
 
-__all__ = [
-    "Columns",
-    "Text",
-    "TextPairs",
-    "check_bool",
-    "check_choice",
-    "check_engine",
-    "check_int",
-    "read_array",
-    "read_columns",
-    "read_texts",
-]
+__all__ = ["Columns", "Text", "TextPairs", "read_array", "read_columns", "read_texts"]
 
 Text: TypeAlias = str | tuple[str, str | None] | Mapping[str, str | None]
 Integers: TypeAlias = NDArray[np.int64]
 
 _END: Any = object()
-
-
-# ---- options
-
-
-def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """An integer of any integer type within bounds; a bool is not one."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, (bool, np.bool_)):
-        raise InputTypeError(f"{name}: found {type(value).__name__}, expected an integer")
-    if number < low or (high is not None and number > high):
-        allowed = f"at least {low}" if high is None else f"{low}..{high}"
-        raise InputError(f"{name}: found {number}, expected {allowed}")
-    return number
-
-
-def check_engine(num_threads: Any, isa: Any) -> tuple[int | None, str | None]:
-    """The options of the native code by type; whether they can be had, it decides itself.
-
-    Raises:
-        InputError, InputTypeError: Names the option.
-    """
-    if num_threads is not None:
-        num_threads = check_int("num_threads", num_threads, 1, 2**31 - 1)
-    if isa is not None and not isinstance(isa, str):
-        raise InputTypeError(f"isa: found {type(isa).__name__}, expected str")
-    if isa is not None and not isa.isprintable():
-        raise InputError(f"isa: found {isa!r}, expected the name of an instruction set")
-    return num_threads, isa
-
-
-def check_bool(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise InputTypeError(f"{name}: found {type(value).__name__}, expected True or False")
-    return bool(value)
-
-
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
-    names = tuple(choices)
-    if not isinstance(value, str):
-        raise InputTypeError(f"{name}: found {type(value).__name__}, expected str")
-    if value not in names:
-        raise InputError(f"{name}: found {value!r}, expected {' or '.join(map(repr, names))}")
-    return value
 
 
 # ---- texts
@@ -145,6 +86,8 @@ def _length(items: Any) -> int | None:
 
 
 def _pair(item: Any, index: int) -> TextPair:
+    if isinstance(item, str):
+        return item, None
     if isinstance(item, Mapping):
         if "text" not in item or set(item) - {"text", "text_pair"}:
             raise InputError(

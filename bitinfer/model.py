@@ -1,12 +1,9 @@
-"""`load` and the model it returns: text or arrays in, labels, scores and vectors out."""
+"""The model that `load` returns: text or arrays in, labels, scores and vectors out."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-import logging
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, pairwise
@@ -16,78 +13,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitinfer import _core
+from bitinfer.background import Background
 from bitinfer.errors import FormatError, InputTypeError, UnsupportedError
 from bitinfer.format import SIZES, Tensors
-from bitinfer.inputs import (
-    Columns,
-    Text,
-    TextPairs,
-    check_bool,
-    check_choice,
-    check_engine,
-    check_int,
-    read_columns,
-    read_texts,
-)
-from bitinfer.origin import Origin, find_builtin, find_model, read_model
+from bitinfer.inputs import Columns, Text, TextPairs, read_columns, read_texts
+from bitinfer.loading import may_start_thread, reopen
+from bitinfer.options import check_bool, check_choice, check_int
+from bitinfer.origin import Origin, read_model
 from bitinfer.results import EncoderOutput, Prediction
 from bitinfer.sizes import by_part
 from bitinfer.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
 
-__all__ = ["BitModel", "load"]
+__all__ = ["BitModel"]
 
 Pooling = Literal["cls", "mean", "pooler"]
 Floats = NDArray[np.float64]
 
 _POOLINGS = ("cls", "mean", "pooler")
-_LOG = logging.getLogger("bitinfer")
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    device: str = "cpu",
-    num_threads: int | None = None,
-    isa: str | None = None,
-) -> BitModel:
-    """Load a model from the disk.  Nothing is ever downloaded.
-
-    Args:
-        path: A packed file, a checkpoint folder, a ``.pt`` / ``.bin`` checkpoint, or the name of a
-            built-in model.  The content decides, not the ending, and an existing path wins over a
-            name.  Checkpoints are converted in memory, which needs PyTorch.
-        device: ``"cpu"``.
-        num_threads: Threads of one call; default ``BITINFER_NUM_THREADS``, else the CPUs this
-            process may use.
-        isa: Instruction set, one of :func:`bitinfer.available_isas`; default ``BITINFER_ISA``, else
-            the best one.  The answers do not depend on it.
-
-    Raises:
-        FormatError: The packed file is damaged or of an unknown version.
-        ConversionError: The checkpoint cannot be converted exactly.
-        UnsupportedError: The device or instruction set is not there, or PyTorch is missing.
-        InputError: There is no such path or name, or an option or variable is not allowed.
-        InputTypeError: An argument has a type that is not allowed.
-        OSError: The file cannot be read.
-
-    >>> model = load("sst2")
-    >>> model.predict("a warm and funny film").label
-    'positive'
-    """
-    if str(device) != "cpu":
-        raise UnsupportedError(f"device: found {str(device)!r}, expected 'cpu'")
-    options = check_engine(num_threads, isa)
-    return BitModel(find_model(path), *options)
-
-
-def _reopen(origin: Origin, identity: str, num_threads: int | None, isa: str | None) -> BitModel:
-    """Undo `BitModel.__reduce__`."""
-    if origin.builtin is not None:
-        origin = find_builtin(origin.builtin)
-    model = BitModel(origin, num_threads, isa)
-    if model._identity() != identity:
-        raise FormatError(f"{origin}: not the model that was pickled: the file has changed since")
-    return model
 
 
 class BitModel:
@@ -117,15 +59,20 @@ class BitModel:
         self._options = (num_threads, isa)
         self._sizes = by_part((name, tensor.nbytes) for name, tensor in tensors.items())
         self._sizes["vocabulary"] = len(metadata["vocab"].encode())
-        options = metadata["tokenizer"]
-        self._tokenizer = TextTokenizer(
-            metadata["vocab"], lowercase=options["lowercase"], name=str(origin)
-        )
-        config = {key: metadata["config"][key] for key in (*SIZES, "head")}
+        with Background(
+            lambda: self._make_engine(tensors), threaded=may_start_thread(num_threads)
+        ) as engine:
+            self._tokenizer = TextTokenizer(
+                metadata["vocab"], lowercase=metadata["tokenizer"]["lowercase"], name=str(origin)
+            )
+            self._core = engine.result()
+
+    def _make_engine(self, tensors: Tensors) -> _core.Model:
+        config = {key: self._metadata["config"][key] for key in (*SIZES, "head")}
         try:
-            self._core = _core.Model(config, tensors, isa, num_threads)
+            return _core.Model(config, tensors, self._options[1], self._options[0])
         except FormatError as error:
-            raise FormatError(f"{origin}: {error}") from None
+            raise FormatError(f"{self._origin}: {error}") from None
 
     # ---- what the model is
 
@@ -150,8 +97,11 @@ class BitModel:
         ``bits`` are those of weights, embeddings and activations.  ``bytes`` is the size of each
         part of the packed file and their ``total``, the metadata except the vocabulary left out.
         ``sha256`` is the checksum of the packed file, ``None`` for a checkpoint that was converted
-        in memory; ``source`` has that of the weights.  ``weight_bytes`` and ``workspace_bytes`` are
-        the memory of the loaded weights and of the calls made so far.
+        in memory; ``source`` has that of the weights.  ``weight_bytes`` is the memory of the loaded
+        weights, ``workspace_bytes`` that of the largest call so far, kept for the next one; up to
+        eight calls at a time keep one each.  It does not grow with the batch: at 384 hidden units
+        and more it stays below ``num_threads * (positions + 128) * (10 * hidden + intermediate /
+        4)``.
         """
         described = copy.deepcopy({k: v for k, v in self._metadata.items() if k != "vocab"})
         return {
@@ -171,10 +121,12 @@ class BitModel:
         return f"BitModel({str(self._origin)!r}, isa={core.isa!r}, num_threads={core.num_threads})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._origin, self._identity(), *self._options)
+        return reopen, (self._origin, self._identity(), *self._options)
 
     def _identity(self) -> str:
         """Differs between models: the metadata hold checksums of all that is not in them."""
+        import hashlib
+
         return hashlib.sha256(json.dumps(self._metadata, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -411,7 +363,7 @@ class BitModel:
         return given.single, encode()
 
     def _run(self, batch: TokenBatch, *, hidden: bool, stages: bool = False) -> dict[str, Any]:
-        keys = np.diff(batch.offsets).astype(np.int32)
+        keys = (batch.offsets[1:] - batch.offsets[:-1]).astype(np.int32)
         return self._core.forward(
             batch.ids,
             batch.positions,
@@ -431,8 +383,8 @@ class BitModel:
         # By logits, which still differ where probabilities round to the same number.
         order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
         return [
-            [Prediction(labels[index], float(row[index]), int(index)) for index in best]
-            for row, best in zip(scores, order, strict=True)
+            [Prediction(labels[index], row[index], index) for index in best]
+            for row, best in zip(scores.tolist(), order.tolist(), strict=True)
         ]
 
     def _need_classes(self, method: str) -> None:
@@ -548,9 +500,11 @@ def _normalize(vectors: Floats) -> Floats:
 
 
 def _shows_progress(option: Any) -> bool:
-    if option is None:
-        return _LOG.isEnabledFor(logging.INFO)
-    return check_bool("show_progress_bar", option)
+    if option is not None:
+        return check_bool("show_progress_bar", option)
+    # Where nobody has imported logging, nobody has asked for messages.
+    logging = sys.modules.get("logging")
+    return logging is not None and logging.getLogger("bitinfer").isEnabledFor(logging.INFO)
 
 
 def _with_progress(given: TextPairs) -> Iterator[TextPair]:

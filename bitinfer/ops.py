@@ -26,7 +26,8 @@ from numpy.typing import ArrayLike, NDArray
 from bitinfer import _core
 from bitinfer.bits import pack_bits, unpack_bits, words_for
 from bitinfer.errors import InputError, InputTypeError
-from bitinfer.inputs import check_choice, check_engine, check_int, read_array
+from bitinfer.inputs import read_array
+from bitinfer.options import check_choice, check_engine, check_int
 
 __all__ = [
     "PackedMatrix",

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from bitinfer.checkpoints.look import looks_like_checkpoint
 from bitinfer.errors import InputError, InputTypeError
 from bitinfer.format import Tensors, read_packed
 
-__all__ = ["Origin", "builtin_names", "find_builtin", "find_model", "read_model"]
+__all__ = ["Origin", "builtin_names", "find_builtin", "find_model", "is_checkpoint", "read_model"]
 
-_BUILTIN = Path(__file__).parent / "builtin"
+# Not pathlib: its import would take a twentieth of the time that it takes to load a model.
+_BUILTIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "builtin")
+_SUFFIX = ".safetensors"
 
 
 def builtin_names() -> list[str]:
     """Names of the models that come with the package."""
-    return sorted(file.stem for file in _BUILTIN.glob("*.safetensors"))
+    files = os.listdir(_BUILTIN) if os.path.isdir(_BUILTIN) else []
+    return sorted(file.removesuffix(_SUFFIX) for file in files if file.endswith(_SUFFIX))
 
 
 @dataclass(frozen=True)
 class Origin:
     """Where a model comes from: a path, or the name of a built-in model."""
 
-    path: Path
+    path: str
     builtin: str | None = None
 
     def __str__(self) -> str:
-        return self.builtin or str(self.path)
+        return self.builtin or self.path
 
 
 def find_model(path: str | os.PathLike[str]) -> Origin:
@@ -43,12 +46,20 @@ def find_model(path: str | os.PathLike[str]) -> Origin:
     except TypeError:
         raise InputTypeError(f"path: found {type(path).__name__}, expected a path") from None
     if os.path.isfile(name) or os.path.isdir(name):
-        return Origin(Path(os.fsdecode(name)).absolute())
+        return Origin(_absolute(os.fsdecode(name)))
     if os.path.exists(name):
         raise InputError(
             f"{os.fsdecode(name)!r}: found a pipe or device, expected a file or folder"
         )
     return find_builtin(os.fsdecode(name))
+
+
+def _absolute(name: str) -> str:
+    if os.path.normpath(name) != name or name == ".":
+        from pathlib import Path
+
+        return str(Path(name).absolute())
+    return name if os.path.isabs(name) else os.path.join(os.getcwd(), name)
 
 
 def read_model(origin: Origin) -> tuple[dict[str, Any], Tensors]:
@@ -60,13 +71,16 @@ def read_model(origin: Origin) -> tuple[dict[str, Any], Tensors]:
         UnsupportedError: PyTorch is needed and missing.
         OSError: It cannot be read.
     """
-    from bitinfer.checkpoints.files import looks_like_checkpoint
-
-    if origin.path.is_dir() or looks_like_checkpoint(origin.path):
+    if is_checkpoint(origin):
         from bitinfer.converter import pack_checkpoint
 
         return pack_checkpoint(origin.path)
     return read_packed(origin.path)
+
+
+def is_checkpoint(origin: Origin) -> bool:
+    """Whether there is a checkpoint, or else a packed file: decided by what is in it."""
+    return os.path.isdir(origin.path) or looks_like_checkpoint(origin.path)
 
 
 def find_builtin(name: str) -> Origin:
@@ -80,4 +94,4 @@ def find_builtin(name: str) -> Origin:
         raise InputError(
             f"{name!r}: no such file or folder, nor a built-in model ({', '.join(names) or 'none'})"
         )
-    return Origin(_BUILTIN / f"{name}.safetensors", name)
+    return Origin(os.path.join(_BUILTIN, name + _SUFFIX), name)

@@ -27,7 +27,7 @@ from bitinfer.checkpoints.description import (
 )
 from bitinfer.checkpoints.tasks import find_task
 from bitinfer.format import FORMAT_VERSION, Tensors
-from bitinfer.inputs import check_int
+from bitinfer.options import check_int
 from bitinfer.thresholds import layer_thresholds
 
 __all__ = ["from_tensors", "pack_bits", "to_metadata", "to_tensors", "unpack_bits"]

@@ -493,6 +493,8 @@ def head(rows: int) -> dict[str, Any]:
             ("no", "yes"),
             None,
         ),
+        (2, {"finetuning_task": "mnli"}, {"labels": ["a", "b"]}, ("a", "b"), "mnli"),
+        (2, {}, {"labels": ["a", "b"], "task": "sst-2"}, ("a", "b"), "sst-2"),
         (2, {"finetuning_task": "banking"}, {}, ("0", "1"), "banking"),
         (1, {"finetuning_task": "sts-b"}, {}, (), "sts-b"),
         (1, {"id2label": {"0": "LABEL_0"}}, {}, (), None),
@@ -522,6 +524,8 @@ def test_labels(
         (2, {}, {"task": "mnli"}, "task 'mnli': found a classification head with 2 outputs"),
         (2, {}, {"task": "sts-b"}, "task 'sts-b': found a classification head with 2 outputs"),
         (2, {}, {"task": "squad"}, "expected a span head"),
+        (2, {}, {"task": "mnli", "labels": ["a", "b"]}, "task 'mnli': found a classification head"),
+        (2, {}, {"task": "squad", "labels": ["a", "b"]}, "expected a span head"),
         (
             2,
             {"id2label": {"0": "a", "1": "b", "2": "c"}},

@@ -406,6 +406,26 @@ def test_verify_data(model: str, tmp_path: Path, capsys: Capture) -> None:
     assert "3 of 4" in capsys.readouterr().out
 
 
+def test_verify_data_alone(model: str, tmp_path: Path, capsys: Capture) -> None:
+    label = bitinfer.load(model).predict("a b c").label
+    path = tmp_path / "dev.tsv"
+    path.write_text(f"sentence\tlabel\na b c\t{label}\n")
+    arguments = ["verify", model, "--no-parity", "--data", str(path)]
+    code = (
+        "import sys; sys.modules['torch'] = None\n"  # as if it were not installed
+        f"from bitinfer.cli import main; sys.exit(main({arguments!r}))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert b"accuracy 100.00%" in run.stdout
+    assert b"parity" not in run.stdout
+    assert main(["verify", model, "--no-parity"]) == 2
+    assert "--no-parity: found without --data" in capsys.readouterr().err
+    assert main([*arguments, "--checkpoint", str(tmp_path)]) == 2
+    assert "--no-parity: found beside --checkpoint" in capsys.readouterr().err
+
+
 # ---- tables of labelled texts
 
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import bitinfer.format
 from bitinfer.errors import BitinferError, FormatError, InputError
+from bitinfer.files import new_folder
 from bitinfer.format import FORMAT_VERSION, check_target, read_packed, write_packed
 
 
@@ -177,6 +178,30 @@ def test_every_flipped_byte_is_rejected(path: Path) -> None:
         changed[position] ^= 0x20  # also turns letters into the other case
         with pytest.raises(FormatError):
             read_changed(path, bytes(changed))
+
+
+def test_a_folder_is_on_the_disk_before_it_takes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    with new_folder(tmp_path / "f") as folder:
+        (folder / "a").write_text("a")
+        (folder / "b").write_text("b")
+        assert os.listdir(tmp_path) != ["f"]
+    assert sorted(synced[:2]) == ["a", "b"]
+    assert synced[-1] == tmp_path.name
+    assert os.listdir(tmp_path) == ["f"]
+    assert sorted(os.listdir(tmp_path / "f")) == ["a", "b"]
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "g"):
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == ["f"]
 
 
 def test_every_truncation_is_rejected(path: Path) -> None:
@@ -397,6 +422,20 @@ def test_holes_and_overlaps(path: Path) -> None:
     header["head.bias"]["data_offsets"] = [64, 72]
     with pytest.raises(FormatError):
         read_changed(path, reseal(join(header, body)))
+
+
+def test_tensors_that_are_not_aligned_are_read_by_value(path: Path) -> None:
+    header, body = split(path.read_bytes())
+    header["head.bias"] = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header["pooler.bits"] = {"dtype": "U64", "shape": [8, 1], "data_offsets": [4, 68]}
+    path.write_bytes(reseal(join(header, body[:68])))
+    found = read_packed(path)[1]
+    assert found["pooler.bits"].flags.aligned
+    assert found["pooler.bits"].tobytes() == body[4:68]
+
+
+def test_tensors_cannot_be_written_to(path: Path) -> None:
+    assert not any(array.flags.writeable for array in read_packed(path)[1].values())
 
 
 def test_repeated_tensor(path: Path) -> None:

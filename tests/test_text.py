@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitinfer.errors import FormatError, InputError, InputTypeError
-from bitinfer.text import _LONG_RUN, _WORD_END, TextTokenizer, TokenBatch, truncate_pair
+from bitinfer.text import (
+    _LONG_RUN,
+    _MOST_KNOWN,
+    _WORD_END,
+    TextTokenizer,
+    TokenBatch,
+    truncate_pair,
+)
 
 WORDS = [
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "##a", "##b", "good", "##ness"),
@@ -191,6 +199,55 @@ def test_a_prefix_gives_the_same_tokens(text: str, second: str | None, max_lengt
     again = tokenizer.encode([("a", None), (text, second)], max_length=max_length)
     assert again.ids.tolist()[3:] == expected
     assert same(found, tokenizer.encode([(text, second)], max_length=max_length))
+
+
+@settings(max_examples=300, deadline=None)
+@given(texts=st.lists(st.lists(st.sampled_from(PIECES), max_size=60).map("".join) | st.text()))
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_remembered_pieces_give_the_tokens_of_the_whole(lowercase: bool, texts: list[str]) -> None:
+    tokenizer = TextTokenizer("\n".join([*WORDS, "##é", "é", "x", "##x"]), lowercase=lowercase)
+    for text in [*texts, *texts]:  # as new, and as known
+        if not any("\ud800" <= c < "\ue000" for c in text):
+            assert ids(tokenizer, text) == tokenizer._encode(text)
+
+
+def ids(tokenizer: TextTokenizer, text: str) -> list[int]:
+    return np.frombuffer(tokenizer._ids_of(text), np.int32).tolist()
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_every_character_beside_every_kind(lowercase: bool) -> None:
+    words = [*WORDS, *map(chr, range(0x21, 0x3000, 7)), "##\u0301", "\u0301"]
+    tokenizer = TextTokenizer("\n".join(dict.fromkeys(words)), lowercase=lowercase)
+    for code in [*range(0xD800), *range(0xE000, 0x20000, 3)]:
+        c = chr(code)
+        text = f"a{c}b{c} {c}c\u0301 {c}\u0301{c},{c}\u0338a"
+        assert ids(tokenizer, text) == tokenizer._encode(text), f"U+{code:04X}"
+
+
+def test_what_is_remembered_is_bounded(tokenizer: TextTokenizer) -> None:
+    most = 0
+    for start in range(0, 60_000, 1000):
+        text = " ".join(f"w{i}" for i in range(start, start + 1000))
+        assert ids(tokenizer, f"a {text}") == [A] + [UNK] * 1000
+        most = max(most, len(tokenizer._known))
+    assert 10_000 < most <= _MOST_KNOWN
+    many = " ".join(f"v{i}" for i in range(2 * _MOST_KNOWN))
+    assert ids(tokenizer, f"{many} a") == [UNK] * (2 * _MOST_KNOWN) + [A]
+    assert len(tokenizer._known) <= _MOST_KNOWN
+    before = len(tokenizer._known)
+    assert ids(tokenizer, "é" * 90) == [UNK]
+    assert len(tokenizer._known) == before
+
+
+def test_many_threads_share_what_is_remembered(tokenizer: TextTokenizer) -> None:
+    def work(seed: int) -> bool:
+        order = np.random.RandomState(seed).permutation(30_000)
+        texts = (" ".join(f"a t{i} ab" for i in part) for part in np.split(order, 300))
+        return all(ids(tokenizer, text) == [A, UNK, A, _B] * 100 for text in texts)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
 
 
 def test_words_end_where_a_text_may_be_cut(tokenizer: TextTokenizer) -> None:

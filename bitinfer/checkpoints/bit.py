@@ -111,6 +111,7 @@ def read_bit(
         labels=labels,
         id2label=files.config.get("id2label"),
         task=known_task,
+        task_given=task is not None,
     )
     own_name = files.config.get("finetuning_task")
     return reader.description(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from bitinfer.checkpoints.look import looks_like_checkpoint
 from bitinfer.errors import ConversionError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 ConfigSource: TypeAlias = "PathLike | Mapping[str, Any]"
 VocabSource: TypeAlias = "PathLike | Sequence[str]"
 
-_ZIP_MAGIC = b"PK\x03\x04"
-_LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before version 1.6
 _STATE_KEYS = ("state_dict", "model", "model_state_dict")
 _WEIGHT_SUFFIXES = (".bin", ".pt", ".pth")
 # weights_only=True was not safe before: CVE-2025-32434 (up to 2.5), CVE-2026-24747 (up to 2.9).
@@ -57,26 +56,6 @@ class CheckpointFiles:
     lowercase: bool
     file: str
     sha256: str
-
-
-def looks_like_checkpoint(path: PathLike) -> bool:
-    """Whether a path holds a PyTorch checkpoint, judged by its first bytes or its ``config.json``.
-
-    Reads at most a few bytes, imports nothing, and never raises for a path that cannot be read.
-
-    Example:
-        >>> looks_like_checkpoint("model.safetensors")
-        False
-    """
-    path = Path(path)
-    if path.is_dir():
-        return (path / "config.json").is_file()
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(_LEGACY_MAGIC))
-    except OSError:
-        return False
-    return head.startswith(_ZIP_MAGIC) or head == _LEGACY_MAGIC
 
 
 def open_checkpoint(

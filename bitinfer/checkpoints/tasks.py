@@ -63,6 +63,7 @@ def label_names(
     labels: Sequence[str] | None,
     id2label: object,
     task: Task | None,
+    task_given: bool,
 ) -> tuple[str, ...]:
     """Names of the classes: the user's, else the checkpoint's, else its task's, else 0, 1, ...
 
@@ -71,19 +72,18 @@ def label_names(
         labels: the user's names, which win.
         id2label: the checkpoint's mapping, used if it holds more than numbers.
         task: the task, whose order of labels is the published one.
+        task_given: whether the user named the task, which then must fit even beside ``labels``; a
+            checkpoint may still name the one that its teacher was trained with.
 
     Raises:
         ConversionError: if the names that apply do not fit the head.
         InputTypeError: if ``labels`` is not a sequence of strings.
     """
     classes = 0 if config.head == "span" or config.regression else config.labels
+    if task is not None and (task_given or labels is None):
+        _check_head(config, task, classes)
     if labels is not None:
         return _checked("labels", _given(labels), classes)
-    if task is not None and (task.outputs != config.labels or bool(task.labels) != bool(classes)):
-        raise ConversionError(
-            f"task {task.name!r}: found a {config.head} head with {config.labels} outputs, "
-            f"expected {'a span head' if task.name == 'squad' else f'{task.outputs} outputs'}"
-        )
     if classes == 0:
         return ()
     named = _real_names(id2label)
@@ -92,6 +92,14 @@ def label_names(
     if task is not None:
         return task.labels
     return tuple(str(index) for index in range(classes))
+
+
+def _check_head(config: Config, task: Task, classes: int) -> None:
+    if task.outputs != config.labels or bool(task.labels) != bool(classes):
+        raise ConversionError(
+            f"task {task.name!r}: found a {config.head} head with {config.labels} outputs, "
+            f"expected {'a span head' if task.name == 'squad' else f'{task.outputs} outputs'}"
+        )
 
 
 def _given(labels: Sequence[str]) -> tuple[str, ...]:

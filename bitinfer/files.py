@@ -1,0 +1,124 @@
+"""Files and folders that appear under their names when they are complete, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from bitinfer.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["check_target", "new_folder", "write_file"]
+
+
+def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """The path of a file that can be made: to be asked before the work, not after it.
+
+    Raises:
+        InputError: ``path`` does not name a file.
+        FileExistsError: It exists, if only as a dangling link, and ``overwrite`` is false.
+        IsADirectoryError: It is a folder.
+        FileNotFoundError: The folder it should be in does not exist.
+    """
+    from pathlib import Path  # who only reads models does not wait for this import
+
+    name = os.fsdecode(path)
+    target = Path(name)
+    if not target.name or "\0" in name:
+        raise InputError(f"path: found {name!r}, expected the name of a file")
+    if os.path.lexists(target) and not overwrite:
+        raise _exists(target)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "found a folder, expected a file", name)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent))
+    return target
+
+
+def write_file(path: Path, data: bytes | bytearray, *, overwrite: bool) -> None:
+    """Write beside the target, flush to the disk, then take the name in one step.
+
+    Raises:
+        FileExistsError: The file exists and ``overwrite`` is false.
+        OSError: It cannot be written.
+    """
+    temporary = path.with_name(f".bitinfer-{os.urandom(8).hex()}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            _take_free_name(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill with files; it takes the name when all of it is on the disk.
+
+    Raises:
+        OSError: It cannot be made, or there is a folder of that name that holds something.
+    """
+    import shutil
+    import tempfile
+    from pathlib import Path
+
+    parent = path.absolute().parent
+    temporary = Path(tempfile.mkdtemp(prefix=".bitinfer-", dir=parent))
+    try:
+        folder = temporary / "new"
+        folder.mkdir()  # with the permissions of any new folder; that of mkdtemp is private
+        yield folder
+        for each in (*folder.iterdir(), folder):
+            _sync(each)
+        folder.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync(parent)
+
+
+def _take_free_name(temporary: Path, path: Path) -> None:
+    """Take the name only if it is free: of two writers, one gets it."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError:  # a file system without hard links
+        _claim_name(temporary, path)
+
+
+def _claim_name(temporary: Path, path: Path) -> None:
+    """The same in two steps: an empty file holds the name until it is replaced."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        raise _exists(path) from None
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _exists(path: Path) -> FileExistsError:
+    return FileExistsError(f"{path} exists; pass overwrite=True to replace it")
+
+
+def _sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk, where the system can (not on Windows)."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,135 @@
+"""Loading: what runs beside what, which error comes first, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bitinfer
+from bitinfer.background import Background
+from bitinfer.errors import FormatError, InputError
+from bitinfer.format import read_packed, write_packed
+
+Packed = Callable[..., Path]
+
+
+@pytest.mark.parametrize("threaded", [True, False])
+def test_background_gives_result_or_error(threaded: bool) -> None:
+    before = threading.active_count()
+    with Background(lambda: 6 * 7, threaded=threaded) as answer:
+        assert answer.result() == 42
+    with pytest.raises(ZeroDivisionError), Background(lambda: 1 / 0, threaded=threaded) as answer:
+        answer.result()
+    with Background(lambda: 1 / 0, threaded=threaded):
+        pass  # nobody asked
+    assert threading.active_count() == before
+
+
+def test_background_is_over_when_the_block_is_left() -> None:
+    go, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        go.wait(60)
+        done.set()
+
+    def interrupted() -> None:
+        with Background(work, threaded=True):
+            go.set()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert done.is_set()
+
+
+def test_background_does_without_a_thread_that_cannot_start(
+    packed: Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    expected = bitinfer.load(packed(), num_threads=2).logits("a b")
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with Background(lambda: 6 * 7, threaded=True) as answer:
+        assert answer.result() == 42
+    assert bitinfer.load(packed(), num_threads=2).logits("a b").tobytes() == expected.tobytes()
+
+
+def threads_of_load(path: str, threads: int) -> list[str]:
+    """What started in Python while a fresh process loaded a model."""
+    code = f"""
+import threading
+names = []
+start = threading.Thread.start
+threading.Thread.start = lambda self: (names.append(self.name), start(self))[1]
+import bitinfer
+model = bitinfer.load({path!r}, num_threads={threads})
+assert threading.active_count() == 1
+print(*names)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    ).stdout.split()
+
+
+def test_one_thread_starts_no_other(packed: Packed) -> None:
+    assert threads_of_load(str(packed()), 1) == []
+    assert threads_of_load(str(packed()), 2) == ["bitinfer-load"] * 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_damaged_file_is_called_so_whatever_else_is_wrong(
+    packed: Packed, tmp_path: Path, threads: int
+) -> None:
+    before = threading.active_count()
+    metadata, tensors = read_packed(packed())
+    metadata["vocab"] = "[PAD]\n[UNK]"
+    del tensors["pooler.bits"]
+    path = tmp_path / "m"
+    write_packed(path, tensors, metadata)
+    with pytest.raises(FormatError, match=r"m: the vocabulary lacks \[CLS\], \[SEP\]"):
+        bitinfer.load(path, num_threads=threads)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match="m: damaged: SHA-256"):
+        bitinfer.load(path, num_threads=threads)
+    path.write_bytes(data[:-8])
+    with pytest.raises(FormatError, match=r"m: .* bytes, expected"):
+        bitinfer.load(path, num_threads=threads)
+    assert threading.active_count() == before
+
+
+def test_a_wrong_variable_is_the_error_of_the_engine(
+    packed: Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BITINFER_NUM_THREADS", "many")
+    with pytest.raises(InputError, match="BITINFER_NUM_THREADS"):
+        bitinfer.load(packed())
+    with pytest.raises(InputError, match="no such file"):
+        bitinfer.load("absent")
+
+
+def test_options_may_be_numbers_of_numpy(packed: Packed) -> None:
+    assert bitinfer.load(packed(), num_threads=np.int64(1)).info()["num_threads"] == 1  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expected an integer"):
+        bitinfer.load(packed(), num_threads=np.True_)  # type: ignore[arg-type]
+
+
+def test_names_of_paths(packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "m").write_bytes(packed().read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "./m", ".//m", "sub/../m", "../" + tmp_path.name + "/m", str(tmp_path / "m")):
+        assert bitinfer.load(name).info()["model"] == str(Path(name).absolute())
+    assert bitinfer.load(Path("m")).info()["model"] == str(tmp_path / "m")
+    assert bitinfer.load(b"m").info()["model"] == str(tmp_path / "m")  # type: ignore[arg-type]
