@@ -1,15 +1,21 @@
 #include "model/attention.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/bits.h"
 
 namespace bitinfer {
 namespace {
 
-// Distances of this many queries are kept at a time: 32 rows of 512 keys are half an L2 of bytes at
-// most, and the weights of the two products (keys, values of the head) stay in L1.
-constexpr int64_t kQueryBlock = 32;
+// Queries pass in blocks whose distances stay in L1 (16-bit numbers), but not in smaller ones than
+// pay for the panels of keys and values that are read again for each.
+constexpr int64_t kBlockDistances = 16384;
+constexpr int64_t kFewestQueries = 32, kMostQueries = 128;
+
+int64_t query_block(int64_t keys) {
+  return std::clamp(kBlockDistances / round_up(keys, kWordBits), kFewestQueries, kMostQueries);
+}
 
 // One round: in every pair of words `kWidth` apart, the upper bits of one and the lower bits of the
 // other change places. The width is a constant, so that compilers vectorize it.
@@ -59,11 +65,12 @@ void AttentionScratch::reserve(const Config& config, int64_t most_keys) {
   const int64_t head_size = config.head_size();
   keys_.reserve(most_keys, head_size);
   values_.reserve(head_size, most_keys);
-  query_.reserve(kQueryBlock, head_size);
-  context_.reserve(kQueryBlock, head_size);
+  query_.reserve(kMostQueries, head_size);
+  context_.reserve(kMostQueries, head_size);
   // Kept at its widest: the stride of a call is that of its own sequence.
-  probs_.reserve(kQueryBlock, most_keys);
-  distances_.reserve(static_cast<size_t>(kQueryBlock * round_up(most_keys, kWordBits)));
+  probs_.reserve(kMostQueries, most_keys);
+  distances_.reserve(static_cast<size_t>(
+      std::max(kBlockDistances, kFewestQueries * round_up(most_keys, kWordBits))));
   head_words_.reserve(static_cast<size_t>(words_for(head_size)));
   value_sums_.reserve(static_cast<size_t>(head_size));
   context_limits_.resize(head_size, true);
@@ -97,8 +104,9 @@ class HeadAttention {
   }
 
   void run(int8_t* probs, int64_t tokens) {
-    for (int64_t q = span_.query_begin; q < span_.query_end; q += kQueryBlock) {
-      const int64_t count = std::min(kQueryBlock, span_.query_end - q);
+    const int64_t block = query_block(span_.keys);
+    for (int64_t q = span_.query_begin; q < span_.query_end; q += block) {
+      const int64_t count = std::min(block, span_.query_end - q);
       probability_bits(q, count);
       if (probs != nullptr) {
         decode_rows(probability_rows(count), Words::kRunning, span_.keys,
@@ -136,6 +144,24 @@ class HeadAttention {
     }
   }
 
+  // `count` <= 32 bits from `offset` of up to 32 rows; zeros for the rest.
+  void gather(const uint64_t* plane, int64_t offset, int64_t count, int64_t rows,
+              uint32_t* words) const {
+    const int64_t stride = rows_.value.stride();
+    if (offset % 32 == 0 && count == 32) {
+      const char* from = reinterpret_cast<const char*>(plane) + offset / 8;
+      for (int64_t j = 0; j < rows; ++j) {
+        std::memcpy(words + j, from + j * stride * static_cast<int64_t>(sizeof(uint64_t)),
+                    sizeof *words);
+      }
+    } else {
+      for (int64_t j = 0; j < rows; ++j) {
+        words[j] = static_cast<uint32_t>(read_bits(plane + j * stride, offset, count));
+      }
+    }
+    for (int64_t j = rows; j < 32; ++j) words[j] = 0;
+  }
+
   // Rows of the right operand are channels and its depth is the keys.
   void transpose_plane(const uint64_t* plane, Words words, uint32_t* panels) {
     const int64_t steps = ceil_div(span_.keys, kStepBits);
@@ -145,18 +171,15 @@ class HeadAttention {
       const int64_t written = std::min<int64_t>(32, padded - channel);
       uint32_t before[32] = {};
       for (int64_t s = 0; s < steps; ++s) {
-        uint32_t block[32] = {};
-        const int64_t keys = std::min<int64_t>(kStepBits, span_.keys - s * kStepBits);
-        for (int64_t j = 0; j < keys; ++j) {
-          block[j] = static_cast<uint32_t>(read_bits(
-              plane + (s * kStepBits + j) * rows_.value.stride(), offset_ + channel, channels));
-        }
+        uint32_t block[32];
+        gather(plane + s * kStepBits * rows_.value.stride(), offset_ + channel, channels,
+               std::min<int64_t>(kStepBits, span_.keys - s * kStepBits), block);
         transpose_32x32(block);
-        for (int64_t c = 0; c < written; ++c) {
-          const int64_t col = channel + c;
-          const uint32_t word = block[c] ^ before[c];
-          panels[(col / kPanelWidth * steps + s) * kPanelWidth + col % kPanelWidth] = word;
-          if (words == Words::kRunning) before[c] = word;
+        for (int64_t c = 0; c < written; ++c) block[c] ^= before[c];
+        if (words == Words::kRunning) std::copy_n(block, 32, before);
+        for (int64_t c = 0; c < written; c += kPanelWidth) {
+          const int64_t panel = (channel + c) / kPanelWidth;
+          std::copy_n(block + c, kPanelWidth, panels + (panel * steps + s) * kPanelWidth);
         }
       }
     }
@@ -204,7 +227,7 @@ class HeadAttention {
                              {distances, stride});
     const bool is_ternary = query_has_zeros_ || key_has_zeros_;
     const ExpTable table = is_ternary ? layer_.ternary_scores.table() : layer_.pm1_scores.table();
-    scratch_.probs_.reserve(kQueryBlock, span_.keys);
+    scratch_.probs_.reserve(kMostQueries, span_.keys);
     for (int64_t i = 0; i < count; ++i) {
       kernels_.probability_bits(distances + i * stride, span_.keys, table, layer_.half_probs_step,
                                 scratch_.probs_.bits(i));
