@@ -55,6 +55,7 @@ CpuFeatures decode_x86(const X86Registers& registers) {
   const bool avx512 = avx && bit(registers.leaf7_ebx, 16) && all_set(saved, kAvx512State);
   CpuFeatures features;
   features.popcnt = bit(registers.leaf1_ecx, 23);
+  features.fma = avx && bit(registers.leaf1_ecx, 12);
   features.avx2 = avx && bit(registers.leaf7_ebx, 5);
   features.avx512f = avx512;
   features.avx512bw = avx512 && bit(registers.leaf7_ebx, 30);
@@ -73,6 +74,7 @@ const CpuFeatures& cpu_features() {
 std::vector<std::pair<std::string, bool>> named_features(const CpuFeatures& features) {
   return {
       {"popcnt", features.popcnt},
+      {"fma", features.fma},
       {"avx2", features.avx2},
       {"avx512f", features.avx512f},
       {"avx512bw", features.avx512bw},

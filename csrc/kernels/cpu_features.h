@@ -11,6 +11,7 @@ namespace bitinfer {
 // A vector feature counts only if the operating system saves its registers too.
 struct CpuFeatures {
   bool popcnt = false;
+  bool fma = false;
   bool avx2 = false;
   bool avx512f = false;
   bool avx512bw = false;

@@ -154,9 +154,9 @@ struct Kernels {
   // out = scale * S + bias, rows of n.
   void (*affine)(const ScaledSums&, int64_t rows, int64_t n, double* out);
 
-  // Every row of x, with what is added, becomes (x - mean) / sqrt(variance + 1e-12) * weight +
-  // bias, and its bits go to each of the `count` <= kMostSigns signs, which are set as by
-  // pack_greater.
+  // Every row of x, with what is added, becomes (x - mean) / sqrt(variance + 1e-12) * weight + bias
+  // (Ba et al. 2016, "Layer Normalization"; docs/numerics.md has the order of operations), and its
+  // bits go to each of the `count` <= kMostSigns signs, which are set as by pack_greater.
   void (*layer_norm)(const NormRows&, Signs* signs, int count);
 
   // One row of attention: distances (a multiple of 64 of them, the tail 0xffff) to probability

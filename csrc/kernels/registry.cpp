@@ -20,9 +20,10 @@ constexpr Level kLevels[] = {
     {"avx512_vpopcnt", avx512_vpopcnt_kernels,
      [](const CpuFeatures& cpu) {
        return cpu.avx512f && cpu.avx512bw && cpu.avx512vl && cpu.avx512dq && cpu.avx512_vbmi &&
-              cpu.avx512_vpopcntdq && cpu.avx2 && cpu.popcnt;
+              cpu.avx512_vpopcntdq && cpu.avx2 && cpu.fma && cpu.popcnt;
      }},
-    {"avx2", avx2_kernels, [](const CpuFeatures& cpu) { return cpu.avx2 && cpu.popcnt; }},
+    {"avx2", avx2_kernels,
+     [](const CpuFeatures& cpu) { return cpu.avx2 && cpu.fma && cpu.popcnt; }},
 #elif defined(__aarch64__)
     {"neon", neon_kernels, [](const CpuFeatures& cpu) { return cpu.neon; }},
 #endif

@@ -1,5 +1,6 @@
 // Row kernels around the products, in double precision and one order of operations for every vector
-// width: sums are 32 partial sums (i mod 32), halved pairwise. No fused multiply-add.
+// width: sums are 32 partial sums (i mod 32), halved pairwise; fused multiply-adds are where they
+// are written, on every processor.
 //
 // V::Doubles is a vector of V::kDoubles values (1, 2, 4 or 8); masks have bit i for lane i.
 #pragma once
@@ -14,46 +15,39 @@ inline constexpr int kPartialSumsLog2 = 5;
 inline constexpr int kPartialSums = 1 << kPartialSumsLog2;
 inline constexpr double kLayerNormEpsilon = 1e-12;
 
-// Sums of kRows rows of n values each. vector(i, y) gives the values i .. i + V::kDoubles - 1 of
-// every row, scalar(i, y) value i alone.
+// Sums over n columns of kRows rows. vector(i, sums) adds columns i .. i + V::kDoubles - 1 of each
+// row to its sum, scalar(i, r, sum) gives the sum with column i of row r.
 template <class V, int kRows, class Vector, class Scalar>
 BITINFER_INLINE inline void sum_rows(int64_t n, Vector vector, Scalar scalar, double* out) {
   using Doubles = typename V::Doubles;
   constexpr int kRegisters = kPartialSums / V::kDoubles;
-  Doubles sums[kRows][kRegisters];
-  unroll<kRows * kRegisters>(
-      [&](auto i) BITINFER_INLINE { sums[i / kRegisters][i % kRegisters] = V::set_all(0.0); });
+  Doubles sums[kRegisters * kRows];
+  unroll<kRegisters * kRows>([&](auto i) BITINFER_INLINE { sums[i] = V::set_all(0.0); });
   int64_t i = 0;
   for (; i + kPartialSums <= n; i += kPartialSums) {
-    unroll<kRegisters>([&](auto part) BITINFER_INLINE {
-      Doubles y[kRows];
-      vector(i + part * V::kDoubles, y);
-      unroll<kRows>([&](auto r) BITINFER_INLINE { sums[r][part] = V::add(sums[r][part], y[r]); });
-    });
+    unroll<kRegisters>(
+        [&](auto part) BITINFER_INLINE { vector(i + part * V::kDoubles, sums + part * kRows); });
   }
   unroll<kRows>([&](auto r) BITINFER_INLINE {
     double partial[kPartialSums];
     if (i < n) {
       unroll<kRegisters>([&](auto part) BITINFER_INLINE {
-        V::store(partial + part * V::kDoubles, sums[r][part]);
+        V::store(partial + part * V::kDoubles, sums[part * kRows + r]);
       });
-      for (int64_t j = i; j < n; ++j) {
-        double y[kRows];
-        scalar(j, y);
-        partial[j - i] += y[r];
-      }
+      for (int64_t j = i; j < n; ++j) partial[j - i] = scalar(j, r, partial[j - i]);
       unroll<kRegisters>([&](auto part) BITINFER_INLINE {
-        sums[r][part] = V::load(partial + part * V::kDoubles);
+        sums[part * kRows + r] = V::load(partial + part * V::kDoubles);
       });
     }
     // Halves: whole registers first, then lanes.
     unroll<kPartialSumsLog2>([&](auto step) BITINFER_INLINE {
       constexpr int half = kRegisters >> (step + 1);
       unroll<half>([&](auto part) BITINFER_INLINE {
-        sums[r][part] = V::add(sums[r][part], sums[r][part + half]);
+        constexpr int to = part * kRows + r;
+        sums[to] = V::add(sums[to], sums[to + half * kRows]);
       });
     });
-    V::store(partial, sums[r][0]);
+    V::store(partial, sums[r]);
     for (int width = V::kDoubles / 2; width > 0; width /= 2) {
       for (int j = 0; j < width; ++j) partial[j] += partial[j + width];
     }
@@ -97,64 +91,72 @@ void pack_not_equal(const double* x, const double* threshold, int64_t n, uint64_
   }
 }
 
+// A row's normal values are x * scale + offset.
 struct Moments {
-  double mean, scale;
+  double scale, offset;
 };
 
-// Adds what is to be added and takes mean and scale of each row.
+// Adds what is to be added and takes the moments of each row.
 template <class V, int kRows, bool kAdds>
 void moments(const NormRows& rows, int64_t row, Moments* of_row) {
+  using Doubles = typename V::Doubles;
   const int64_t n = rows.n;
   double* const x = rows.x + row * n;
   const ScaledSums added = rows.added;
-  const int32_t* const sums = kAdds ? added.sums + row * n : nullptr;
-  const auto add_vector = [&](int64_t i, typename V::Doubles* y) BITINFER_INLINE {
-    typename V::Doubles scale, bias;
-    if constexpr (kAdds) {
-      scale = V::load(added.scale + i);
-      bias = V::load(added.bias + i);
-    }
-    unroll<kRows>([&](auto r) BITINFER_INLINE {
-      y[r] = V::load(x + r * n + i);
-      if constexpr (kAdds) {
-        y[r] = V::add(y[r], V::add(V::mul(scale, V::convert(sums + r * n + i)), bias));
-        V::store(x + r * n + i, y[r]);
-      }
-    });
-  };
-  const auto add_scalar = [&](int64_t i, double* y) {
-    for (int r = 0; r < kRows; ++r) y[r] = x[r * n + i];
-  };
-  if constexpr (kAdds) {
-    for (int64_t i = n - n % kPartialSums; i < n; ++i) {
-      for (int r = 0; r < kRows; ++r) {
-        x[r * n + i] += added.scale[i] * sums[r * n + i] + added.bias[i];
-      }
-    }
-  }
+  const int32_t* const products = kAdds ? added.sums + row * n : nullptr;
   double sum[kRows];
-  sum_rows<V, kRows>(n, add_vector, add_scalar, sum);
+  sum_rows<V, kRows>(
+      n,
+      [&](int64_t i, Doubles* sums) BITINFER_INLINE {
+        Doubles scale, bias;
+        if constexpr (kAdds) {
+          scale = V::load(added.scale + i);
+          bias = V::load(added.bias + i);
+        }
+        unroll<kRows>([&](auto r) BITINFER_INLINE {
+          double* const at = x + r * n + i;
+          Doubles value = V::load(at);
+          if constexpr (kAdds) {
+            const Doubles product = V::convert(products + r * n + i);
+            value = V::add(value, V::fma(scale, product, bias));
+            V::store(at, value);
+          }
+          sums[r] = V::add(sums[r], value);
+        });
+      },
+      [&](int64_t i, int r, double partial) {
+        double& value = x[r * n + i];
+        if constexpr (kAdds) {
+          const double product = products[r * n + i];
+          value += __builtin_fma(added.scale[i], product, added.bias[i]);
+        }
+        return partial + value;
+      },
+      sum);
 
   const double count = static_cast<double>(n);
-  typename V::Doubles means[kRows];
+  double mean[kRows];
+  Doubles means[kRows];
   unroll<kRows>([&](auto r) BITINFER_INLINE {
-    of_row[r].mean = sum[r] / count;
-    means[r] = V::set_all(of_row[r].mean);
+    mean[r] = sum[r] / count;
+    means[r] = V::set_all(mean[r]);
   });
-  const auto square_vector = [&](int64_t i, typename V::Doubles* y) BITINFER_INLINE {
-    unroll<kRows>([&](auto r) BITINFER_INLINE {
-      y[r] = V::sub(V::load(x + r * n + i), means[r]);
-      y[r] = V::mul(y[r], y[r]);
-    });
-  };
-  const auto square_scalar = [&](int64_t i, double* y) {
-    for (int r = 0; r < kRows; ++r) {
-      y[r] = (x[r * n + i] - of_row[r].mean) * (x[r * n + i] - of_row[r].mean);
-    }
-  };
-  sum_rows<V, kRows>(n, square_vector, square_scalar, sum);
+  sum_rows<V, kRows>(
+      n,
+      [&](int64_t i, Doubles* sums) BITINFER_INLINE {
+        unroll<kRows>([&](auto r) BITINFER_INLINE {
+          const Doubles deviation = V::sub(V::load(x + r * n + i), means[r]);
+          sums[r] = V::fma(deviation, deviation, sums[r]);
+        });
+      },
+      [&](int64_t i, int r, double partial) {
+        const double deviation = x[r * n + i] - mean[r];
+        return __builtin_fma(deviation, deviation, partial);
+      },
+      sum);
   for (int r = 0; r < kRows; ++r) {
     of_row[r].scale = 1.0 / __builtin_sqrt(sum[r] / count + kLayerNormEpsilon);
+    of_row[r].offset = -mean[r] * of_row[r].scale;
   }
 }
 
@@ -175,11 +177,11 @@ BITINFER_INLINE inline bool normalize_whole(const Columns& columns, int64_t row,
   // Copies: what is stored could change anything behind a reference.
   const double *weights = columns.rows.weight + columns.first,
                *biases = columns.rows.bias + columns.first;
-  typename V::Doubles means[kRows], scales[kRows];
+  typename V::Doubles scales[kRows], offsets[kRows];
   double* x[kRows];
   unroll<kRows>([&](auto r) BITINFER_INLINE {
-    means[r] = V::set_all(of_row[r].mean);
     scales[r] = V::set_all(of_row[r].scale);
+    offsets[r] = V::set_all(of_row[r].offset);
     x[r] = columns.x(row + r);
   });
   const double* thresholds[kSigns + 1];
@@ -191,8 +193,7 @@ BITINFER_INLINE inline bool normalize_whole(const Columns& columns, int64_t row,
     const auto weight = V::load(weights + j), bias = V::load(biases + j);
     typename V::Doubles y[kRows];
     unroll<kRows>([&](auto r) BITINFER_INLINE {
-      y[r] = V::mul(V::sub(V::load(x[r] + j), means[r]), scales[r]);
-      y[r] = V::add(V::mul(y[r], weight), bias);
+      y[r] = V::fma(V::fma(V::load(x[r] + j), scales[r], offsets[r]), weight, bias);
       V::store(x[r] + j, y[r]);
       if (kSigns > 0) shorts = V::note_short(shorts, y[r]);
     });
@@ -214,8 +215,8 @@ __attribute__((noinline)) void normalize_some(const Columns& columns, int64_t ro
     double* x = columns.x(row + r);
     for (int64_t j = 0; j < columns.count; ++j) {
       const int64_t k = columns.first + j;
-      x[j] =
-          (x[j] - of_row[r].mean) * of_row[r].scale * columns.rows.weight[k] + columns.rows.bias[k];
+      const double normal = __builtin_fma(x[j], of_row[r].scale, of_row[r].offset);
+      x[j] = __builtin_fma(normal, columns.rows.weight[k], columns.rows.bias[k]);
       for (int s = 0; s < kSigns; ++s) {
         words[r][s] |= static_cast<uint64_t>(x[j] > columns.signs[s].threshold[k]) << j;
       }

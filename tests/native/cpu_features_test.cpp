@@ -7,8 +7,9 @@ namespace {
 using bitinfer::decode_x86;
 using bitinfer::X86Registers;
 
-// Everything on: POPCNT 23, OSXSAVE 27, AVX 28; AVX2 5, F 16, DQ 17, BW 30, VL 31; VPOPCNTDQ 14.
-constexpr X86Registers kServer{1u << 23 | 1u << 27 | 1u << 28,
+// Everything on: FMA 12, POPCNT 23, OSXSAVE 27, AVX 28; AVX2 5, F 16, DQ 17, BW 30, VL 31; VBMI 1,
+// VPOPCNTDQ 14.
+constexpr X86Registers kServer{1u << 12 | 1u << 23 | 1u << 27 | 1u << 28,
                                1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31,
                                1u << 1 | 1u << 14, 0xe7};
 
@@ -21,7 +22,8 @@ bool any_avx512(const bitinfer::CpuFeatures& cpu) {
 
 TEST(cpu_features_of_a_full_machine) {
   const auto cpu = decode_x86(kServer);
-  CHECK(cpu.popcnt && cpu.avx2 && cpu.avx512f && cpu.avx512bw && cpu.avx512dq && cpu.avx512vl);
+  CHECK(cpu.popcnt && cpu.fma && cpu.avx2 && cpu.avx512f && cpu.avx512bw && cpu.avx512dq &&
+        cpu.avx512vl);
   CHECK(cpu.avx512_vbmi && cpu.avx512_vpopcntdq);
   CHECK(!cpu.neon);
 }
@@ -75,6 +77,7 @@ TEST(cpu_features_agree_with_the_compiler) {
   const auto& cpu = bitinfer::cpu_features();
 #if defined(__x86_64__)
   CHECK_EQUAL(cpu.popcnt, __builtin_cpu_supports("popcnt") != 0);
+  CHECK_EQUAL(cpu.fma, __builtin_cpu_supports("fma") != 0);
   CHECK_EQUAL(cpu.avx2, __builtin_cpu_supports("avx2") != 0);
   CHECK_EQUAL(cpu.avx512bw, __builtin_cpu_supports("avx512bw") != 0);
   CHECK_EQUAL(cpu.avx512_vbmi, __builtin_cpu_supports("avx512vbmi") != 0);
@@ -82,5 +85,5 @@ TEST(cpu_features_agree_with_the_compiler) {
 #elif defined(__aarch64__)
   CHECK(cpu.neon);
 #endif
-  CHECK_EQUAL(bitinfer::named_features(cpu).size(), 9u);
+  CHECK_EQUAL(bitinfer::named_features(cpu).size(), 10u);
 }

@@ -90,6 +90,7 @@ struct Avx2 {
   static Doubles add(Doubles a, Doubles b) { return _mm256_add_pd(a, b); }
   static Doubles sub(Doubles a, Doubles b) { return _mm256_sub_pd(a, b); }
   static Doubles mul(Doubles a, Doubles b) { return _mm256_mul_pd(a, b); }
+  static Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm256_fmadd_pd(a, b, c); }
   static uint32_t greater(Doubles a, Doubles b) {
     return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_GT_OQ)));
   }

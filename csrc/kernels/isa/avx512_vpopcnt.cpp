@@ -106,6 +106,7 @@ struct Avx512 {
   static Doubles add(Doubles a, Doubles b) { return _mm512_add_pd(a, b); }
   static Doubles sub(Doubles a, Doubles b) { return _mm512_sub_pd(a, b); }
   static Doubles mul(Doubles a, Doubles b) { return _mm512_mul_pd(a, b); }
+  static Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm512_fmadd_pd(a, b, c); }
   static uint32_t greater(Doubles a, Doubles b) { return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ); }
   static uint32_t equal(Doubles a, Doubles b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
 

@@ -75,6 +75,7 @@ struct Neon {
   static Doubles add(Doubles a, Doubles b) { return vaddq_f64(a, b); }
   static Doubles sub(Doubles a, Doubles b) { return vsubq_f64(a, b); }
   static Doubles mul(Doubles a, Doubles b) { return vmulq_f64(a, b); }
+  static Doubles fma(Doubles a, Doubles b, Doubles c) { return vfmaq_f64(c, a, b); }
   static uint32_t greater(Doubles a, Doubles b) { return mask(vcgtq_f64(a, b)); }
   static uint32_t equal(Doubles a, Doubles b) { return mask(vceqq_f64(a, b)); }
 

@@ -68,6 +68,10 @@ struct Portable {
   static Doubles add(Doubles a, Doubles b) { return a + b; }
   static Doubles sub(Doubles a, Doubles b) { return a - b; }
   static Doubles mul(Doubles a, Doubles b) { return a * b; }
+  // Exact also where there is no instruction for it.
+  static Doubles fma(Doubles a, Doubles b, Doubles c) {
+    return Doubles{__builtin_fma(a[0], b[0], c[0]), __builtin_fma(a[1], b[1], c[1])};
+  }
   static uint32_t greater(Doubles a, Doubles b) {
     return static_cast<uint32_t>(a[0] > b[0]) | static_cast<uint32_t>(a[1] > b[1]) << 1;
   }
