@@ -31,6 +31,7 @@ VOCABULARY = 30522
 POSITIONS = 512
 _SEED = 1
 _CHECKED = (8, 32)  # texts and tokens of the answers that are compared
+FIRST = (1, 128)  # of the first answer after a start
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,8 @@ def _make_onnx(model: str, folder: Path) -> None:
 def _make_openvino(model: str, folder: Path) -> None:
     """Float and int8, and int8 with a mask for texts of different length.
 
-    Full texts need no mask, and are faster without.
+    Full texts need no mask, and are faster without.  Those that measure the start have their shape
+    in the file: what is compiled from a cached file need not be read.
     """
     import nncf
     import openvino
@@ -177,6 +179,10 @@ def _make_openvino(model: str, folder: Path) -> None:
             subset_size=len(samples),
         )
         openvino.save_model(quantized, folder / f"{name}int8.xml")
+        if inputs == 1:
+            for kind, network in (("fp32", converted), ("int8", quantized)):
+                network.reshape(list(FIRST))
+                openvino.save_model(network, folder / f"first-{kind}.xml", compress_to_fp16=False)
 
 
 def _openvino(model: str, inputs: int) -> openvino.Model:

@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.markdown import ROOT
 
+from .artefacts import FIRST
 from .contestants import CHECKED, ENGINES, GROUPS, KERNELS, RAGGED
 from .scheduler import ContestantError, Process, interleave
 
@@ -40,7 +41,7 @@ _SHAPES = tuple(
     (m, n, k) for n, k in ((768, 768), (3072, 768), (768, 3072)) for m in (1, 16, 128, 4096)
 )
 _UNCHECKED = ("registers", "memory")  # no products
-_FIRST = {"model": "base", "lengths": [128], "first": True}
+_FIRST = {"model": "base", "lengths": [FIRST[1]] * FIRST[0], "first": True}
 
 
 @dataclass(frozen=True)
