@@ -182,7 +182,7 @@ def results() -> dict[str, Any]:
 def test_tables() -> None:
     rows = tables.headline(results()).splitlines()
     assert rows[-1] == "| 1 x 128 | 11 | 36 | 3.0x |"
-    assert "| OpenVINO int8 | 36 (3x) |" in tables.many_threads(results())
+    assert "| OpenVINO int8 | 36 (3.0x) |" in tables.many_threads(results())
     assert "3.00 (3.00 .. 3.50)" in tables.spreads(results())
 
 

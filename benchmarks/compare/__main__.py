@@ -69,9 +69,8 @@ def _plan(options: Any) -> measure.Plan:
         plan = replace(
             plan,
             grid=measure.QUICK_GRID,
-            threads=plan.threads[:1],
             seconds=0.3,
-            tokens=plan.tokens[:7],
+            tokens=plan.tokens[:6],
             shapes=[(1, 768, 768), (128, 768, 768), (128, 768, 3072)],
             starts=1,
         )

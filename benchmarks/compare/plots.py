@@ -86,7 +86,7 @@ def _bars(ax: Axes, cell: Data, names: list[str]) -> None:
         median = spread(taken).median
         ax.barh(row, 1e3 * min(median, limit), color=_COLOURS.get(name, _OTHER), height=0.75)
         ratio = tables.times_slower(cell, name)
-        factor = f"  {ratio.median:.2g}x" if ratio and name != "bitinfer" else ""
+        factor = f"  {tables.times(ratio.median)}" if ratio and name != "bitinfer" else ""
         text = f" {digits(1e3 * median)}{factor}"
         inside = median > 0.6 * limit
         ax.text(
@@ -100,7 +100,8 @@ def _bars(ax: Axes, cell: Data, names: list[str]) -> None:
         )
     ax.set_yticks(range(len(names)), [_title(ENGINES[name]) for name in names])
     ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.set_xlim(0, 1e3 * limit)
+    longest = max(spread(taken).median for n in names if (taken := tables.seconds(cell, n)))
+    ax.set_xlim(0, 1e3 * min(limit, 1.3 * longest))
     ax.set_title(tables.name_of(cell), loc="left")
     ax.tick_params(axis="y", length=0)
 
@@ -169,7 +170,7 @@ def roofline(results: Data) -> Figure:
     x = [_SMALLEST, edge, max(map(_intensity, cells)) * 1.5]
     ax.plot(x, [bandwidth * x[0] / 1e12, ceiling / 1e12, ceiling / 1e12], color="black", lw=1)
     ax.text(x[2], ceiling / 1e12 * 1.06, f"popcounts: {ceiling / 1e12:.2f}", ha="right")
-    ax.text(x[0] * 1.1, bandwidth * x[0] / 1e12 * 1.6, f"memory: {bandwidth / 1e9:.0f} GB/s")
+    ax.text(x[0] * 1.1, bandwidth * x[0] / 1e12 * 3, f"memory: {bandwidth / 1e9:.0f} GB/s")
     for name in _KERNELS:
         points = list(_points(cells, name))
         ax.plot(

@@ -70,6 +70,10 @@ def times_slower(cell: Data, name: str, own: str = OWN) -> Spread | None:
     return spread(found) if found else None
 
 
+def times(ratio: float) -> str:
+    return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
+
+
 def many_threads(results: Data) -> str:
     """BERT-base on all CPUs."""
     return _speed(results, "base", max(threads_of(results)))
@@ -111,7 +115,7 @@ def _figure(cell: Data, name: str) -> str:
         return ""
     text = milliseconds(spread(taken).median)
     ratio = times_slower(cell, name)
-    return text if name == OWN or ratio is None else f"{text} ({ratio.median:.2g}x)"
+    return text if name == OWN or ratio is None else f"{text} ({times(ratio.median)})"
 
 
 def spreads(results: Data) -> str:
@@ -158,7 +162,7 @@ def _pair(cell: Data) -> Iterator[str]:
     ratio = times_slower(cell, RIVAL)
     yield _figure(cell, OWN)
     yield milliseconds(spread(seconds(cell, RIVAL)).median) if ratio else ""
-    yield f"{ratio.median:.1f}x" if ratio else ""
+    yield times(ratio.median) if ratio else ""
 
 
 # ---- texts of different length, and many tokens
