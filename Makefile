@@ -105,7 +105,7 @@ old-cpus: install native-test
 bench: install
 	$(BIN)/pytest benchmarks
 
-# On a quiet machine; COMPARE_OPTIONS=--quick shows in two minutes that all of it runs.
+# On a quiet machine; COMPARE_OPTIONS=--quick shows in a few minutes that all of it runs.
 compare: $(COMPARE)/ready
 	$(COMPARE)/bin/pip install --quiet --no-build-isolation -e .
 	$(COMPARE)/bin/python -m benchmarks.compare $(COMPARE_OPTIONS)
