@@ -1,5 +1,6 @@
 # Needs g++, make and python3 with its headers and venv (Debian and Ubuntu: python3-dev, python3-venv).
-# Everything else comes from PyPI into .venv (development) and .venv-demo (as a user would install it).
+# Everything else comes from PyPI into .venv (development), .venv-demo (as a user would install it)
+# and .venv-compare (other engines).
 #
 #   make demo         install into a clean environment, without torch, and classify some sentences
 #   make test         all Python tests          make native-test   C++ tests
@@ -8,6 +9,7 @@
 #                     (needs g++-aarch64-linux-gnu and qemu-user)
 #   make old-cpus     the same for x86-64 processors without AVX2 and without AVX-512
 #   make bench        benchmarks                make clean         removes all that make has made
+#   make compare      bitinfer beside other engines, tables and plots of it (1.5 GB of packages)
 #
 # Variables:
 #   PYTHON=python3.12   the Python to use
@@ -21,6 +23,7 @@ TORCH := torch==2.13.0
 
 VENV := .venv
 DEMO := .venv-demo
+COMPARE := .venv-compare
 BIN := $(VENV)/bin
 # What [build-system] in pyproject.toml asks for: kept in .venv, so that a rebuild is incremental.
 BUILD_TOOLS := "setuptools>=77" "cmake>=3.20" ninja "pybind11>=2.13"
@@ -47,7 +50,7 @@ BEST_ISA = $(shell $(BIN)/python -c "import bitinfer; print(bitinfer.available_i
 
 export CXX CMAKE_ARGS
 
-.PHONY: demo test lint native-test sanitize neon old-cpus bench install clean
+.PHONY: demo test lint native-test sanitize neon old-cpus bench compare install clean
 
 demo:
 	$(PYTHON) -m venv --clear $(DEMO)
@@ -102,6 +105,21 @@ old-cpus: install native-test
 bench: install
 	$(BIN)/pytest benchmarks
 
+# On a quiet machine; COMPARE_OPTIONS=--quick shows in a few minutes that all of it runs.
+compare: $(COMPARE)/ready
+	$(COMPARE)/bin/pip install --quiet --no-build-isolation -e .
+	$(COMPARE)/bin/python -m benchmarks.compare $(COMPARE_OPTIONS)
+	$(COMPARE)/bin/python benchmarks/table.py --rewrite
+	$(COMPARE)/bin/python -m benchmarks.compare.plots
+
+# PyTorch first: the others would take any, of which the default brings CUDA along.
+$(COMPARE)/ready: benchmarks/compare/requirements.txt
+	$(PYTHON) -m venv $(COMPARE)
+	$(COMPARE)/bin/pip install --quiet --upgrade pip $(BUILD_TOOLS)
+	$(COMPARE)/bin/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
+	$(COMPARE)/bin/pip install --quiet -r $<
+	touch $@
+
 install: $(VENV)/ready
 	$(BIN)/pip install --quiet --no-build-isolation -e '.[dev,torch]'
 
@@ -112,4 +130,4 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf build dist *.egg-info bitinfer/*.so $(VENV) $(DEMO)
+	rm -rf build dist *.egg-info bitinfer/*.so $(VENV) $(DEMO) $(COMPARE)

@@ -7,27 +7,36 @@
     python benchmarks/table.py --update footprint exactness     ... measure only these parts
     python benchmarks/table.py --rewrite       rewrite the blocks from results.json
 
-A block is what stands between ``<!-- table:NAME -->`` and ``<!-- /table -->``.
+The comparison with other engines is measured by ``python -m benchmarks.compare`` and shown here.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).parents[1]
+sys.path.append(str(Path(__file__).parents[1]))
+
+from benchmarks.compare.tables import TABLES as COMPARISONS
+from benchmarks.markdown import (
+    ROOT,
+    Data,
+    digits,
+    milliseconds,
+    rewrite,
+    show,
+    table,
+    thread_count,
+)
+
 RESULTS = ROOT / "benchmarks" / "results.json"
+COMPARISON = ROOT / "benchmarks" / "compare" / "results.json"
 PARTS = ("benchmarks", "footprint", "exactness", "demo")
-BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
-
-Data = dict[str, Any]
 
 
 # ---- measuring
@@ -74,6 +83,13 @@ _MEASURES: dict[str, Callable[[], Data]] = {
 }
 
 
+def comparison() -> Data:
+    """The saved comparison, if there is one."""
+    if not COMPARISON.is_file():
+        return {}
+    return {"compare": json.loads(COMPARISON.read_text("utf-8"))}
+
+
 # ---- tables
 
 
@@ -106,15 +122,15 @@ def kernels(results: Data) -> str:
             [
                 " x ".join(map(str, shape)),
                 *(
-                    f"{_digits(c['tera_ops'])} ({c['share']:.0%})"
+                    f"{digits(c['tera_ops'])} ({c['share']:.0%})"
                     for c in map(cases.get, _EPILOGUES)
                     if c
                 ),
-                *(_digits(rivals[name]) if name in rivals else "" for name in _FLOATS),
+                *(digits(rivals[name]) if name in rivals else "" for name in _FLOATS),
             ]
         )
     head = ["M x N x K", "to bits", "to int32", "to float64", "NumPy float32", "PyTorch float32"]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 _EPILOGUES = ("codes", "sums", "affine")
@@ -123,10 +139,10 @@ _FLOATS = ("numpy float32", "torch float32")
 
 def isas(results: Data) -> str:
     rows = [
-        [f"`{case['isa']}`", _digits(case["tera_ops"]), _digits(case["limit"])]
+        [f"`{case['isa']}`", digits(case["tera_ops"]), digits(case["limit"])]
         for case in results["isas"]
     ]
-    return _table(["instruction set", "product", "registers alone"], rows)
+    return table(["instruction set", "product", "registers alone"], rows)
 
 
 def speed(results: Data) -> str:
@@ -140,12 +156,12 @@ def speed(results: Data) -> str:
         rows.append(
             [
                 f"{_TITLES[model]}, {batch} x {length}",
-                *(_milliseconds(c["best"]) for c in found),
-                *(_milliseconds(f["best"]) if f else "" for f in floats),
+                *(milliseconds(c["best"]) for c in found),
+                *(milliseconds(f["best"]) if f else "" for f in floats),
             ]
         )
-    head = ["model, batch x tokens", *(f"bitinfer, {_threads(n)}" for n in threads)]
-    return _table([*head, *(f"float32 PyTorch, {_threads(n)}" for n in threads)], rows)
+    head = ["model, batch x tokens", *(f"bitinfer, {thread_count(n)}" for n in threads)]
+    return table([*head, *(f"float32 PyTorch, {thread_count(n)}" for n in threads)], rows)
 
 
 _TITLES = {"sst2": "sst2 (6 x 384)", "base": "BERT-base (12 x 768)"}
@@ -160,28 +176,29 @@ def models(results: Data) -> str:
                 case["model"],
                 f"{case['batch']} x {case['length']}",
                 str(case["threads"]),
-                _milliseconds(case["best"]),
-                _milliseconds(case["median"]),
+                milliseconds(case["best"]),
+                milliseconds(case["median"]),
                 f"{case['batch'] / case['best']:,.0f}",
-                f"{_digits(case['tera_ops'])} ({case['share']:.0%})",
-                *(_milliseconds(rival["best"]) if rival else "" for rival in rivals),
+                f"{digits(case['tera_ops'])} ({case['share']:.0%})",
+                *(milliseconds(rival["best"]) if rival else "" for rival in rivals),
             ]
         )
     head = ["model", "batch x tokens", "threads", "ms", "ms, median", "sentences/s"]
-    return _table([*head, "Tera-op/s", "float32 BERT, ms", "same network in float32, ms"], rows)
+    return table([*head, "Tera-op/s", "float32 BERT, ms", "same network in float32, ms"], rows)
 
 
 def predict(results: Data) -> str:
     rows = [
         [
-            f"`predict` of {case['batch']} x {case['length']} tokens, {_threads(case['threads'])}",
-            _milliseconds(case["best"]),
-            _milliseconds(case["median"]),
-            _milliseconds(case["rivals"]["tokenizer"]["best"]),
+            f"`predict` of {case['batch']} x {case['length']} tokens, "
+            f"{thread_count(case['threads'])}",
+            milliseconds(case["best"]),
+            milliseconds(case["median"]),
+            milliseconds(case["rivals"]["tokenizer"]["best"]),
         ]
         for case in results["predict"]
     ]
-    return _table(["sst2", "ms", "ms, median", "of it tokenizer, ms"], rows)
+    return table(["sst2", "ms", "ms, median", "of it tokenizer, ms"], rows)
 
 
 def sizes(results: Data) -> str:
@@ -201,7 +218,7 @@ def sizes(results: Data) -> str:
         ["**file**", *(f"**{found[n]['file']:,}**" for n in names)],
         ["float32 checkpoint", *(f"{found[n]['checkpoint']:,}" for n in names)],
     ]
-    return _table(["bytes", *(_TITLES[n] for n in names)], rows)
+    return table(["bytes", *(_TITLES[n] for n in names)], rows)
 
 
 def footprint(results: Data) -> str:
@@ -219,7 +236,7 @@ def footprint(results: Data) -> str:
     imports = f"{found['imports_peak'] / 1e6:.0f} MB"
     memory = f"peak memory (Python, NumPy, tokenizers alone: {imports})"
     head = ["model", "file", "float32 checkpoint", "import to first label", memory]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def accuracy(results: Data) -> str:
@@ -237,7 +254,7 @@ def accuracy(results: Data) -> str:
             ]
         )
     head = ["run", "accuracy", "largest difference of a logit", "sentences whose logits differ"]
-    return _table([*head, "labels that differ"], rows)
+    return table([*head, "labels that differ"], rows)
 
 
 def chaos(results: Data) -> str:
@@ -256,7 +273,7 @@ def chaos(results: Data) -> str:
             ]
         )
     head = ["layers x hidden", "float32: states after layer 1", "layer 2", "the last", "logits"]
-    return _table([*head, "bitinfer: codes that differ", "logits"], rows)
+    return table([*head, "bitinfer: codes that differ", "logits"], rows)
 
 
 def demo(results: Data) -> str:
@@ -264,57 +281,12 @@ def demo(results: Data) -> str:
 
 
 TABLES: dict[str, Callable[[Data], str]] = {
-    table.__name__: table
-    for table in (
+    render.__name__: render
+    for render in (
         *(machine, kernels, isas, speed, models, predict),
         *(sizes, footprint, accuracy, chaos, demo),
     )
-}
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The first column is text, the others are figures."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _digits(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-
-def _milliseconds(seconds: float) -> str:
-    return _digits(1e3 * seconds)
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' if count > 1 else ''}"
-
-
-# ---- documents
-
-
-def documents() -> list[Path]:
-    """Every file that may hold blocks."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def rewritten(text: str, results: Data) -> str:
-    """The text with every block made anew; a block without results stays."""
-
-    def render(block: re.Match[str]) -> str:
-        try:
-            return f"{block[1]}{TABLES[block[2]](results)}\n{block[3]}"
-        except KeyError:
-            return block[0]
-
-    return BLOCK.sub(render, text)
-
-
-def rewrite(results: Data) -> None:
-    for path in documents():
-        text = path.read_text("utf-8")
-        path.write_text(rewritten(text, results), "utf-8")
+} | COMPARISONS
 
 
 def main() -> None:
@@ -333,13 +305,9 @@ def main() -> None:
     if "benchmarks" in results:
         results = from_pytest(results)
     if options.rewrite or options.update is not None:
-        rewrite(results)
-        return
-    for name, table in TABLES.items():
-        try:
-            print(f"### {name}\n\n{table(results)}\n")
-        except KeyError:  # not measured
-            continue
+        rewrite(results | comparison(), TABLES)
+    else:
+        show(results | comparison(), TABLES)
 
 
 if __name__ == "__main__":

@@ -210,11 +210,13 @@ def table() -> ModuleType:
 @each_document
 def test_tables_are_those_of_the_saved_results(document: Path, table: ModuleType) -> None:
     """Nobody edits a figure by hand: ``python benchmarks/table.py --rewrite`` mends it."""
-    results = json.loads(table.RESULTS.read_text("utf-8"))
+    from benchmarks.markdown import BLOCK, rewritten
+
+    results = json.loads(table.RESULTS.read_text("utf-8")) | table.comparison()
     text = document.read_text("utf-8")
-    assert text.count("<!-- table:") == len(table.BLOCK.findall(text)) == text.count("<!-- /table")
-    assert {block[1] for block in table.BLOCK.findall(text)} <= set(table.TABLES)
-    assert table.rewritten(text, results) == text
+    assert text.count("<!-- table:") == len(BLOCK.findall(text)) == text.count("<!-- /table")
+    assert {block[1] for block in BLOCK.findall(text)} <= set(table.TABLES)
+    assert rewritten(text, results, table.TABLES) == text
 
 
 def test_format_page_names_all_metadata() -> None:

@@ -1,0 +1,1 @@
+"""One file per competitor; see ``Contestant`` for what each has to do."""

@@ -1,0 +1,55 @@
+"""Our own engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import bitinfer
+from bitinfer.text import TokenBatch
+
+from ..artefacts import checked_ids, path, random_ids
+from ..contestants import Check, Contestant
+
+
+class Bitinfer(Contestant):
+    """From token ids to logits, without padding."""
+
+    _file: Path
+    _tokens: TokenBatch
+    _model: bitinfer.BitModel
+
+    def prepare(self, cell: dict[str, Any]) -> str:
+        file = path(cell["model"], "packed.safetensors")
+        if getattr(self, "_file", None) != file:
+            self._file = file
+            self._model = bitinfer.load(file, num_threads=self.threads)
+        lengths = cell["lengths"]
+        self._tokens = TokenBatch(
+            ids=np.concatenate(random_ids(lengths)).astype(np.int32),
+            positions=np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
+            segments=np.zeros(sum(lengths), np.int32),
+            offsets=np.cumsum([0, *lengths], dtype=np.int64),
+        )
+        return ""
+
+    def call(self) -> Any:
+        return self._model._run(self._tokens, hidden=False)["logits"]
+
+    def check(self) -> Check:
+        import torch
+
+        from bitinfer.checkpoints.bit import read_bit
+        from bitinfer.reference import Reference
+
+        ids = checked_ids()
+        self.prepare({"model": "base", "lengths": [ids.shape[1]] * ids.shape[0]})
+        with torch.inference_mode():
+            wanted = Reference(read_bit(path("base", "checkpoint")))(ids).logits.numpy()
+        difference = float(np.abs(self.call() - wanted).max())
+        return Check("`bitinfer.reference` in float64", difference, 1e-12)
+
+    def file_bytes(self) -> int:
+        return self._file.stat().st_size
