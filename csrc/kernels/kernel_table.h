@@ -130,6 +130,17 @@ struct EmbeddingRow {
   int64_t n;
 };
 
+// Rows of attention: distances of `keys` >= 1 keys, as store_distances leaves them, and the bits
+// that they become, as running words.
+struct ScoreRows {
+  const uint16_t* distances;
+  int64_t stride;
+  int64_t rows;
+  int64_t keys;
+  uint64_t* bits;
+  int64_t bits_stride;
+};
+
 struct Kernels {
   const char* name;
   uint64_t (*products_run)();  // by this table's own code in this process: proof of what ran
@@ -159,10 +170,8 @@ struct Kernels {
   // bits go to each of the `count` <= kMostSigns signs, which are set as by pack_greater.
   void (*layer_norm)(const NormRows&, Signs* signs, int count);
 
-  // One row of attention: distances (a multiple of 64 of them, the tail 0xffff) to probability
-  // bits, bit j = softmax > half_step, as running words. `count` real keys, at least one.
-  void (*probability_bits)(const uint16_t* distances, int64_t count, const ExpTable& table,
-                           double half_step, uint64_t* bits);
+  // Bit j of a row = softmax > half_step.
+  void (*probability_bits)(const ScoreRows&, const ExpTable& table, double half_step);
 };
 
 }  // namespace bitinfer

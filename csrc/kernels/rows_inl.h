@@ -333,32 +333,56 @@ int64_t terms_above(const ExpTable& table, double limit) {
   return count;
 }
 
+inline uint16_t smallest(const uint16_t* values, int64_t count) {
+  uint16_t least = 0xffff;
+  for (int64_t j = 0; j < count; ++j) least = values[j] < least ? values[j] : least;
+  return least;
+}
+
+template <class V>
+BITINFER_INLINE inline uint64_t sum_of_terms(const uint16_t* distances, int64_t count,
+                                             uint16_t nearest, const ExpTable& table) {
+  if constexpr (V::kSumsTerms) {
+    if (table.fixed_bytes != nullptr) {
+      return V::sum_terms(distances, (count + 63) / 64 * 64, nearest, table.fixed_bytes);
+    }
+  }
+  return sum_terms(distances, count, nearest, table.fixed);
+}
+
 // p_j = e(t_j) / sum e > half_step, with t_j the distance from the row's nearest key. The largest
 // term is e(0) = 1, and a term is off by half a unit of the table at most, so the sum's relative
 // error is below keys * unit / 2: 1.5e-14 for 512 keys, 9e-13 for 4096.
+//
+// The steps of one row wait for one another, so some rows take each step together.
 template <class V>
-void probability_bits(const uint16_t* distances, int64_t count, const ExpTable& table,
-                      double half_step, uint64_t* bits) {
-  const int64_t words = (count + 63) / 64;
-  uint16_t nearest = 0xffff;
-  for (int64_t j = 0; j < words * 64; ++j) {
-    nearest = distances[j] < nearest ? distances[j] : nearest;
-  }
-  uint64_t sum;
-  if constexpr (V::kSumsTerms) {
-    sum = table.fixed_bytes != nullptr
-              ? V::sum_terms(distances, words * 64, nearest, table.fixed_bytes)
-              : sum_terms(distances, count, nearest, table.fixed);
-  } else {
-    sum = sum_terms(distances, count, nearest, table.fixed);
-  }
-  const double limit = half_step * (static_cast<double>(sum) * table.unit);
-  const int64_t end = nearest + terms_above<V>(table, limit);
-  uint64_t running = 0;
-  for (int64_t w = 0; w < words; ++w) {
-    const uint16_t below = static_cast<uint16_t>(end < 0xffff ? end : 0xffff);
-    running = running_word(V::less_u16(distances + w * 64, below), running);
-    bits[w] = running;
+void probability_bits(const ScoreRows& scores, const ExpTable& table, double half_step) {
+  constexpr int64_t kTogether = 16;
+  const int64_t words = (scores.keys + 63) / 64;
+  for (int64_t begin = 0; begin < scores.rows; begin += kTogether) {
+    const int64_t left = scores.rows - begin, rows = left < kTogether ? left : kTogether;
+    const uint16_t* distances = scores.distances + begin * scores.stride;
+    uint16_t nearest[kTogether], below[kTogether];
+    uint64_t sums[kTogether];
+    for (int64_t r = 0; r < rows; ++r) {
+      nearest[r] = smallest(distances + r * scores.stride, words * 64);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      sums[r] = sum_of_terms<V>(distances + r * scores.stride, scores.keys, nearest[r], table);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      const double limit = half_step * (static_cast<double>(sums[r]) * table.unit);
+      const int64_t end = nearest[r] + terms_above<V>(table, limit);
+      below[r] = static_cast<uint16_t>(end < 0xffff ? end : 0xffff);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      uint64_t* bits = scores.bits + (begin + r) * scores.bits_stride;
+      uint64_t running = 0;
+      for (int64_t w = 0; w < words; ++w) {
+        const uint64_t word = V::less_u16(distances + r * scores.stride + w * 64, below[r]);
+        bits[w] = running = running_word(word, running);
+      }
+    }
   }
 }
 

@@ -228,10 +228,9 @@ class HeadAttention {
     const bool is_ternary = query_has_zeros_ || key_has_zeros_;
     const ExpTable table = is_ternary ? layer_.ternary_scores.table() : layer_.pm1_scores.table();
     scratch_.probs_.reserve(kMostQueries, span_.keys);
-    for (int64_t i = 0; i < count; ++i) {
-      kernels_.probability_bits(distances + i * stride, span_.keys, table, layer_.half_probs_step,
-                                scratch_.probs_.bits(i));
-    }
+    kernels_.probability_bits(
+        {distances, stride, count, span_.keys, scratch_.probs_.bits(0), scratch_.probs_.stride()},
+        table, layer_.half_probs_step);
   }
 
   Rows probability_rows(int64_t count) const {

@@ -378,24 +378,30 @@ TEST(probability_bits_equal_softmax) {
       CHECK_EQUAL(table.size, head_size + 1);
       CHECK_EQUAL(table.fixed_bytes != nullptr, head_size <= 126);
       for (int64_t keys = 1; keys <= 200; ++keys) {
-        const int64_t padded = round_up(keys, kWordBits);
-        std::vector<uint16_t> distances(static_cast<size_t>(padded), 0xffff);
-        for (int64_t j = 0; j < keys; ++j) {
-          distances[j] = static_cast<uint16_t>(random() % static_cast<uint64_t>(table.size));
-        }
+        const int64_t rows = 1 + keys % 20, padded = round_up(keys, kWordBits);
+        const int64_t words = padded / kWordBits;
+        std::vector<uint16_t> distances(static_cast<size_t>(rows * padded), 0xffff);
+        std::vector<uint64_t> expected(static_cast<size_t>(rows * words));
         // Not a multiple of any probability, so that rounding cannot decide a bit.
         const double half_step = 0.7312 / static_cast<double>(keys);
-        const uint16_t nearest = *std::min_element(distances.begin(), distances.end());
-        long double sum = 0;
-        for (int64_t j = 0; j < keys; ++j) sum += table.value[distances[j] - nearest];
-        std::vector<uint64_t> expected(static_cast<size_t>(padded / kWordBits));
-        for (int64_t j = 0; j < keys; ++j) {
-          or_bits(expected.data(), j, 1, table.value[distances[j] - nearest] / sum > half_step);
+        for (int64_t row = 0; row < rows; ++row) {
+          uint16_t* of_row = &distances[row * padded];
+          for (int64_t j = 0; j < keys; ++j) {
+            of_row[j] = static_cast<uint16_t>(random() % static_cast<uint64_t>(table.size));
+          }
+          const uint16_t nearest = *std::min_element(of_row, of_row + keys);
+          long double sum = 0;
+          for (int64_t j = 0; j < keys; ++j) sum += table.value[of_row[j] - nearest];
+          for (int64_t j = 0; j < keys; ++j) {
+            or_bits(&expected[row * words], j, 1,
+                    table.value[of_row[j] - nearest] / sum > half_step);
+          }
+          to_running(&expected[row * words], words);
         }
-        to_running(expected.data(), static_cast<int64_t>(expected.size()));
         for (const std::string& isa : available_isas()) {
           std::vector<uint64_t> bits(expected.size(), 1);
-          kernels_for(isa).probability_bits(distances.data(), keys, table, half_step, bits.data());
+          kernels_for(isa).probability_bits(
+              {distances.data(), padded, rows, keys, bits.data(), words}, table, half_step);
           CHECK(bits == expected);
         }
       }
@@ -411,7 +417,8 @@ TEST(probability_bits_at_a_tie) {
   for (const std::string& isa : available_isas()) {
     const auto above = [&](double half_step) {
       uint64_t bits = 1;
-      kernels_for(isa).probability_bits(distances.data(), 16, scores.table(), half_step, &bits);
+      kernels_for(isa).probability_bits({distances.data(), 64, 1, 16, &bits, 1}, scores.table(),
+                                        half_step);
       to_codes(&bits, 1);
       return bits;
     };
