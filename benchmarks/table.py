@@ -36,7 +36,7 @@ from benchmarks.markdown import (
 
 RESULTS = ROOT / "benchmarks" / "results.json"
 COMPARISON = ROOT / "benchmarks" / "compare" / "results.json"
-PARTS = ("benchmarks", "footprint", "exactness", "demo")
+PARTS = ("benchmarks", "stages", "stream", "footprint", "exactness", "demo")
 
 
 # ---- measuring
@@ -77,6 +77,8 @@ def _run(*arguments: str) -> str:
 
 _MEASURES: dict[str, Callable[[], Data]] = {
     "benchmarks": _run_benchmarks,
+    "stages": lambda: {"stages": json.loads(_run("benchmarks/stages.py"))},
+    "stream": lambda: {"stream": json.loads(_run("benchmarks/stream.py"))},
     "footprint": lambda: {"footprint": json.loads(_run("benchmarks/footprint.py"))},
     "exactness": lambda: {"exactness": json.loads(_run("benchmarks/exactness.py"))},
     "demo": lambda: {"demo": _run("examples/demo.py")},
@@ -201,6 +203,52 @@ def predict(results: Data) -> str:
     return table(["sst2", "ms", "ms, median", "of it tokenizer, ms"], rows)
 
 
+def stages(results: Data) -> str:
+    cases = results["stages"]
+    names = list(cases[0]["shares"])
+    rows = [
+        [
+            f"{case['model']}, {case['batch']} x {case['length']}",
+            str(case["threads"]),
+            milliseconds(case["best"]),
+            *(f"{100 * case['shares'][name]:.1f}" for name in names),
+            f"{100 * sum(case['shares'][name] for name in names if name not in _PRODUCTS):.1f}",
+        ]
+        for case in cases
+    ]
+    head = ["model, batch x tokens", "threads", "ms", *(f"{name}, %" for name in names)]
+    return table([*head, "all but the products of linears, %"], rows)
+
+
+_PRODUCTS = ("projections", "attention output", "intermediate", "output")
+
+
+def stream(results: Data) -> str:
+    rows = [
+        [
+            _TITLES[case["model"]],
+            f"{case['predict']:.2f} s",
+            f"{case['engine']:.2f} s",
+            f"{case['predict'] / case['engine']:.3f}",
+            f"{milliseconds(case['single']['median'])} ms",
+            f"{milliseconds(case['single']['best'])} ms",
+        ]
+        for case in results["stream"]
+    ]
+    first = results["stream"][0]
+    return table(
+        [
+            thread_count(first["threads"]),
+            f"`predict` of {first['sentences']:,} sentences",
+            "engine on ready ids",
+            "ratio",
+            f"one sentence of {first['single']['tokens']} tokens, median",
+            "best",
+        ],
+        rows,
+    )
+
+
 def sizes(results: Data) -> str:
     found = results["footprint"]["models"]
     names = [name for name in ("sst2", "base") if name in found]
@@ -228,6 +276,7 @@ def footprint(results: Data) -> str:
             _TITLES[name],
             f"{model['file'] / 1e6:.1f} MB",
             f"{model['checkpoint'] / 1e6:.0f} MB",
+            f"{model['process_to_first_prediction']:.2f} s",
             f"{model['first_prediction']:.2f} s",
             f"{model['peak'] / 1e6:.0f} MB",
         ]
@@ -235,8 +284,8 @@ def footprint(results: Data) -> str:
     ]
     imports = f"{found['imports_peak'] / 1e6:.0f} MB"
     memory = f"peak memory (Python, NumPy, tokenizers alone: {imports})"
-    head = ["model", "file", "float32 checkpoint", "import to first label", memory]
-    return table(head, rows)
+    times = ["process start to first label", "import to first label"]
+    return table(["model", "file", "float32 checkpoint", *times, memory], rows)
 
 
 def accuracy(results: Data) -> str:
@@ -283,7 +332,7 @@ def demo(results: Data) -> str:
 TABLES: dict[str, Callable[[Data], str]] = {
     render.__name__: render
     for render in (
-        *(machine, kernels, isas, speed, models, predict),
+        *(machine, kernels, isas, speed, models, predict, stages, stream),
         *(sizes, footprint, accuracy, chaos, demo),
     )
 } | COMPARISONS

@@ -1,0 +1,101 @@
+"""What text costs beside the engine: ``python benchmarks/stream.py`` prints it as JSON.
+
+`predict` on 10,000 sentences, against the engine alone on token ids that are ready; and one
+sentence at a time.  The words of the sentences are drawn from the vocabulary by Zipf's law, so that
+some are new until the end.  Chunks of both take turns, so that a change of the machine meets both.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+import numpy as np
+import seeded
+
+import bitinfer
+from bitinfer.converter import convert
+from bitinfer.origin import find_model, read_model
+
+_SENTENCES, _CHUNK, _BATCH = 10_000, 500, 32
+_SINGLES = 2000
+_THREADS = 2
+_SENTENCE = "the film is a warm and deeply moving story about two brothers who learn to be friends"
+
+
+def measure() -> list[dict[str, Any]]:
+    """Per model: seconds of `predict` and of the engine alone, and of one sentence."""
+    vocabulary = read_model(find_model("sst2"))[0]["vocab"].split("\n")
+    texts = _sentences([word for word in vocabulary if word.isalpha()])
+    with tempfile.TemporaryDirectory() as folder:
+        models = {"sst2": "sst2", "base": _base(Path(folder), vocabulary)}
+        return [{"model": name, **_compare(path, texts)} for name, path in models.items()]
+
+
+def _sentences(words: list[str]) -> list[str]:
+    random = np.random.RandomState(1)
+    lengths = random.randint(5, 35, _SENTENCES)
+    drawn = (random.zipf(1.3, lengths.sum()) - 1) % len(words)
+    return [
+        " ".join(words[i] for i in part) + "." for part in np.split(drawn, np.cumsum(lengths)[:-1])
+    ]
+
+
+def _base(folder: Path, vocabulary: list[str]) -> str:
+    """A BERT-base of random weights with the vocabulary of the built-in model."""
+    spec = replace(seeded.BASE_12X768, vocab=len(vocabulary), positions=512)
+    seeded.save(folder / "base", seeded.state_dict(spec), seeded.config(spec), vocabulary)
+    convert(folder / "base", folder / "base.safetensors", verify=False)
+    return str(folder / "base.safetensors")
+
+
+def _compare(path: str, texts: list[str]) -> dict[str, Any]:
+    model = bitinfer.load(path, num_threads=_THREADS)
+    model.predict(_SENTENCE)
+    ready, whole = 0.0, 0.0
+    for first in range(0, len(texts), _CHUNK):
+        chunk = texts[first : first + _CHUNK]
+        start = time.perf_counter()
+        model.predict(chunk, batch_size=_BATCH)
+        middle = time.perf_counter()
+        whole += middle - start
+        batches = [
+            model._tokenizer.encode(
+                [(text, None) for text in chunk[i : i + _BATCH]],
+                max_length=model.config["positions"],
+            )
+            for i in range(0, len(chunk), _BATCH)
+        ]
+        start = time.perf_counter()
+        for batch in batches:
+            model._run(batch, hidden=False)
+        ready += time.perf_counter() - start
+    return {
+        "sentences": len(texts),
+        "threads": _THREADS,
+        "predict": whole,
+        "engine": ready,
+        "single": _single(model),
+    }
+
+
+def _single(model: bitinfer.BitModel) -> dict[str, float]:
+    tokens = len(model._tokenizer.encode([(_SENTENCE, None)], max_length=128).ids)
+    seconds = []
+    for _ in range(_SINGLES):
+        start = time.perf_counter()
+        model.predict(_SENTENCE)
+        seconds.append(time.perf_counter() - start)
+    return {"tokens": tokens, "median": statistics.median(seconds), "best": min(seconds)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure()))
