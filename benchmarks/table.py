@@ -147,25 +147,6 @@ def isas(results: Data) -> str:
     return table(["instruction set", "product", "registers alone"], rows)
 
 
-def speed(results: Data) -> str:
-    """Milliseconds by model and batch, for the README."""
-    cases = {(c["model"], c["batch"], c["length"], c["threads"]): c for c in results["models"]}
-    threads = sorted({key[3] for key in cases})
-    rows = []
-    for model, batch, length in dict.fromkeys(key[:3] for key in cases):
-        found = [cases[model, batch, length, count] for count in threads]
-        floats = [c["rivals"].get("torch float32") for c in found]
-        rows.append(
-            [
-                f"{_TITLES[model]}, {batch} x {length}",
-                *(milliseconds(c["best"]) for c in found),
-                *(milliseconds(f["best"]) if f else "" for f in floats),
-            ]
-        )
-    head = ["model, batch x tokens", *(f"bitinfer, {thread_count(n)}" for n in threads)]
-    return table([*head, *(f"float32 PyTorch, {thread_count(n)}" for n in threads)], rows)
-
-
 _TITLES = {"sst2": "sst2 (6 x 384)", "base": "BERT-base (12 x 768)"}
 
 
@@ -332,7 +313,7 @@ def demo(results: Data) -> str:
 TABLES: dict[str, Callable[[Data], str]] = {
     render.__name__: render
     for render in (
-        *(machine, kernels, isas, speed, models, predict, stages, stream),
+        *(machine, kernels, isas, models, predict, stages, stream),
         *(sizes, footprint, accuracy, chaos, demo),
     )
 } | COMPARISONS

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.markdown import Data, digits, milliseconds, table, thread_count
@@ -155,7 +156,13 @@ def headline(results: Data) -> str:
         [name_of(row[0]), *(text for cell in row for text in _pair(cell))]
         for row in zip(*columns, strict=True)
     ]
-    return table(head, rows)
+    means = [text for cells_of in columns for text in ("", "", _mean_ratio(cells_of))]
+    return table(head, [*rows, ["geometric mean of the ratios", *means]])
+
+
+def _mean_ratio(found: Iterable[Data]) -> str:
+    ratios = [ratio.median for cell in found if (ratio := times_slower(cell, RIVAL))]
+    return times(statistics.geometric_mean(ratios)) if ratios else ""
 
 
 def _pair(cell: Data) -> Iterator[str]:
