@@ -123,4 +123,12 @@ RAGGED = {
     ),
 }
 
-GROUPS = {"engines": CHECKED, "kernels": KERNELS, "ragged": RAGGED}
+# Held to what processors without AVX-512 have.
+AVX2 = {
+    "bitinfer": Entry("**bitinfer**", "engines.bitinfer:Bitinfer", "avx2"),
+    "ctranslate2-avx2": Entry(
+        "CTranslate2 int8", "engines.ctranslate2:CTranslate2", "avx2", ("ctranslate2",)
+    ),
+}
+
+GROUPS = {"engines": CHECKED, "kernels": KERNELS, "ragged": RAGGED, "avx2": AVX2}

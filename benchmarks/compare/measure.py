@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.markdown import ROOT
 
 from .artefacts import FIRST
-from .contestants import CHECKED, ENGINES, GROUPS, KERNELS, RAGGED
+from .contestants import AVX2, CHECKED, ENGINES, GROUPS, KERNELS, RAGGED
 from .scheduler import ContestantError, Process, interleave
 
 RESULTS = ROOT / "benchmarks" / "compare" / "results.json"
@@ -81,6 +81,7 @@ def checks(plan: Plan) -> list[Data]:
     wanted = {
         "engines": [name for name in CHECKED if name in plan.engines or name not in ENGINES],
         "ragged": [name for name in RAGGED if name not in ENGINES],
+        "avx2": list(AVX2),
         "kernels": [name for name in KERNELS if name not in _UNCHECKED],
     }
     found = []
@@ -121,6 +122,18 @@ def ragged(plan: Plan) -> list[Data]:
     for count in plan.threads:
         with Contestants("ragged", list(RAGGED), count) as contestants:
             found.append({**cell, **contestants.measure(cell, plan.seconds)})
+    return found
+
+
+def avx2(plan: Plan) -> list[Data]:
+    """Both held to AVX2, which is what most other processors have."""
+    found = []
+    for count in plan.threads:
+        with Contestants("avx2", list(AVX2), count) as contestants:
+            for batch, length in ((1, 128), (8, 128)):
+                cell = {"model": "base", "lengths": [length] * batch}
+                timed = contestants.measure(cell, plan.seconds)
+                found.append({"batch": batch, "length": length, **timed})
     return found
 
 
@@ -180,7 +193,7 @@ def _median_start(replies: list[Data]) -> Data:
 
 
 PARTS: dict[str, Callable[[Plan], list[Data]]] = {
-    part.__name__: part for part in (checks, speed, ragged, tokens, kernels, start)
+    part.__name__: part for part in (checks, speed, ragged, avx2, tokens, kernels, start)
 }
 
 

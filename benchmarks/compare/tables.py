@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.markdown import Data, digits, milliseconds, table, thread_count
 
-from .contestants import ENGINES, GROUPS, KERNELS, RAGGED
+from .contestants import AVX2, ENGINES, GROUPS, KERNELS, RAGGED
 from .summary import Spread, line, ratios, spread
 
 MODELS = {"base": "BERT-base (12 x 768)", "small": "MiniLM-L6 (6 x 384)"}
@@ -190,6 +190,19 @@ def ragged(results: Data) -> str:
     return table(head, rows)
 
 
+def avx2(results: Data) -> str:
+    rows = []
+    for cell in results["compare"]["avx2"]:
+        ratio = times_slower(cell, "ctranslate2-avx2")
+        found = [seconds(cell, name) for name in AVX2]
+        if ratio and all(found):
+            case = f"{cell['batch']} x {cell['length']}"
+            shown = [_milliseconds(taken) for taken in found]
+            rows.append([case, str(cell["threads"]), *shown, times(ratio.median)])
+    titles = [f"{entry.title}, ms (quartiles)" for entry in AVX2.values()]
+    return table(["BERT-base, batch x tokens", "threads", *titles, "ratio"], rows)
+
+
 def fit(results: Data, name: str) -> tuple[list[int], list[float], tuple[float, float]]:
     """Tokens, median seconds, and the constants of a + b * tokens."""
     points = [(c["tokens"], seconds(c, name)) for c in results["compare"]["tokens"]]
@@ -269,6 +282,6 @@ TABLES: dict[str, Callable[[Any], str]] = {
     f"compare_{render.__name__}": render
     for render in (
         *(versions, checks, headline, many_threads, one_thread, small, spreads),
-        *(ragged, tokens, start, kernels),
+        *(ragged, avx2, tokens, start, kernels),
     )
 }

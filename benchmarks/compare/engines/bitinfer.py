@@ -15,7 +15,7 @@ from ..contestants import Check, Contestant
 
 
 class Bitinfer(Contestant):
-    """From token ids to logits, without padding."""
+    """From token ids to logits, without padding; the kind is an instruction set, or the best."""
 
     _file: Path
     _tokens: TokenBatch
@@ -25,7 +25,7 @@ class Bitinfer(Contestant):
         file = path(cell["model"], "packed.safetensors")
         if getattr(self, "_file", None) != file:
             self._file = file
-            self._model = bitinfer.load(file, num_threads=self.threads)
+            self._model = bitinfer.load(file, num_threads=self.threads, isa=self.kind or None)
         lengths = cell["lengths"]
         self._tokens = TokenBatch(
             ids=np.concatenate(random_ids(lengths)).astype(np.int32),

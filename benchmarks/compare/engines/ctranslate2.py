@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,21 @@ from numpy.typing import NDArray
 from ..artefacts import path
 from .float_bert import FloatBert
 
-# It has kernels for AVX-512 and takes those for AVX2 unless told.
-with open("/proc/cpuinfo", encoding="utf-8") as _file:
-    if "avx512vl" in _file.read():
-        os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
 
-import ctranslate2
+def _package(kind: str) -> Any:
+    """The library reads the variable when it is loaded: one instruction set a process."""
+    # It has kernels for AVX-512 and takes those for AVX2 unless told.
+    has_avx512 = "avx512vl" in Path("/proc/cpuinfo").read_text("utf-8")
+    wanted = "AVX512" if has_avx512 and kind != "avx2" else "AVX2"
+    os.environ["CT2_FORCE_CPU_ISA"] = wanted
+    import ctranslate2
+
+    return ctranslate2
 
 
 class CTranslate2(FloatBert):
+    """The kind is ``int8``, or ``avx2`` for the same on processors without AVX-512."""
+
     _loaded: str | None = None
     _encoder: Any
     _head: dict[str, NDArray[np.float32]]
@@ -27,6 +34,7 @@ class CTranslate2(FloatBert):
     _lengths: Any
 
     def take(self, ids: NDArray[np.int64]) -> str:
+        ctranslate2 = _package(self.kind)
         if self._loaded != self._model:
             self._loaded = self._model
             folder = path(self._model, "ctranslate2")
