@@ -203,12 +203,14 @@ class HeadAttention {
       const Panels values = value_panels();
       kernels_.store_sums(scratch_.probs_.rows(0, 1, false), values, {sums, head_size_, nullptr});
     }
-    scratch_.context_limits_.resize(head_size_, context_has_zeros_);
+    // From sums to counts of +1 codes.
     for (int64_t c = 0; c < head_size_; ++c) {
-      const int64_t ones = (span_.keys + sums[c]) / 2;
-      const int32_t low = context_has_zeros_ ? layer_.context_low[offset_ + c] : INT32_MIN;
-      scratch_.context_limits_.set_unsigned(c, ones, layer_.context_threshold[offset_ + c], low);
+      sums[c] = (static_cast<int32_t>(span_.keys) + sums[c]) / 2;
     }
+    scratch_.context_limits_.resize(head_size_, context_has_zeros_);
+    scratch_.context_limits_.set_unsigned(
+        sums, layer_.context_threshold.data() + offset_,
+        context_has_zeros_ ? layer_.context_low.data() + offset_ : nullptr);
   }
 
   void probability_bits(int64_t first, int64_t count) {

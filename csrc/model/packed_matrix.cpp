@@ -7,18 +7,8 @@
 namespace bitinfer {
 namespace {
 
-int32_t clamp_to_int32(int64_t value) {
-  return static_cast<int32_t>(std::clamp<int64_t>(value, INT32_MIN, INT32_MAX));
-}
-
-int64_t floor_half(int64_t value) { return value >> 1; }
-int64_t ceil_half(int64_t value) { return (value + 1) >> 1; }
-
-// The X below which S > threshold, or above which S < threshold:
-// S = ones - X,
-int32_t unsigned_limit(int64_t ones, int32_t threshold) { return clamp_to_int32(ones - threshold); }
-// and S = -X.
-int32_t masked_limit(int32_t threshold) { return clamp_to_int32(-static_cast<int64_t>(threshold)); }
+int32_t floor_half(int32_t value) { return value >> 1; }
+int32_t ceil_half(int32_t value) { return (value + 1) >> 1; }
 
 int32_t count_ones(const uint64_t* row, int64_t words) {
   int32_t count = 0;
@@ -88,22 +78,31 @@ size_t PackedMatrix::bytes() const {
   return words_.bytes() + nonzero_words_.bytes() + ones_.bytes();
 }
 
+std::vector<int32_t> bounded(const int32_t* thresholds, int64_t count, int64_t most) {
+  std::vector<int32_t> result(thresholds, thresholds + count);
+  const int32_t bound = static_cast<int32_t>(most + 1);
+  for (int32_t& threshold : result) threshold = std::clamp(threshold, -bound, bound);
+  return result;
+}
+
 CodeLimits CodeLimits::of(const PackedMatrix& matrix, bool unsigned_rows, const int32_t* threshold,
                           const int32_t* low) {
   CodeLimits limits;
   limits.resize(matrix.rows(), low != nullptr);
-  for (int64_t n = 0; n < matrix.rows(); ++n) {
-    const int32_t low_n = low != nullptr ? low[n] : INT32_MIN;
-    if (unsigned_rows) {
-      limits.set_unsigned(n, matrix.ones()[n], threshold[n], low_n);
-    } else {
-      limits.set_pm1(n, matrix.depth(), threshold[n], low_n);
-    }
+  const int64_t columns = matrix.rows(), depth = matrix.depth();
+  const std::vector<int32_t> high = bounded(threshold, columns, depth);
+  const std::vector<int32_t> lower =
+      low != nullptr ? bounded(low, columns, depth) : std::vector<int32_t>();
+  if (unsigned_rows) {
+    limits.set_unsigned(matrix.ones(), high.data(), lower.data());
+  } else {
+    limits.set_pm1(static_cast<int32_t>(depth), high.data(), lower.data());
   }
   return limits;
 }
 
 void CodeLimits::resize(int64_t columns, bool has_low) {
+  columns_ = columns;
   has_low_ = has_low;
   const int64_t padded = round_up(columns, kPanelWidth);
   for (auto* limits : {&plain_less_, &masked_less_, &plain_greater_, &masked_greater_}) {
@@ -116,21 +115,23 @@ void CodeLimits::resize(int64_t columns, bool has_low) {
 }
 
 // S = depth - 2 X > t  <=>  X < (depth - t) / 2, and S < l  <=>  X > (depth - l) / 2.
-void CodeLimits::set_pm1(int64_t column, int64_t depth, int32_t threshold, int32_t low) {
-  plain_less_[column] = clamp_to_int32(ceil_half(depth - threshold));
-  plain_greater_[column] = clamp_to_int32(floor_half(depth - low));
-  set_masked(column, threshold, low);
+void CodeLimits::set_pm1(int32_t depth, const int32_t* threshold, const int32_t* low) {
+  for (int64_t n = 0; n < columns_; ++n) plain_less_[n] = ceil_half(depth - threshold[n]);
+  for (int64_t n = 0; has_low_ && n < columns_; ++n) plain_greater_[n] = floor_half(depth - low[n]);
+  set_masked(threshold, low);
 }
 
-void CodeLimits::set_unsigned(int64_t column, int64_t ones, int32_t threshold, int32_t low) {
-  plain_less_[column] = unsigned_limit(ones, threshold);
-  plain_greater_[column] = unsigned_limit(ones, low);
-  set_masked(column, threshold, low);
+// S = ones - X.
+void CodeLimits::set_unsigned(const int32_t* ones, const int32_t* threshold, const int32_t* low) {
+  for (int64_t n = 0; n < columns_; ++n) plain_less_[n] = ones[n] - threshold[n];
+  for (int64_t n = 0; has_low_ && n < columns_; ++n) plain_greater_[n] = ones[n] - low[n];
+  set_masked(threshold, low);
 }
 
-void CodeLimits::set_masked(int64_t column, int32_t threshold, int32_t low) {
-  masked_less_[column] = masked_limit(threshold);
-  masked_greater_[column] = masked_limit(low);
+// S = -X.
+void CodeLimits::set_masked(const int32_t* threshold, const int32_t* low) {
+  for (int64_t n = 0; n < columns_; ++n) masked_less_[n] = -threshold[n];
+  for (int64_t n = 0; has_low_ && n < columns_; ++n) masked_greater_[n] = -low[n];
 }
 
 PackCodes CodeLimits::pack(uint64_t* bits, uint64_t* nonzero, int64_t stride, Words words) const {

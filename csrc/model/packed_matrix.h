@@ -41,6 +41,9 @@ class PackedMatrix {
 void interleave_row(const uint64_t* row, int64_t index, int64_t steps, Words words,
                     uint32_t* panels);
 
+// Thresholds no farther from 0 than one more than any sum: the same codes, and room to calculate.
+std::vector<int32_t> bounded(const int32_t* thresholds, int64_t count, int64_t most);
+
 // Thresholds on sums of codes S, as limits on the kernels' X (kernel_table.h): a code is +1 where
 // S > threshold and, if there is a low threshold, -1 (or 1, for unsigned codes) where S < low.
 class CodeLimits {
@@ -51,10 +54,11 @@ class CodeLimits {
 
   // Room for `columns` columns up to a whole panel, whose rest never gets a code.
   void resize(int64_t columns, bool has_low);
-  // For rows of -1 and +1 codes times a column of `depth` ...
-  void set_pm1(int64_t column, int64_t depth, int32_t threshold, int32_t low);
-  // ... and for rows of 0 and 1 codes times a column with `ones` +1 codes.
-  void set_unsigned(int64_t column, int64_t ones, int32_t threshold, int32_t low);
+  // For rows of -1 and +1 codes times columns of `depth` ...
+  void set_pm1(int32_t depth, const int32_t* threshold, const int32_t* low);
+  // ... and for rows of 0 and 1 codes times columns with `ones` +1 codes each. Thresholds of all
+  // columns, bounded; `low` is read only if there is one.
+  void set_unsigned(const int32_t* ones, const int32_t* threshold, const int32_t* low);
 
   bool has_low() const { return has_low_; }
   // For codes of one bit, and, with `nonzero`, for ternary ones.
@@ -62,8 +66,9 @@ class CodeLimits {
   size_t bytes() const;
 
  private:
-  void set_masked(int64_t column, int32_t threshold, int32_t low);
+  void set_masked(const int32_t* threshold, const int32_t* low);
 
+  int64_t columns_ = 0;
   bool has_low_ = false;
   AlignedBuffer<int32_t> plain_less_, plain_greater_, masked_less_, masked_greater_;
 };

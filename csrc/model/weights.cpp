@@ -90,8 +90,8 @@ Layer read_layer(TensorReader& reader, const std::string& name, const Config& co
           ExpScores(score_scale, config.head_size(), 2, config.positions),
           ExpScores(score_scale, config.head_size(), 1, config.positions),
           0.5 * probs_step,
-          {context.threshold, context.threshold + hidden},
-          context.low != nullptr ? std::vector<int32_t>(context.low, context.low + hidden)
+          bounded(context.threshold, hidden, config.positions),
+          context.low != nullptr ? bounded(context.low, hidden, config.positions)
                                  : std::vector<int32_t>(),
           read_linear(reader, name + ".attention.output", hidden, hidden),
           read_norm(reader, name + ".attention.norm", hidden),
