@@ -38,12 +38,10 @@ PYTHON_WITH_ASAN = PYTHONPATH=$(abspath build/asan) ASAN_OPTIONS=detect_leaks=0 
   LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)"
 NATIVE_CALLERS := $(addprefix tests/test_,$(addsuffix .py,\
   ops_api model_api threads_fork invariance parity_seeded))
-# Whole models in a program without Python: make it say which kernels it ran.
-REPLAY = $(BIN)/pytest tests/test_parity_seeded.py -k replayed
-BEST_ISA = $$($(BIN)/python -c 'import bitinfer; print(bitinfer.available_isas()[0])')
 SOURCES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/native/*.h' 'tests/native/*.cpp')
 
-# $(call replay,COMMAND,ISA): the seeded models, run by a program built for other circumstances.
+# $(call replay,COMMAND,ISA): the seeded models, run by a program built for other circumstances, which
+# says what kernels it ran.
 replay = BITINFER_REPLAY="$(1)" BITINFER_REPLAY_ISA=$(2) \
   $(BIN)/pytest tests/test_parity_seeded.py -k replayed
 BEST_ISA = $(shell $(BIN)/python -c "import bitinfer; print(bitinfer.available_isas()[0])")
@@ -84,7 +82,6 @@ sanitize: install
 	$(CONFIGURE) -B build/tsan -DBITINFER_SANITIZE=thread
 	$(BIN)/cmake --build build/tsan
 	build/tsan/bitinfer_native_tests -fork
-	BITINFER_REPLAY=build/tsan/bitinfer_replay BITINFER_REPLAY_ISA=$(BEST_ISA) $(REPLAY)
 	$(call replay,build/tsan/bitinfer_replay,$(BEST_ISA))
 
 neon: install
@@ -96,11 +93,9 @@ neon: install
 # The choice of kernels, and no instruction that such a processor lacks.
 old-cpus: install native-test
 	qemu-x86_64 -cpu Nehalem $(NATIVE)/bitinfer_native_tests -fork
-	BITINFER_REPLAY="qemu-x86_64 -cpu Nehalem $(NATIVE)/bitinfer_replay" \
-	  BITINFER_REPLAY_ISA=portable $(REPLAY)
+	$(call replay,qemu-x86_64 -cpu Nehalem $(NATIVE)/bitinfer_replay,portable)
 	qemu-x86_64 -cpu max $(NATIVE)/bitinfer_native_tests -fork
-	BITINFER_REPLAY="qemu-x86_64 -cpu max $(NATIVE)/bitinfer_replay" \
-	  BITINFER_REPLAY_ISA=avx2 $(REPLAY)
+	$(call replay,qemu-x86_64 -cpu max $(NATIVE)/bitinfer_replay,avx2)
 
 bench: install
 	$(BIN)/pytest benchmarks

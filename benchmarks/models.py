@@ -68,11 +68,14 @@ def engine_call(model: bitinfer.BitModel, ids: Ids) -> Callable[[], NDArray[np.f
 def operations(config: dict[str, Any], batch: int, length: int) -> int:
     """2 for every multiply-add of two codes: the binarized linears and both products of attention.
 
-    Embedding, normalization, softmax and the float classifier are not counted.
+    Of the last layer only keys and values are for all tokens; the rest is for the one that is
+    pooled.  Embedding, normalization, softmax and the float classifier are not counted.
     """
     hidden, inner = config["hidden"], config["intermediate"]
-    token = 4 * hidden * hidden + 2 * hidden * inner + 2 * length * hidden
-    return int(2 * batch * (config["layers"] * length * token + hidden * hidden))
+    keys_and_values = 2 * hidden * hidden
+    others = 2 * hidden * hidden + 2 * hidden * inner + 2 * length * hidden
+    layers = length * (config["layers"] * keys_and_values + (config["layers"] - 1) * others)
+    return int(2 * batch * (layers + others + hidden * hidden))
 
 
 def float_bert(config: dict[str, Any], ids: Ids, threads: int) -> Callable[[], object]:

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 import models
 
-from bitinfer import bench
+from bitinfer import _core, bench
 
 _CASES = {"base": [(1, 32), (1, 128), (8, 128)], "sst2": [(1, 21), (1, 128), (8, 128)]}
 _SECONDS = 1.5  # of repetitions of one case
@@ -30,7 +30,7 @@ def measure() -> list[dict[str, Any]]:
         return [
             {"model": name, **_case(paths[name], batch, length, threads)}
             for name, cases in _CASES.items()
-            for threads in (1, 2)
+            for threads in sorted({1, _core.resolve_num_threads(None)})
             for batch, length in cases
         ]
 
