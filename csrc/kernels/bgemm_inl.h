@@ -110,7 +110,7 @@ BITINFER_INLINE inline Tile<V, kRowCount, kPartCount> plain_tile(const uint64_t*
           const Word carry = V::carry(parity[i], V::bit_xor(row_first, first[p]), next);
           parity[i] = next;
           counters[i] = V::count(counters[i], carry);
-          // Or GCC copies counters around; what the compiler vectorizes itself it must see.
+          // Or GCC copies counters around; vectors of the compiler's own it keeps itself.
           if constexpr (V::kIsVector) V::opaque(counters[i]);
         });
       });
@@ -298,7 +298,8 @@ __attribute__((noinline)) void plain_rows(const Rows a, const Panels b, int64_t 
   // The next panels come from L2 or L3: a share of them with every tile.
   const int64_t panel_words = kPanelCount * b.steps * kPanelWidth;
   const int64_t tiles = (last - row) / kRowCount;
-  const int64_t ahead = tiles > 0 ? (panel_words + tiles - 1) / tiles : 0;
+  const bool is_last = panel + 2 * kPanelCount > b.panel_count;
+  const int64_t ahead = tiles > 0 && !is_last ? panel_words / tiles : 0;
   const uint32_t* next = panels + panel_words;
   for (; row < last; row += kRowCount) {
     for (const uint32_t* end = next + ahead; next < end; next += kLineWords) {
@@ -363,7 +364,6 @@ inline uint64_t products_run() { return __atomic_load_n(&product_count, __ATOMIC
 
 template <class V, class Epilogue>
 void product(const Rows& a, const Panels& b, const Epilogue& epilogue) {
-  constexpr int kHalfTile = V::kTilePanels > 1 ? V::kTilePanels / 2 : 1;
   const auto is_masked = [&](int64_t panel) {
     return a.nonzero != nullptr || (b.nonzero != nullptr && b.nonzero[panel] != nullptr);
   };
@@ -372,14 +372,12 @@ void product(const Rows& a, const Panels& b, const Epilogue& epilogue) {
       masked_panel<V>(a, b, panel++, epilogue);
       continue;
     }
-    int64_t run = 1;
-    while (run < V::kTilePanels && panel + run < b.panel_count && !is_masked(panel + run)) ++run;
-    if (run == V::kTilePanels) {
+    // Tiles begin at multiples of their width: then one never straddles two words of packed codes.
+    bool is_whole = panel % V::kTilePanels == 0 && panel + V::kTilePanels <= b.panel_count;
+    for (int i = 1; is_whole && i < V::kTilePanels; ++i) is_whole = !is_masked(panel + i);
+    if (is_whole) {
       plain_panels<V, V::kTilePanels>(a, b, panel, epilogue);
       panel += V::kTilePanels;
-    } else if (run >= kHalfTile) {
-      plain_panels<V, kHalfTile>(a, b, panel, epilogue);
-      panel += kHalfTile;
     } else {
       plain_panels<V, 1>(a, b, panel++, epilogue);
     }

@@ -93,8 +93,8 @@ inline constexpr int kExpBytes = 7;  // hold terms up to 2^55
 // At least one more than there are terms; the columns after them are 0.
 inline constexpr int kExpByteColumns = 128;
 
-// What a product adds to states: scale * S + bias, each step rounded to double. `sums` are rows of
-// S one after another; scale and bias are per column.
+// scale * S + bias of a product: `sums` are rows of S one after another; scale and bias are per
+// column.
 struct ScaledSums {
   const int32_t* sums;
   const double* scale;
@@ -108,7 +108,7 @@ struct NormRows {
   int64_t n;
   const double* weight;
   const double* bias;
-  ScaledSums added;  // to x, before anything else; no `sums`: nothing
+  ScaledSums added;  // to x, before anything else, as fma(scale, S, bias); no `sums`: nothing
 };
 
 // Where the bits x > threshold of some rows go.
@@ -146,8 +146,8 @@ struct Kernels {
   uint64_t (*products_run)();  // by this table's own code in this process: proof of what ran
 
   // Runs 8 x `steps` independent xor + popcount + add of one vector each, in registers only;
-  // returns how many codes that multiplies. Timing it gives the limit that the products can be held
-  // against.
+  // returns how many codes that multiplies. Timing it gives what plain steps could reach at most;
+  // running words go up to a fifth beyond.
   int64_t (*popcount_probe)(int64_t steps);
 
   void (*store_sums)(const Rows&, const Panels&, const StoreSums&);
@@ -162,7 +162,7 @@ struct Kernels {
   // Bit k = x[k] != threshold[k].
   void (*pack_not_equal)(const double* x, const double* threshold, int64_t n, uint64_t* bits);
 
-  // out = scale * S + bias, rows of n.
+  // out = scale * S + bias, rows of n, each step rounded to double.
   void (*affine)(const ScaledSums&, int64_t rows, int64_t n, double* out);
 
   // Every row of x, with what is added, becomes (x - mean) / sqrt(variance + 1e-12) * weight + bias

@@ -91,14 +91,13 @@ void pack_not_equal(const double* x, const double* threshold, int64_t n, uint64_
   }
 }
 
-// A row's normal values are x * scale + offset.
 struct Moments {
-  double scale, offset;
+  double mean, scale;
 };
 
 // Adds what is to be added and takes the moments of each row.
 template <class V, int kRows, bool kAdds>
-void moments(const NormRows& rows, int64_t row, Moments* of_row) {
+void add_and_measure(const NormRows& rows, int64_t row, Moments* of_row) {
   using Doubles = typename V::Doubles;
   const int64_t n = rows.n;
   double* const x = rows.x + row * n;
@@ -156,7 +155,7 @@ void moments(const NormRows& rows, int64_t row, Moments* of_row) {
       sum);
   for (int r = 0; r < kRows; ++r) {
     of_row[r].scale = 1.0 / __builtin_sqrt(sum[r] / count + kLayerNormEpsilon);
-    of_row[r].offset = -mean[r] * of_row[r].scale;
+    of_row[r].mean = mean[r];
   }
 }
 
@@ -177,11 +176,11 @@ BITINFER_INLINE inline bool normalize_whole(const Columns& columns, int64_t row,
   // Copies: what is stored could change anything behind a reference.
   const double *weights = columns.rows.weight + columns.first,
                *biases = columns.rows.bias + columns.first;
-  typename V::Doubles scales[kRows], offsets[kRows];
+  typename V::Doubles means[kRows], scales[kRows];
   double* x[kRows];
   unroll<kRows>([&](auto r) BITINFER_INLINE {
     scales[r] = V::set_all(of_row[r].scale);
-    offsets[r] = V::set_all(of_row[r].offset);
+    means[r] = V::set_all(of_row[r].mean);
     x[r] = columns.x(row + r);
   });
   const double* thresholds[kSigns + 1];
@@ -193,7 +192,8 @@ BITINFER_INLINE inline bool normalize_whole(const Columns& columns, int64_t row,
     const auto weight = V::load(weights + j), bias = V::load(biases + j);
     typename V::Doubles y[kRows];
     unroll<kRows>([&](auto r) BITINFER_INLINE {
-      y[r] = V::fma(V::fma(V::load(x[r] + j), scales[r], offsets[r]), weight, bias);
+      const auto normal = V::mul(V::sub(V::load(x[r] + j), means[r]), scales[r]);
+      y[r] = V::fma(normal, weight, bias);
       V::store(x[r] + j, y[r]);
       if (kSigns > 0) shorts = V::note_short(shorts, y[r]);
     });
@@ -215,7 +215,7 @@ __attribute__((noinline)) void normalize_some(const Columns& columns, int64_t ro
     double* x = columns.x(row + r);
     for (int64_t j = 0; j < columns.count; ++j) {
       const int64_t k = columns.first + j;
-      const double normal = __builtin_fma(x[j], of_row[r].scale, of_row[r].offset);
+      const double normal = (x[j] - of_row[r].mean) * of_row[r].scale;
       x[j] = __builtin_fma(normal, columns.rows.weight[k], columns.rows.bias[k]);
       for (int s = 0; s < kSigns; ++s) {
         words[r][s] |= static_cast<uint64_t>(x[j] > columns.signs[s].threshold[k]) << j;
@@ -224,8 +224,8 @@ __attribute__((noinline)) void normalize_some(const Columns& columns, int64_t ro
   }
 }
 
-__attribute__((noinline)) bool any_equal(const Columns& columns, int64_t row,
-                                         const double* threshold) {
+__attribute__((noinline)) bool meets_threshold(const Columns& columns, int64_t row,
+                                               const double* threshold) {
   bool equal = false;
   for (int64_t j = 0; j < columns.count; ++j) {
     equal |= columns.x(row)[j] == threshold[columns.first + j];
@@ -247,12 +247,12 @@ BITINFER_INLINE inline void normalize_word(const Columns& columns, int64_t row,
     constexpr int r = i / (kSigns > 0 ? kSigns : 1), s = i % (kSigns > 0 ? kSigns : 1);
     uint64_t* bits = signs[s].bits + (row + r) * signs[s].stride + columns.first / 64;
     *bits = running_word(words[r][s], columns.first > 0 ? bits[-1] : 0);
-    if (may_equal) signs[s].any_equal |= any_equal(columns, row + r, signs[s].threshold);
+    if (may_equal) signs[s].any_equal |= meets_threshold(columns, row + r, signs[s].threshold);
   });
 }
 
-// Rows pass by 64 columns at a time, two by two: weights, biases and thresholds together are larger
-// than L1, and as many loads as the values.
+// Rows pass by 64 columns at a time, two by two: weights, biases and thresholds together fill most
+// of L1, and are as many loads as the values.
 template <class V, bool kAdds, int kSigns>
 void normalize_rows(const NormRows& rows, Signs* signs) {
   constexpr int64_t kBlock = 32;
@@ -262,9 +262,9 @@ void normalize_rows(const NormRows& rows, Signs* signs) {
     Moments of_row[kBlock];
     int64_t row = begin;
     for (; row + kTogether <= end; row += kTogether) {
-      moments<V, kTogether, kAdds>(rows, row, of_row + (row - begin));
+      add_and_measure<V, kTogether, kAdds>(rows, row, of_row + (row - begin));
     }
-    for (; row < end; ++row) moments<V, 1, kAdds>(rows, row, of_row + (row - begin));
+    for (; row < end; ++row) add_and_measure<V, 1, kAdds>(rows, row, of_row + (row - begin));
     for (int64_t first = 0; first < rows.n; first += 64) {
       const int64_t left = rows.n - first;
       const Columns columns{rows, signs, first, left < 64 ? left : 64};
@@ -305,8 +305,8 @@ void affine(const ScaledSums& from, int64_t rows, int64_t n, double* out) {
   }
 }
 
-inline uint64_t sum_terms(const uint16_t* distances, int64_t count, uint16_t nearest,
-                          const uint64_t* fixed) {
+inline uint64_t sum_terms_one_by_one(const uint16_t* distances, int64_t count, uint16_t nearest,
+                                     const uint64_t* fixed) {
   // Four scalar sums: compilers would gather or insert vectors here, which is slower on every CPU.
   uint64_t partial[4] = {};
   int64_t j = 0;
@@ -340,14 +340,14 @@ inline uint16_t smallest(const uint16_t* values, int64_t count) {
 }
 
 template <class V>
-BITINFER_INLINE inline uint64_t sum_of_terms(const uint16_t* distances, int64_t count,
-                                             uint16_t nearest, const ExpTable& table) {
+BITINFER_INLINE inline uint64_t sum_terms(const uint16_t* distances, int64_t count,
+                                          uint16_t nearest, const ExpTable& table) {
   if constexpr (V::kSumsTerms) {
     if (table.fixed_bytes != nullptr) {
-      return V::sum_terms(distances, (count + 63) / 64 * 64, nearest, table.fixed_bytes);
+      return V::sum_terms_by_bytes(distances, (count + 63) / 64 * 64, nearest, table.fixed_bytes);
     }
   }
-  return sum_terms(distances, count, nearest, table.fixed);
+  return sum_terms_one_by_one(distances, count, nearest, table.fixed);
 }
 
 // p_j = e(t_j) / sum e > half_step, with t_j the distance from the row's nearest key. The largest
@@ -368,7 +368,7 @@ void probability_bits(const ScoreRows& scores, const ExpTable& table, double hal
       nearest[r] = smallest(distances + r * scores.stride, words * 64);
     }
     for (int64_t r = 0; r < rows; ++r) {
-      sums[r] = sum_of_terms<V>(distances + r * scores.stride, scores.keys, nearest[r], table);
+      sums[r] = sum_terms<V>(distances + r * scores.stride, scores.keys, nearest[r], table);
     }
     for (int64_t r = 0; r < rows; ++r) {
       const double limit = half_step * (static_cast<double>(sums[r]) * table.unit);

@@ -2,13 +2,14 @@
 // replaced by the xor of its words 0 .. s. The xor of two running words is then p[s], bit by bit
 // the parity of the differences in words 0 .. s, and
 //
-//   popcount(a xor b) = p[last] + 2 (sum of c[s]),   c[s] = p[s+1] ? ~p[s+2] : p[s],  s = 0, 2, 4
-//   ..
+//   popcount(a xor b) = popcount(p[last]) + 2 (sum of popcount(c[s])),
+//   c[s] = p[s+1] ? ~p[s+2] : p[s]
 //
-// counted in popcounts, because c[s] is the carry of adding the differences of words s+1 and s+2 to
-// the parity p[s]. Only every second word is counted, and with an instruction that selects bits two
-// words take xor, xor, select, popcount, add: five instructions instead of six. (A carry-save adder
-// without running words would need another xor for each sum bit, which eats the gain.)
+// with s = 0, 2, 4 .. for an odd number of words and s = -1, 1, 3 .., p[-1] = 0, for an even one:
+// c[s] is the carry of adding the differences of words s+1 and s+2 to the parity p[s]. Only every
+// second word is counted, and with an instruction that selects bits two words take xor, xor,
+// select, popcount, add: five instructions instead of six. (A carry-save adder without running
+// words would need another xor for each sum bit, which eats the gain.)
 #pragma once
 
 #include <cstdint>

@@ -203,9 +203,9 @@ class HeadAttention {
       const Panels values = value_panels();
       kernels_.store_sums(scratch_.probs_.rows(0, 1, false), values, {sums, head_size_, nullptr});
     }
-    // From sums to counts of +1 codes.
+    // From sums to counts of +1 codes; with zeros among the values all panels are masked.
     for (int64_t c = 0; c < head_size_; ++c) {
-      sums[c] = (static_cast<int32_t>(span_.keys) + sums[c]) / 2;
+      sums[c] = value_has_zeros_ ? 0 : (static_cast<int32_t>(span_.keys) + sums[c]) / 2;
     }
     scratch_.context_limits_.resize(head_size_, context_has_zeros_);
     scratch_.context_limits_.set_unsigned(

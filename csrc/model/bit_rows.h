@@ -13,13 +13,11 @@ namespace bitinfer {
 class BitRows {
  public:
   void reserve(int64_t rows, int64_t width) {
-    width_ = width;
     stride_ = words_for(width);
     bits_.reserve(static_cast<size_t>(rows * stride_));
     nonzero_.reserve(static_cast<size_t>(rows * stride_));
   }
 
-  int64_t width() const { return width_; }
   int64_t stride() const { return stride_; }
   uint64_t* bits(int64_t row) { return bits_.data() + row * stride_; }
   const uint64_t* bits(int64_t row) const { return bits_.data() + row * stride_; }
@@ -37,7 +35,7 @@ class BitRows {
   size_t bytes() const { return bits_.bytes() + nonzero_.bytes(); }
 
  private:
-  int64_t width_ = 0, stride_ = 0;
+  int64_t stride_ = 0;
   AlignedBuffer<uint64_t> bits_, nonzero_;
 };
 

@@ -173,9 +173,11 @@ class GroupForward {
   void keep_pooled_rows() {
     end_ = begin_;
     for (PooledRow& pooled : scratch_.pooled) {
-      std::copy_n(hidden(pooled.row), config_.hidden, hidden(end_));
-      std::copy_n(buffers_.query_in.bits(pooled.row), buffers_.query_in.stride(),
-                  buffers_.query_in.bits(end_));
+      if (pooled.row != end_) {
+        std::copy_n(hidden(pooled.row), config_.hidden, hidden(end_));
+        std::copy_n(buffers_.query_in.bits(pooled.row), buffers_.query_in.stride(),
+                    buffers_.query_in.bits(end_));
+      }
       pooled.row = end_++;
     }
     is_only_pooled_ = true;

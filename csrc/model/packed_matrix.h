@@ -24,7 +24,6 @@ class PackedMatrix {
   Panels panels() const;
   int64_t rows() const { return rows_; }
   int64_t depth() const { return depth_; }
-  int64_t padded_rows() const { return panel_count_ * kPanelWidth; }
   const int32_t* ones() const { return ones_.data(); }
   size_t bytes() const;
 

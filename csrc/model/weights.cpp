@@ -23,15 +23,15 @@ AlignedBuffer<T> copy(const T* values, int64_t count) {
   return result;
 }
 
-AlignedBuffer<double> widen(const float* values, int64_t count, int64_t padded) {
-  AlignedBuffer<double> result(static_cast<size_t>(padded));
+AlignedBuffer<double> widen(const float* values, int64_t count) {
+  AlignedBuffer<double> result(static_cast<size_t>(count));
   std::copy_n(values, count, result.data());
   return result;
 }
 
 LayerNorm read_norm(TensorReader& reader, const std::string& name, int64_t size) {
-  return {widen(reader.floats(name + ".weight", {size}), size, size),
-          widen(reader.floats(name + ".bias", {size}), size, size)};
+  return {widen(reader.floats(name + ".weight", {size}), size),
+          widen(reader.floats(name + ".bias", {size}), size)};
 }
 
 Linear read_linear(TensorReader& reader, const std::string& name, int64_t rows, int64_t depth) {
@@ -39,12 +39,11 @@ Linear read_linear(TensorReader& reader, const std::string& name, int64_t rows, 
   PackedMatrix packed(matrix.bits, rows, depth, matrix.zeros);
   const double step = reader.positive_float(name + ".step");
   const std::vector<double> scales = reader.scales(name, rows);
-  AlignedBuffer<double> scale(static_cast<size_t>(packed.padded_rows()));
+  AlignedBuffer<double> scale(static_cast<size_t>(rows));
   for (int64_t n = 0; n < rows; ++n) scale[n] = step * scales[n];
-  AlignedBuffer<double> threshold = widen(reader.floats(name + ".shift", {depth}), depth, depth);
+  AlignedBuffer<double> threshold = widen(reader.floats(name + ".shift", {depth}), depth);
   for (int64_t k = 0; k < depth; ++k) threshold[k] = -threshold[k];
-  AlignedBuffer<double> bias =
-      widen(reader.floats(name + ".bias", {rows}), rows, packed.padded_rows());
+  AlignedBuffer<double> bias = widen(reader.floats(name + ".bias", {rows}), rows);
   return {std::move(packed), std::move(threshold), std::move(scale), std::move(bias)};
 }
 
@@ -199,9 +198,9 @@ Weights::Weights(const Config& config, const TensorMap& tensors) : config(config
     layers.push_back(read_layer(reader, "layer." + std::to_string(i), config));
   }
   pooler = read_linear(reader, "pooler", hidden, hidden);
-  head_weight = widen(reader.floats("head.weight", {config.labels, hidden}), config.labels * hidden,
-                      config.labels * hidden);
-  head_bias = widen(reader.floats("head.bias", {config.labels}), config.labels, config.labels);
+  head_weight =
+      widen(reader.floats("head.weight", {config.labels, hidden}), config.labels * hidden);
+  head_bias = widen(reader.floats("head.bias", {config.labels}), config.labels);
   reader.refuse_unread();
 
   bytes = bytes_of(embedding) + bytes_of(*pooler) + head_weight.bytes() + head_bias.bytes();

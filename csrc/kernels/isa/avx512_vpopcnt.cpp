@@ -1,7 +1,8 @@
 // AVX-512 F, BW, VL, DQ, VBMI and VPOPCNTDQ. Two steps are vpxord, vpxord, vpternlogd, vpopcntd,
 // vpaddd for 1024 multiply-adds: five instructions, of which Zen 5 starts four and Zen 4 two a
 // clock. The 4 x 2 tile needs 8 counters, 8 parities and 6 registers of operands: 12 loads for 40
-// instructions.
+// of those instructions (compilers add copies of registers, which cost no execution); the 5 x 2
+// tile needs 26.
 #include <immintrin.h>
 
 #include "kernels/bgemm_inl.h"
@@ -64,8 +65,8 @@ struct Avx512 {
   // Sum of terms of an ExpTable, 64 keys at a time: byte b of all their terms is one permutation of
   // 128 bytes, and vpsadbw adds bytes. Distances beyond the table come out as column 127, which is
   // 0.
-  static uint64_t sum_terms(const uint16_t* distances, int64_t padded_count, uint16_t nearest,
-                            const uint8_t* bytes) {
+  static uint64_t sum_terms_by_bytes(const uint16_t* distances, int64_t padded_count,
+                                     uint16_t nearest, const uint8_t* bytes) {
     constexpr int kBytes = kExpBytes;
     const __m512i from = _mm512_set1_epi16(static_cast<short>(nearest));
     __m512i sums[kBytes];

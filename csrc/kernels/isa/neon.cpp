@@ -1,5 +1,6 @@
 // AArch64 NEON: cnt counts bits per byte, byte counters are widened (uaddlp, uadalp) every 31
 // counts. The 2 x 1 tile needs 8 counters, 8 parities and 10 registers of operands of 32.
+// A select takes two instructions (mvn, bsl).
 #include <arm_neon.h>
 
 #include "kernels/bgemm_inl.h"
