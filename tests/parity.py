@@ -85,8 +85,10 @@ def trace(
     return model.trace(ids.astype(np.int32), positions, types, count, 0, layer, hidden)
 
 
-def forward(model: Model, sequences: list[Array]) -> dict[str, Array]:
-    """A ragged batch of unpadded sequences of the first segment."""
+def forward(
+    model: Model, sequences: list[Array], *, hidden: bool = True, first: Array | None = None
+) -> dict[str, Array]:
+    """A ragged batch of unpadded sequences of the first segment, pooled at their ``first``."""
     lengths = np.array([len(ids) for ids in sequences], np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     positions = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
@@ -96,8 +98,8 @@ def forward(model: Model, sequences: list[Array]) -> dict[str, Array]:
         np.zeros_like(positions),
         offsets,
         lengths,
-        offsets[:-1].copy(),
-        True,
+        offsets[:-1] + (np.zeros_like(lengths) if first is None else first),
+        hidden,
     )
 
 

@@ -63,6 +63,24 @@ def test_isa_threads_batch_and_order(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_without_hidden_states(name: str) -> None:
+    """Then the last layer runs for the pooled tokens alone, wherever they are."""
+    random = np.random.RandomState(9)
+    sequences = random_sequences(name, 13, seed=9)
+    first = np.array([random.randint(len(ids)) for ids in sequences])
+    whole = parity.forward(model_of(name), sequences, first=first)
+    for isa in available_isas():
+        for threads in (1, 2, 3, 4):
+            model = model_of(name, isa, threads)
+            for chosen in (slice(None), slice(0, 1), slice(3, 7)):
+                part = parity.forward(model, sequences[chosen], hidden=False, first=first[chosen])
+                assert "hidden" not in part
+                assert part["pooled"].tobytes() == whole["pooled"][chosen].tobytes()
+                if len(whole["logits"]) == len(sequences):
+                    assert part["logits"].tobytes() == whole["logits"][chosen].tobytes()
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_every_length(name: str) -> None:
     """One sequence at a time, split over threads: every share of tokens, every tail of keys."""
     random = np.random.RandomState(5)

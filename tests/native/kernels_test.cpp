@@ -186,29 +186,37 @@ TEST(kernels_do_not_overflow) {
   }
 }
 
-// Zeros in few rows: only their panels take the masked product.
-TEST(zeros_in_single_rows) {
+// Zeros in few rows: only their panels take the masked product. Every choice of such panels,
+// because plain panels between them go in pairs, and a packed word holds two.
+TEST(zeros_in_some_panels) {
   std::mt19937_64 random(4);
-  CodeMatrix b = make_codes(random, 100, 150, Kind::kTernary);
-  const int64_t words = words_for(b.depth);
-  const std::vector<int32_t> rows = {0, 17, 99};
-  std::vector<uint64_t> planes;
-  for (int64_t n = 0; n < b.rows; ++n) {
-    uint64_t* nonzero = &b.nonzero[n * words];
-    if (std::find(rows.begin(), rows.end(), n) != rows.end()) {
-      planes.insert(planes.end(), nonzero, nonzero + words);
-    } else {
+  constexpr int64_t kRows = 100, kPanels = 7;
+  const CodeMatrix plain = make_codes(random, kRows, 150, Kind::kSigned);
+  const int64_t words = words_for(plain.depth);
+  for (int chosen = 1; chosen < 1 << kPanels; ++chosen) {
+    CodeMatrix b = plain;
+    b.kind = Kind::kTernary;
+    b.nonzero.assign(b.bits.size(), 0);
+    std::vector<int32_t> rows;
+    std::vector<uint64_t> planes;
+    for (int64_t n = 0; n < kRows; ++n) {
+      uint64_t* nonzero = &b.nonzero[n * words];
       for (int64_t w = 0; w < words; ++w) nonzero[w] = low_bits(b.depth - w * kWordBits);
+      const bool has_zeros = (chosen >> (n / kPanelWidth) & 1) != 0 && n % kPanelWidth == 3;
+      if (!has_zeros) continue;
+      nonzero[0] &= random();
+      b.bits[n * words] &= nonzero[0];
+      rows.push_back(static_cast<int32_t>(n));
+      planes.insert(planes.end(), nonzero, nonzero + words);
     }
-  }
-  for (const Kind left : kLeftKinds) {
+    const Kind left = kLeftKinds[chosen % 3];
     Product product(make_codes(random, 6, b.depth, left), b);
     product.packed = PackedMatrix(b.bits.data(), b.rows, b.depth,
                                   {rows.data(), planes.data(), static_cast<int64_t>(rows.size())});
     const Panels panels = product.packed.panels();
-    int64_t masked = 0;
-    for (int64_t p = 0; p < panels.panel_count; ++p) masked += panels.nonzero[p] != nullptr;
-    CHECK_EQUAL(masked, 3);
+    for (int64_t p = 0; p < kPanels && !rows.empty(); ++p) {
+      CHECK_EQUAL(panels.nonzero[p] != nullptr, (chosen >> p & 1) != 0);
+    }
     check_product(product, random);
   }
 }
@@ -247,9 +255,35 @@ TEST(packing_equals_comparison) {
   }
 }
 
-// Rows pass in blocks of 32 and columns in words of 64. Half of the thresholds of the first signs
-// are met exactly: there the weight is 0 and the bias a float32, as thresholds are.
-TEST(layer_norm_and_signs_are_the_same_everywhere) {
+// docs/numerics.md, word by word.
+double sum_in_order(const std::vector<double>& terms) {
+  double partial[32] = {};
+  for (size_t i = 0; i < terms.size(); ++i) partial[i % 32] += terms[i];
+  for (int width = 16; width > 0; width /= 2) {
+    for (int j = 0; j < width; ++j) partial[j] += partial[j + width];
+  }
+  return partial[0];
+}
+
+std::vector<double> normalized(const std::vector<double>& x, const double* weight,
+                               const double* bias) {
+  const double count = static_cast<double>(x.size());
+  const double mean = sum_in_order(x) / count;
+  double partial[32] = {};
+  for (size_t i = 0; i < x.size(); ++i) {
+    partial[i % 32] = std::fma(x[i] - mean, x[i] - mean, partial[i % 32]);
+  }
+  const double variance = sum_in_order(std::vector<double>(partial, partial + 32)) / count;
+  const double scale = 1.0 / std::sqrt(variance + 1e-12);
+  std::vector<double> y(x.size());
+  for (size_t i = 0; i < x.size(); ++i) y[i] = std::fma((x[i] - mean) * scale, weight[i], bias[i]);
+  return y;
+}
+
+// Rows pass in blocks of 32, two by two, and columns in words of 64. The thresholds of the first
+// signs meet exactly one value, at any place: its bias is a float32, as thresholds are, and its
+// weight 0. Rows can be constant or lie far from 0.
+TEST(layer_norm_and_signs_follow_the_written_order) {
   std::mt19937_64 random(6);
   std::normal_distribution<double> normal(0.3, 2);
   const auto draw = [&](int64_t count) {
@@ -257,88 +291,98 @@ TEST(layer_norm_and_signs_are_the_same_everywhere) {
     for (double& value : values) value = normal(random);
     return values;
   };
+  const double special[] = {0.0, -0.0, 1e-40f, 3e38f, -1.5};
   for (int64_t n = 1; n <= 140; ++n) {
-    const int64_t rows = n % 7 == 0 ? 32 + n % 3 : 1 + n % 3;
-    const std::vector<double> x = draw(rows * n), scale = draw(n), added_bias = draw(n);
+    const int64_t rows = n % 7 == 0 ? 32 + n % 4 : 1 + n % 4, words = words_for(n);
+    std::vector<double> x = draw(rows * n);
+    if (n % 5 == 0) std::fill_n(x.begin(), n, 5.7);
+    if (n % 5 == 1) {
+      for (double& value : x) value += 50;
+    }
+    const std::vector<double> weight = draw(n), bias = draw(n), scale = draw(n), shift = draw(n);
     std::vector<int32_t> sums(x.size());
     for (int32_t& sum : sums) sum = static_cast<int32_t>(random() % 101) - 50;
     const bool adds = n % 2 == 0;
-    const ScaledSums added{adds ? sums.data() : nullptr, scale.data(), added_bias.data()};
-    std::vector<double> weight = draw(n), bias = draw(n);
-    std::fill_n(weight.begin(), (n + 1) / 2, 0.0);
-    for (double& value : bias) value = static_cast<float>(value);
-    std::vector<double> expected = x;
-    kernels_for("portable")
-        .layer_norm({expected.data(), rows, n, weight.data(), bias.data(), added}, nullptr, 0);
-    std::vector<double> input = x;
-    for (size_t i = 0; adds && i < input.size(); ++i) {
-      const size_t k = i % static_cast<size_t>(n);
-      input[i] += scale[k] * sums[i] + added_bias[k];
-    }
+    const ScaledSums added{adds ? sums.data() : nullptr, scale.data(), shift.data()};
+    std::vector<double> expected;
     for (int64_t row = 0; row < rows; ++row) {
-      const double* values = &input[row * n];
-      long double mean = 0, variance = 0;
-      for (int64_t k = 0; k < n; ++k) mean += values[k];
-      mean /= n;
-      for (int64_t k = 0; k < n; ++k) variance += (values[k] - mean) * (values[k] - mean);
-      const long double scale = 1 / std::sqrt(variance / n + 1e-12L);
-      for (int64_t k = 0; k < n; ++k) {
-        const long double truth = (values[k] - mean) * scale * weight[k] + bias[k];
-        CHECK(std::fabs(static_cast<double>(truth - expected[row * n + k])) < 1e-12);
+      std::vector<double> input(x.begin() + row * n, x.begin() + (row + 1) * n);
+      for (int64_t k = 0; adds && k < n; ++k) {
+        input[k] += std::fma(scale[k], static_cast<double>(sums[row * n + k]), shift[k]);
       }
+      for (const double y : normalized(input, weight.data(), bias.data())) expected.push_back(y);
     }
+    const int64_t met = static_cast<int64_t>(random() % static_cast<uint64_t>(n));
     for (const std::string& isa : available_isas()) {
+      const Kernels& kernels = kernels_for(isa);
       for (int count = 0; count <= kMostSigns; ++count) {
-        std::vector<double> out = x;
+        std::vector<double> out = x, last_weight = weight, last_bias = bias;
         std::vector<std::vector<double>> thresholds;
         std::vector<std::vector<uint64_t>> bits;
-        Signs signs[kMostSigns];
-        const int64_t words = words_for(n);
         for (int s = 0; s < count; ++s) {
           thresholds.push_back(draw(n));
           for (double& value : thresholds[s]) value = static_cast<float>(value);
-          if (s == 0) std::copy_n(bias.begin(), (n + 1) / 2, thresholds[0].begin());
           bits.emplace_back(static_cast<size_t>(rows * words), 1);
         }
-        for (int s = 0; s < count; ++s)
-          signs[s] = {thresholds[s].data(), bits[s].data(), words, false};
-        const Kernels& kernels = kernels_for(isa);
-        kernels.layer_norm({out.data(), rows, n, weight.data(), bias.data(), added}, signs, count);
-        CHECK(std::memcmp(out.data(), expected.data(), out.size() * sizeof(double)) == 0);
+        std::vector<double> wanted = expected;
+        if (count > 0) {
+          const double value = special[random() % 5];
+          last_weight[met] = 0;
+          last_bias[met] = value;
+          thresholds[0][met] = value;
+          for (int64_t row = 0; row < rows; ++row) wanted[row * n + met] = value;
+        }
+        Signs signs[kMostSigns];
         for (int s = 0; s < count; ++s) {
-          CHECK_EQUAL(signs[s].any_equal, s == 0);
+          signs[s] = {thresholds[s].data(), bits[s].data(), words, false};
+        }
+        kernels.layer_norm({out.data(), rows, n, last_weight.data(), last_bias.data(), added},
+                           signs, count);
+        bool same = true;
+        for (size_t i = 0; i < out.size(); ++i) same &= out[i] == wanted[i];
+        CHECK(same);
+        for (int s = 0; s < count; ++s) {
+          bool equal = false;
           for (int64_t row = 0; row < rows; ++row) {
             std::vector<uint64_t> greater(static_cast<size_t>(words));
-            kernels.pack_greater(&expected[row * n], thresholds[s].data(), n, greater.data());
+            equal |= kernels.pack_greater(&out[row * n], thresholds[s].data(), n, greater.data());
             CHECK(std::equal(greater.begin(), greater.end(), &bits[s][row * words]));
           }
+          CHECK_EQUAL(signs[s].any_equal, equal);
+          CHECK(s > 0 || equal);
         }
       }
     }
   }
 }
 
-TEST(embedding_adds_word_position_and_segment) {
-  std::mt19937_64 random(9);
-  std::normal_distribution<float> normal;
-  for (int64_t n = 1; n <= 200; ++n) {
-    const Kind kind = n % 3 == 0 ? Kind::kTernary : Kind::kSigned;
-    const CodeMatrix word = make_codes(random, 1, n, kind);
-    std::vector<float> position(static_cast<size_t>(n)), segment(position.size());
-    for (auto* values : {&position, &segment}) {
-      for (float& value : *values) value = normal(random);
-    }
-    const double scale = 0.0371;
-    for (const std::string& isa : available_isas()) {
-      std::vector<double> out(position.size());
-      kernels_for(isa).embed(
-          {word.bits.data(), kind == Kind::kTernary ? word.nonzero.data() : nullptr, scale,
-           position.data(), segment.data(), n},
-          out.data());
-      for (int64_t k = 0; k < n; ++k) {
-        const double value = scale * reference::code(word.codes(), 0, k, n);
-        CHECK_EQUAL(out[k],
-                    value + static_cast<double>(position[k]) + static_cast<double>(segment[k]));
+// Of many rows one value meets its threshold: found wherever it is.
+TEST(layer_norm_finds_a_single_equal_value) {
+  std::mt19937_64 random(10);
+  for (const int64_t n : {5, 64, 70, 192}) {
+    for (int64_t row_met = 0; row_met < 67; row_met += 3) {
+      constexpr int64_t kRows = 67;
+      // Two values, on both sides of the mean: none of them becomes the bias.
+      std::vector<double> x(static_cast<size_t>(kRows * n)), weight(static_cast<size_t>(n), 1.0),
+          bias(weight.size(), 0.25), threshold(weight.size(), 3.0);
+      for (double& value : x) value = random() % 2 != 0 ? 1.0 : -1.0;
+      for (int64_t row = 0; row < kRows; ++row) {  // never constant
+        x[row * n] = 1.0;
+        x[row * n + 1] = -1.0;
+      }
+      const int64_t met = static_cast<int64_t>(random() % static_cast<uint64_t>(n));
+      std::fill_n(&x[row_met * n], n, 7.0);  // constant: all normal values are 0, y is the bias
+      threshold[met] = 0.25;
+      for (const std::string& isa : available_isas()) {
+        for (const bool meets : {false, true}) {
+          std::vector<double> out = x;
+          if (!meets) out[row_met * n] = 8.0;
+          std::vector<uint64_t> bits(static_cast<size_t>(kRows * words_for(n)));
+          Signs sign{threshold.data(), bits.data(), words_for(n), false};
+          kernels_for(isa).layer_norm({out.data(), kRows, n, weight.data(), bias.data(), {}}, &sign,
+                                      1);
+          CHECK_EQUAL(sign.any_equal, meets);
+        }
       }
     }
   }
@@ -404,6 +448,38 @@ TEST(probability_bits_equal_softmax) {
               {distances.data(), padded, rows, keys, bits.data(), words}, table, half_step);
           CHECK(bits == expected);
         }
+      }
+    }
+  }
+}
+
+// As many keys as there can be, all as near as can be: the sum is 2^63, and nothing overflows.
+TEST(probability_bits_of_the_longest_sequence) {
+  for (const int64_t positions : {16, 512, 4096}) {
+    for (const int64_t step : {1, 2}) {
+      const ExpScores scores(0.1, 64, step, positions);
+      const ExpTable table = scores.table();
+      CHECK_EQUAL(table.size, 128 / step + 1);
+      CHECK(table.fixed[0] <= uint64_t{1} << 55);
+      CHECK(static_cast<double>(table.fixed[0]) * table.unit == 1.0);
+      for (int64_t t = 1; t < table.size; ++t) CHECK(table.fixed[t] <= table.fixed[t - 1]);
+      std::vector<uint16_t> distances(static_cast<size_t>(round_up(positions, kWordBits)), 0xffff);
+      std::fill_n(distances.begin(), positions, uint16_t{5});
+      for (const std::string& isa : available_isas()) {
+        const auto above = [&](double half_step) {
+          std::vector<uint64_t> bits(static_cast<size_t>(words_for(positions)));
+          const int64_t words = words_for(positions);
+          kernels_for(isa).probability_bits(
+              {distances.data(), words * kWordBits, 1, positions, bits.data(), words}, table,
+              half_step);
+          to_codes(bits.data(), words);
+          int64_t count = 0;
+          for (const uint64_t word : bits) count += __builtin_popcountll(word);
+          return count;
+        };
+        const double share = 1.0 / static_cast<double>(positions);
+        CHECK_EQUAL(above(share), 0);
+        CHECK_EQUAL(above(std::nextafter(share, 0)), positions);
       }
     }
   }

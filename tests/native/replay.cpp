@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <exception>
 #include <numeric>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -91,6 +92,13 @@ void replay_sequence(Engine& engine) {
   }
   write(trace.pooler_in);
   write(logits);
+
+  // Without a trace the last layer runs for the pooled token alone.
+  std::vector<double> plain_logits(logits.size()), plain_pooled(pooled.size());
+  engine.run(batch, {plain_logits.data(), plain_pooled.data(), nullptr});
+  if (plain_logits != logits || plain_pooled != pooled) {
+    throw std::runtime_error("the result differs without a trace");
+  }
 }
 
 }  // namespace
