@@ -57,9 +57,10 @@ struct Avx512 {
   }
   static uint64_t less_u16(const uint16_t* x, uint16_t limit) {
     const __m512i limits = _mm512_set1_epi16(static_cast<short>(limit));
-    const uint64_t low = _mm512_cmplt_epu16_mask(_mm512_loadu_si512(x), limits);
-    const uint64_t high = _mm512_cmplt_epu16_mask(_mm512_loadu_si512(x + 32), limits);
-    return low | high << 32;
+    const __mmask64 low = _mm512_cmplt_epu16_mask(_mm512_loadu_si512(x), limits);
+    const __mmask64 high = _mm512_cmplt_epu16_mask(_mm512_loadu_si512(x + 32), limits);
+    // In mask registers: with shifts, GCC 12 may spill 32 bits of a mask and read 64 back.
+    return _mm512_kunpackd(high, low);
   }
 
   // Sum of terms of an ExpTable, 64 keys at a time: byte b of all their terms is one permutation of
