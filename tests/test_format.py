@@ -14,8 +14,9 @@ import pytest
 from packed import join, metadata, reseal, split, tensors, with_metadata
 from safetensors.numpy import load_file, save_file
 
+import bitinfer
 import bitinfer.format
-from bitinfer.errors import BitinferError, FormatError, InputError
+from bitinfer.errors import BitinferError, FormatError, InputError, quote, shorten
 from bitinfer.files import new_folder
 from bitinfer.format import FORMAT_VERSION, check_target, read_packed, write_packed
 
@@ -335,6 +336,45 @@ def test_errors_are_short(path: Path) -> None:
             with pytest.raises(FormatError, match=f"'{key[:80]}") as caught:
                 read_changed(path, with_metadata(path.read_bytes(), {**stored, key: value}))
             assert len(str(caught.value)) < len(str(path)) + 400
+
+
+@pytest.mark.parametrize("where", ["name", "dtype", "shape", "twice", "order"])
+def test_errors_about_tensors_are_short(path: Path, where: str) -> None:
+    header, body = split(path.read_bytes())
+    long = "n" * 1_000_000
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [len(body), len(body)]}
+    text = json.dumps(header)[:-1]
+    if where == "dtype":
+        entry["dtype"] = long
+    elif where == "shape":
+        entry["shape"] = [long]
+    elif where == "order":
+        entry["data_offsets"] = [len(body) + 4] * 2
+    elif where == "twice":
+        text += f', "{long}": {json.dumps(entry)}'
+    text += f', "{long}": {json.dumps(entry)}}}'
+    path.write_bytes(reseal(join(text.encode(), body)))
+    with pytest.raises(FormatError) as caught:
+        bitinfer.load(path)  # a name that nobody asked for is found by the native code
+    assert len(str(caught.value)) < len(str(path)) + 500
+
+
+def test_long_names_are_quoted_in_full_up_to_those_of_tensors() -> None:
+    name = "layer.11.attention.output.in.thresholds"
+    assert quote(name) == repr(name)
+    assert len(quote([[["x" * 1000] * 1000] * 1000] * 1000)) < 2000
+    assert shorten(name) == name
+    assert len(shorten("x" * 1000)) == 400
+
+
+@pytest.mark.parametrize("name", ["\ud800", "x\udfff", "\ud800" * 100_000])
+def test_names_of_tensors_are_unicode(path: Path, name: str) -> None:
+    header, body = split(path.read_bytes())
+    header[name] = {"dtype": "F32", "shape": [0], "data_offsets": [len(body), len(body)]}
+    path.write_bytes(reseal(join(json.dumps(header).encode(), body)))
+    with pytest.raises(FormatError, match="found a lone surrogate, expected Unicode") as caught:
+        read_packed(path)
+    assert len(str(caught.value)) < len(str(path)) + 400
 
 
 def set_config(**changes: object) -> dict[str, object]:
