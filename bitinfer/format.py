@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeAlias
 
 from bitinfer.errors import FormatError, quote
@@ -115,13 +116,13 @@ def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
         FormatError: The file is not a packed model, is damaged, or is of an unknown version.
         OSError: The file cannot be read.
     """
-    file = open_packed(path)
-    return file.metadata, file.tensors(file.read())
+    with open_packed(path) as file:
+        return file.metadata, file.tensors(file.read())
 
 
 @dataclass(frozen=True)
 class PackedFile:
-    """A packed file of which all but the tensors is read and checked.
+    """A packed file of which all but the tensors is read and checked; open until its block ends.
 
     Attributes:
         metadata: The metadata object, complete and of the documented types; not to be trusted
@@ -134,6 +135,17 @@ class PackedFile:
     _entries: Entries = field(repr=False)
     _file: BinaryIO
 
+    def __enter__(self) -> PackedFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
     def read(self) -> bytes:
         """The bytes of the tensors, checked; once, from any thread.
 
@@ -141,8 +153,8 @@ class PackedFile:
             FormatError: The file is damaged.
             OSError: It cannot be read.
         """
-        with self._file as file:
-            data = _read_data(file, len(self._header), _data_length(self._entries), self._name)
+        length = _data_length(self._entries)
+        data = _read_data(self._file, len(self._header), length, self._name)
         _check_digest(self._header, data, self.metadata["sha256"], self._name)
         return data
 
