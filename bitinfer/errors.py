@@ -7,6 +7,8 @@ working.
 
 from __future__ import annotations
 
+import reprlib
+
 __all__ = [
     "BitinferError",
     "ConversionError",
@@ -14,7 +16,14 @@ __all__ = [
     "InputError",
     "InputTypeError",
     "UnsupportedError",
+    "quote",
+    "shorten",
 ]
+
+_QUOTER = reprlib.Repr()
+_QUOTER.maxlevel = 2  # each level may be six times as long
+_MOST_TEXT = 100  # every tensor's name in full
+_MOST_MESSAGE = 400
 
 
 class BitinferError(Exception):
@@ -39,3 +48,26 @@ class InputError(BitinferError, ValueError):
 
 class InputTypeError(BitinferError, TypeError):
     """An argument (text, array, option) has a type that is not allowed."""
+
+
+def quote(value: object) -> str:
+    """``repr`` for messages about what a file holds: short, however long or deep the value is.
+
+    >>> len(quote("x" * 10**6))
+    30
+    """
+    if isinstance(value, str) and len(value) <= _MOST_TEXT:
+        return repr(value)
+    return _QUOTER.repr(value)
+
+
+def shorten(text: str) -> str:
+    """A message without its middle if it is long, because it repeats what a file holds.
+
+    >>> shorten("x" * 3), len(shorten("x" * 10**6))
+    ('xxx', 400)
+    """
+    if len(text) <= _MOST_MESSAGE:
+        return text
+    kept = (_MOST_MESSAGE - 4) // 2
+    return f"{text[:kept]}....{text[-kept:]}"

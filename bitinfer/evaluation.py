@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from bitinfer.errors import InputError
+from bitinfer.errors import InputError, quote, shorten
 from bitinfer.model import BitModel
 from bitinfer.results import Prediction
 
@@ -132,7 +132,7 @@ def _position(header: list[str], column: str | None, name: str) -> int | None:
     if column is None:
         return None
     if column not in header:
-        raise InputError(f"{name}: found columns {', '.join(header)}; expected {column!r}")
+        raise InputError(f"{name}: found columns {shorten(', '.join(header))}; expected {column!r}")
     return header.index(column)
 
 
@@ -157,7 +157,7 @@ def _class_indices(given: list[str], names: list[str]) -> list[int]:
     for row, label in enumerate(given):
         if label not in known:
             raise InputError(
-                f"row {row}: found label {label!r}, expected one of {names} or an index"
+                f"row {row}: found label {quote(label)}, expected one of {names} or an index"
             )
     return [known[label] for label in given]
 
@@ -168,7 +168,7 @@ def _number(label: str, row: int) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"row {row}: found label {label!r}, expected a number")
+        raise InputError(f"row {row}: found label {quote(label)}, expected a number")
     return number
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,16 @@ if TYPE_CHECKING:
 
 __all__ = ["check_target", "new_folder", "write_file"]
 
+# What systems answer that cannot put a folder on the disk, or do not let this user.
+_NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_NO_SYNC |= {errno.EACCES, errno.EPERM}
+
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """The path of a file that can be made: to be asked before the work, not after it.
 
     Raises:
-        InputError: ``path`` does not name a file.
+        InputError: ``path`` does not name a file, or names a pipe or device.
         FileExistsError: It exists, if only as a dangling link, and ``overwrite`` is false.
         IsADirectoryError: It is a folder.
         FileNotFoundError: The folder it should be in does not exist.
@@ -35,21 +40,33 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
         raise _exists(target)
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "found a folder, expected a file", name)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent))
+    if target.exists() and not target.is_file():
+        raise InputError(f"path: found {name!r}, a pipe or device, expected the name of a file")
+    for folder in (target.parent, Path(os.path.realpath(target)).parent):
+        if not folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "no such folder", str(folder))
     return target
 
 
 def write_file(path: Path, data: bytes | bytearray, *, overwrite: bool) -> None:
     """Write beside the target, flush to the disk, then take the name in one step.
 
+    A file that is replaced keeps its permissions, and links to it remain links.
+
     Raises:
         FileExistsError: The file exists and ``overwrite`` is false.
         OSError: It cannot be written.
     """
+    from pathlib import Path
+
+    if overwrite:
+        path = Path(os.path.realpath(path))
     temporary = path.with_name(f".bitinfer-{os.urandom(8).hex()}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        mode = _mode(path) if overwrite else None
+        with open(temporary, "xb", opener=None if mode is None else _private) as file:
+            if mode is not None:
+                os.chmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -87,6 +104,18 @@ def new_folder(path: Path) -> Iterator[Path]:
     _sync(parent)
 
 
+def _mode(path: Path) -> int | None:
+    """Who may read and write a file, if there is one."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode) & 0o777
+    except FileNotFoundError:
+        return None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def _take_free_name(temporary: Path, path: Path) -> None:
     """Take the name only if it is free: of two writers, one gets it."""
     try:
@@ -100,13 +129,16 @@ def _take_free_name(temporary: Path, path: Path) -> None:
 def _claim_name(temporary: Path, path: Path) -> None:
     """The same in two steps: an empty file holds the name until it is replaced."""
     try:
-        path.touch(exist_ok=False)
+        with open(path, "xb") as file:
+            placeholder = os.fstat(file.fileno())
     except FileExistsError:
         raise _exists(path) from None
     try:
         os.replace(temporary, path)
-    except BaseException:
-        path.unlink(missing_ok=True)
+    except BaseException:  # maybe an interrupt after it took place
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(placeholder, path.lstat()):
+                path.unlink()
         raise
 
 
@@ -115,10 +147,13 @@ def _exists(path: Path) -> FileExistsError:
 
 
 def _sync(path: Path) -> None:
-    """Put a file, or the names in a folder, on the disk, where the system can (not on Windows)."""
-    with contextlib.suppress(OSError):
+    """Put a file on the disk, or the names in a folder where the system can do that."""
+    try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC or not path.is_dir():
+            raise

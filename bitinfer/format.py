@@ -15,14 +15,14 @@ from __future__ import annotations
 import json
 import math
 import os
-import reprlib
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeAlias
 
-from bitinfer.errors import FormatError
+from bitinfer.errors import FormatError, quote
 from bitinfer.files import check_target, write_file
 
 if TYPE_CHECKING:
@@ -116,13 +116,13 @@ def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
         FormatError: The file is not a packed model, is damaged, or is of an unknown version.
         OSError: The file cannot be read.
     """
-    file = open_packed(path)
-    return file.metadata, file.tensors(file.read())
+    with open_packed(path) as file:
+        return file.metadata, file.tensors(file.read())
 
 
 @dataclass(frozen=True)
 class PackedFile:
-    """A packed file of which all but the tensors is read and checked.
+    """A packed file of which all but the tensors is read and checked; open until its block ends.
 
     Attributes:
         metadata: The metadata object, complete and of the documented types; not to be trusted
@@ -135,6 +135,17 @@ class PackedFile:
     _entries: Entries = field(repr=False)
     _file: BinaryIO
 
+    def __enter__(self) -> PackedFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
     def read(self) -> bytes:
         """The bytes of the tensors, checked; once, from any thread.
 
@@ -142,8 +153,8 @@ class PackedFile:
             FormatError: The file is damaged.
             OSError: It cannot be read.
         """
-        with self._file as file:
-            data = _read_data(file, len(self._header), _data_length(self._entries), self._name)
+        length = _data_length(self._entries)
+        data = _read_data(self._file, len(self._header), length, self._name)
         _check_digest(self._header, data, self.metadata["sha256"], self._name)
         return data
 
@@ -219,13 +230,15 @@ def _read_entries(container: dict[str, Any], name: str) -> Entries:
     """What the header says of each tensor, in the order of their bytes; all of it is checked."""
     entries = [(tensor, entry) for tensor, entry in container.items() if tensor != "__metadata__"]
     for tensor, entry in entries:
-        _check_entry(entry, f"{name}: tensor {tensor!r}")
+        where = f"{name}: tensor {quote(tensor)}"
+        _check_plain(tensor, where, 0)  # the native code takes names as UTF-8
+        _check_entry(entry, where)
     entries.sort(key=lambda item: item[1]["data_offsets"])
     end = 0
     for tensor, entry in entries:
         start, next_end = entry["data_offsets"]
         if start != end:
-            raise FormatError(f"{name}: tensor {tensor!r}: begins at {start}, expected {end}")
+            raise FormatError(f"{name}: tensor {quote(tensor)}: begins at {start}, expected {end}")
         end = next_end
     return entries
 
@@ -239,7 +252,7 @@ def _check_entry(entry: Any, where: str) -> None:
         raise FormatError(f"{where}: expected dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise FormatError(f"{where}: dtype {dtype!r}, expected one of {', '.join(_DTYPES)}")
+        raise FormatError(f"{where}: dtype {quote(dtype)}, expected one of {', '.join(_DTYPES)}")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise FormatError(
             f"{where}: shape and data_offsets must be lists of at most two sizes 0..{_MAX_DATA}"
@@ -286,7 +299,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         [(repeated, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"repeated key {repeated!r}")
+        raise ValueError(f"repeated key {quote(repeated)}")
     return result
 
 
@@ -342,7 +355,7 @@ def check_metadata(metadata: Mapping[str, Any], name: str) -> None:
         *("vocab", "tokenizer", "source", "licence", "report", "sha256"),
     )
     for key, value in metadata.items():
-        _check_plain(value, f"{name}: metadata {key!r}", _MAX_LEVELS)
+        _check_plain(value, f"{name}: metadata {quote(key)}", _MAX_LEVELS)
     check.text("writer")
     check.optional_text("task")
     check.optional_text("licence")
@@ -433,7 +446,7 @@ class _Fields:
 
     def wrong(self, key: str, expected: str) -> NoReturn:
         # Not repr: the value may be long, and nested more deeply than repr can follow.
-        self.fail(key, reprlib.repr(self.values.get(key)), expected)
+        self.fail(key, quote(self.values.get(key)), expected)
 
     def only(self, *keys: str) -> None:
         """Exactly these keys."""
@@ -495,6 +508,6 @@ def _check_arrays(tensors: Mapping[str, NDArray[Any]], name: str) -> None:
     for tensor, array in tensors.items():
         if array.dtype.name not in dtypes or array.ndim > _MAX_AXES:
             raise FormatError(
-                f"{name}: tensor {tensor!r}: found {array.dtype.name} {array.shape}, "
+                f"{name}: tensor {quote(tensor)}: found {array.dtype.name} {array.shape}, "
                 f"expected {' or '.join(dtypes)} and at most {_MAX_AXES} axes"
             )

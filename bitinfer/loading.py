@@ -65,8 +65,8 @@ def load_origin(origin: Origin, num_threads: int | None = None, isa: str | None 
         from bitinfer.model import BitModel
 
         return BitModel(origin, num_threads, isa, content=read_model(origin))
-    file = open_packed(origin.path)
-    with Background(file.read, threaded=may_start_thread(num_threads)) as reading:
+    threaded = may_start_thread(num_threads)
+    with open_packed(origin.path) as file, Background(file.read, threaded=threaded) as reading:
         from bitinfer.model import BitModel
 
         content = file.metadata, file.tensors(reading.result())

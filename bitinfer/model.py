@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bitinfer import _core
 from bitinfer.background import Background
-from bitinfer.errors import FormatError, InputTypeError, UnsupportedError
+from bitinfer.errors import FormatError, InputTypeError, UnsupportedError, shorten
 from bitinfer.format import SIZES, Tensors
 from bitinfer.inputs import Columns, Text, TextPairs, read_columns, read_texts
 from bitinfer.loading import may_start_thread, reopen
@@ -72,7 +72,7 @@ class BitModel:
         try:
             return _core.Model(config, tensors, self._options[1], self._options[0])
         except FormatError as error:
-            raise FormatError(f"{self._origin}: {error}") from None
+            raise FormatError(f"{self._origin}: {shorten(str(error))}") from None
 
     # ---- what the model is
 

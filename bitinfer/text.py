@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -52,7 +53,8 @@ _LONG_RUN = re.compile(rf"[{_LETTERS}]{{{_MAX_WORD + 1},}}|[{_SPACE}]{{{_MAX_WOR
 _BLANK = r" \t\r\n"
 _PUNCTUATION = r"!-/:-@\[-`{-~"
 _PIECES = re.compile(rf"[^{_BLANK}{_PUNCTUATION}]+|[{_PUNCTUATION}]")
-# Pieces whose tokens are remembered: 3 MB of English words, 6 MB of the longest of any script.
+# Pieces whose tokens are remembered: 3 MB of English words, 8 MB of the longest of any
+# script: a syllable of Hangul may be three tokens.
 _MOST_KNOWN = 1 << 14
 _LONGEST_KNOWN = 24
 _ID_BYTES = 4
@@ -102,6 +104,7 @@ class TextTokenizer:
         self._cls, self._sep = _pack([ids["[CLS]"]]), _pack([self._sep_id])
         self._tokenizer = _build_tokenizer(ids, lowercase)
         self._known: dict[str, bytes] = {}
+        self._learning = Lock()
 
     def encode(
         self, pairs: Sequence[TextPair], *, max_length: int, truncation: bool = True, first: int = 0
@@ -191,10 +194,16 @@ class TextTokenizer:
 
     def _remember(self, found: dict[str, bytes]) -> None:
         short = {piece: ids for piece, ids in found.items() if len(piece) <= _LONGEST_KNOWN}
-        if len(self._known) + len(short) > _MOST_KNOWN:
-            self._known = {}  # other threads may still read the old one
-        if len(short) <= _MOST_KNOWN:
+        # Nobody waits: what is not remembered now is looked up again, and in a child forked while
+        # another thread is at it nobody would ever unlock.
+        if len(short) > _MOST_KNOWN or not self._learning.acquire(blocking=False):
+            return
+        try:
+            if len(self._known) + len(short) > _MOST_KNOWN:
+                self._known = {}  # other threads may still read the old one
             self._known.update(short)
+        finally:
+            self._learning.release()
 
     def _encode(self, text: str) -> list[int]:
         # One text a call: encoding a batch would start a second pool of threads, outside the

@@ -474,7 +474,8 @@ def test_evaluate(packed: Packed, model: str) -> None:
     for label in ("x", "3", "-1", "²", "9" * 5000):
         # The text is not allowed either: labels are looked at first.
         bad = LabelledTexts([("\ud800", None)] * 2, ["0", label])
-        with pytest.raises(InputError, match=f"row 1: found label '{label}', expected one of"):
+        found = f"row 1: found label '{label[:12]}.*', expected one of"
+        with pytest.raises(InputError, match=found):
             evaluate(classifier, bad)
     with pytest.raises(InputError, match="found no rows"):
         evaluate(classifier, LabelledTexts([], []))

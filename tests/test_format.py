@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import threading
 import time
 from pathlib import Path
@@ -14,8 +16,9 @@ import pytest
 from packed import join, metadata, reseal, split, tensors, with_metadata
 from safetensors.numpy import load_file, save_file
 
+import bitinfer
 import bitinfer.format
-from bitinfer.errors import BitinferError, FormatError, InputError
+from bitinfer.errors import BitinferError, FormatError, InputError, quote, shorten
 from bitinfer.files import new_folder
 from bitinfer.format import FORMAT_VERSION, check_target, read_packed, write_packed
 
@@ -107,8 +110,28 @@ def test_targets(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         write_packed(tmp_path / "dangling", {}, metadata())
     write_packed(tmp_path / "dangling", {}, metadata(), overwrite=True)
-    assert os.listdir(tmp_path) == ["dangling"]
-    assert not (tmp_path / "dangling").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["absent", "dangling"]
+    (tmp_path / "lost").symlink_to("nowhere/absent")
+    with pytest.raises(FileNotFoundError, match=r"no such folder: .*nowhere'"):
+        write_packed(tmp_path / "lost", {}, metadata(), overwrite=True)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="a pipe or device"):
+        write_packed(tmp_path / "pipe", {}, metadata(), overwrite=True)
+
+
+def test_what_is_overwritten_keeps_its_links_and_permissions(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    stored, link = tmp_path / "store" / "m", tmp_path / "m"
+    write_packed(stored, {}, metadata())
+    link.symlink_to("store/m")
+    for mode in (0o600, 0o664, 0o400):
+        stored.chmod(mode)
+        write_packed(link, tensors(), metadata(), overwrite=True)
+        assert link.is_symlink()
+        assert stored.stat().st_mode & 0o777 == mode
+    assert read_packed(link)[1].keys() == tensors().keys()
+    assert os.listdir(tmp_path / "store") == ["m"]
+    assert sorted(os.listdir(tmp_path)) == ["m", "store"]
 
 
 def test_overwrite_replaces(path: Path) -> None:
@@ -169,6 +192,65 @@ def test_interrupted_write_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         write_packed(tmp_path / "m", {}, metadata())
     assert os.listdir(tmp_path) == []
+
+
+def test_interrupt_after_the_name_is_taken_keeps_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def refuse(*paths: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def interrupt(old: Path, new: Path) -> None:
+        replace(old, new)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_packed(tmp_path / "m", tensors(), metadata())
+    assert os.listdir(tmp_path) == ["m"]
+    assert read_packed(tmp_path / "m")[1].keys() == tensors().keys()
+
+
+def fail_sync(monkeypatch: pytest.MonkeyPatch, code: int, *, folders: bool) -> None:
+    """Let fsync of files or of folders fail."""
+    fsync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == folders:
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EINVAL])
+def test_a_file_that_is_not_on_the_disk_is_an_error(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_sync(monkeypatch, code, folders=False)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        write_packed(tmp_path / "m", {}, metadata())
+    with pytest.raises(OSError, match=os.strerror(code)), new_folder(tmp_path / "f") as folder:
+        (folder / "a").write_text("a")
+    assert os.listdir(tmp_path) == []
+
+
+def test_folders_are_put_on_the_disk_where_that_is_possible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_sync(monkeypatch, errno.EINVAL, folders=True)
+    write_packed(tmp_path / "m", {}, metadata())
+    with new_folder(tmp_path / "f") as folder:
+        (folder / "a").write_text("a")
+    assert sorted(os.listdir(tmp_path)) == ["f", "m"]
+    monkeypatch.undo()
+    fail_sync(monkeypatch, errno.EIO, folders=True)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)), new_folder(tmp_path / "g"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["f", "m"]
 
 
 def test_every_flipped_byte_is_rejected(path: Path) -> None:
@@ -335,6 +417,45 @@ def test_errors_are_short(path: Path) -> None:
             with pytest.raises(FormatError, match=f"'{key[:80]}") as caught:
                 read_changed(path, with_metadata(path.read_bytes(), {**stored, key: value}))
             assert len(str(caught.value)) < len(str(path)) + 400
+
+
+@pytest.mark.parametrize("where", ["name", "dtype", "shape", "twice", "order"])
+def test_errors_about_tensors_are_short(path: Path, where: str) -> None:
+    header, body = split(path.read_bytes())
+    long = "n" * 1_000_000
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [len(body), len(body)]}
+    text = json.dumps(header)[:-1]
+    if where == "dtype":
+        entry["dtype"] = long
+    elif where == "shape":
+        entry["shape"] = [long]
+    elif where == "order":
+        entry["data_offsets"] = [len(body) + 4] * 2
+    elif where == "twice":
+        text += f', "{long}": {json.dumps(entry)}'
+    text += f', "{long}": {json.dumps(entry)}}}'
+    path.write_bytes(reseal(join(text.encode(), body)))
+    with pytest.raises(FormatError) as caught:
+        bitinfer.load(path)  # a name that nobody asked for is found by the native code
+    assert len(str(caught.value)) < len(str(path)) + 500
+
+
+def test_long_names_are_quoted_in_full_up_to_those_of_tensors() -> None:
+    name = "layer.11.attention.output.in.thresholds"
+    assert quote(name) == repr(name)
+    assert len(quote([[["x" * 1000] * 1000] * 1000] * 1000)) < 2000
+    assert shorten(name) == name
+    assert len(shorten("x" * 1000)) == 400
+
+
+@pytest.mark.parametrize("name", ["\ud800", "x\udfff", "\ud800" * 100_000])
+def test_names_of_tensors_are_unicode(path: Path, name: str) -> None:
+    header, body = split(path.read_bytes())
+    header[name] = {"dtype": "F32", "shape": [0], "data_offsets": [len(body), len(body)]}
+    path.write_bytes(reseal(join(json.dumps(header).encode(), body)))
+    with pytest.raises(FormatError, match="found a lone surrogate, expected Unicode") as caught:
+        read_packed(path)
+    assert len(str(caught.value)) < len(str(path)) + 400
 
 
 def set_config(**changes: object) -> dict[str, object]:

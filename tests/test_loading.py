@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +15,11 @@ import numpy as np
 import pytest
 
 import bitinfer
+import bitinfer.loading
 from bitinfer.background import Background
 from bitinfer.errors import FormatError, InputError
-from bitinfer.format import read_packed, write_packed
+from bitinfer.format import PackedFile, open_packed, read_packed, write_packed
+from bitinfer.origin import find_model
 
 Packed = Callable[..., Path]
 
@@ -47,6 +51,71 @@ def test_background_is_over_when_the_block_is_left() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert done.is_set()
+
+
+def test_background_is_over_after_more_interrupts() -> None:
+    """As by Ctrl-C, pressed again while the first one waits for the thread."""
+    left = [3]
+    go, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        go.wait(60)
+        time.sleep(0.05)
+        done.set()
+
+    def interrupt(signal: int, frame: object) -> None:
+        if left[0] == 0:
+            go.set()
+            return
+        left[0] -= 1
+        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with Background(work, threaded=True):
+            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+            go.wait(60)
+
+    before = threading.active_count()
+    old = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert done.is_set()
+        assert threading.active_count() == before
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+def test_background_without_its_block_runs_the_call_here() -> None:
+    caller = []
+    answer = Background(lambda: caller.append(threading.current_thread()), threaded=True)
+    answer.result()
+    assert caller == [threading.current_thread()]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("error", [ImportError, KeyboardInterrupt])
+def test_the_file_is_closed_if_the_import_of_the_model_fails(
+    packed: Packed, monkeypatch: pytest.MonkeyPatch, threads: int, error: type[BaseException]
+) -> None:
+    opened = []
+
+    def record(path: str) -> PackedFile:
+        opened.append(open_packed(path))
+        return opened[0]
+
+    class Fail:
+        def find_spec(self, name: str, *rest: object) -> None:
+            if name == "bitinfer.model":
+                raise error
+
+    monkeypatch.setattr(bitinfer.loading, "open_packed", record)
+    monkeypatch.delitem(sys.modules, "bitinfer.model", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Fail(), *sys.meta_path])
+    with pytest.raises(error):
+        bitinfer.loading.load_origin(find_model(packed()), threads)
+    assert opened[0]._file.closed
 
 
 def test_background_does_without_a_thread_that_cannot_start(

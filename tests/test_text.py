@@ -244,10 +244,22 @@ def test_many_threads_share_what_is_remembered(tokenizer: TextTokenizer) -> None
     def work(seed: int) -> bool:
         order = np.random.RandomState(seed).permutation(30_000)
         texts = (" ".join(f"a t{i} ab" for i in part) for part in np.split(order, 300))
-        return all(ids(tokenizer, text) == [A, UNK, A, _B] * 100 for text in texts)
+        return all(
+            ids(tokenizer, text) == [A, UNK, A, _B] * 100 and len(tokenizer._known) <= _MOST_KNOWN
+            for text in texts
+        )
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(4)))
+
+
+def test_who_cannot_remember_now_does_not_wait(tokenizer: TextTokenizer) -> None:
+    """As in a child that was forked while another thread was at it."""
+    with tokenizer._learning:
+        assert ids(tokenizer, "busy a") == [UNK, A]
+    assert "busy" not in tokenizer._known
+    assert ids(tokenizer, "busy a") == [UNK, A]
+    assert "busy" in tokenizer._known
 
 
 def test_words_end_where_a_text_may_be_cut(tokenizer: TextTokenizer) -> None:

@@ -40,7 +40,7 @@ from bitinfer.checkpoints.files import (
     to_float32,
 )
 from bitinfer.checkpoints.tasks import TASKS, Task, find_task, label_names
-from bitinfer.errors import ConversionError
+from bitinfer.errors import ConversionError, quote
 
 __all__ = ["QUANTIZATION", "STEP_FLOOR", "binarize", "read_bit"]
 
@@ -168,7 +168,7 @@ class _Settings:
         activation = settings.get("hidden_act")
         if activation not in ("relu", "gelu"):
             raise ConversionError(
-                f"config hidden_act: found {activation!r}, expected 'relu' or 'gelu'"
+                f"config hidden_act: found {quote(activation)}, expected 'relu' or 'gelu'"
             )
         head_key, head = _head(files)
         config = Config(
@@ -203,20 +203,20 @@ def _check_quantization(settings: Mapping[str, Any]) -> None:
     for key, expected in QUANTIZATION.items():
         found = settings[key]
         if type(found) is not type(expected) or found != expected:
-            raise ConversionError(f"config {key}: found {found!r}, expected {expected!r}")
+            raise ConversionError(f"config {key}: found {quote(found)}, expected {expected!r}")
 
 
 def _size(settings: Mapping[str, Any], key: str) -> int:
     value = settings.get(key)
     if type(value) is not int or value < 1:
-        raise ConversionError(f"config {key}: found {value!r}, expected a positive integer")
+        raise ConversionError(f"config {key}: found {quote(value)}, expected a positive integer")
     return value
 
 
 def _flag(settings: Mapping[str, Any], key: str) -> bool:
     value = settings.get(key)
     if not isinstance(value, bool):
-        raise ConversionError(f"config {key}: found {value!r}, expected true or false")
+        raise ConversionError(f"config {key}: found {quote(value)}, expected true or false")
     return value
 
 
@@ -237,11 +237,12 @@ def _outputs(files: CheckpointFiles, key: str, head: str) -> int:
     expected = 2 if head == "span" else files.config.get("num_labels", rows)
     if type(expected) is not int or rows != expected or rows < 1:
         raise ConversionError(
-            f"{key}.weight: found shape {list(shape)}, expected {expected!r} rows (num_labels)"
+            f"{key}.weight: found shape {list(shape)}, expected {quote(expected)} rows (num_labels)"
         )
-    if head == "span" and files.config.get("num_labels", 2) != 2:
+    labels = files.config.get("num_labels", 2)
+    if head == "span" and labels != 2:
         raise ConversionError(
-            f"config num_labels: found {files.config['num_labels']!r}, expected 2 for a span head"
+            f"config num_labels: found {quote(labels)}, expected 2 for a span head"
         )
     return rows
 

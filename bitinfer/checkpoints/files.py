@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitinfer.checkpoints.look import looks_like_checkpoint
-from bitinfer.errors import ConversionError, UnsupportedError
+from bitinfer.errors import ConversionError, UnsupportedError, quote, shorten
 
 if TYPE_CHECKING:
     import torch
@@ -202,7 +202,8 @@ def _plain_keys(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     for key, tensor in state.items():
         if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
             raise ConversionError(
-                f"{key}: found {type(tensor).__name__}, expected a tensor in the state dict"
+                f"{shorten(str(key))}: found {type(tensor).__name__}, "
+                "expected a tensor in the state dict"
             )
         name = key.removeprefix("module.")
         for old, new in (
@@ -212,7 +213,9 @@ def _plain_keys(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
             if name.endswith(old):
                 name = name.removesuffix(old) + new
         if name in plain:
-            raise ConversionError(f"{key}: found twice, once under another spelling of the key")
+            raise ConversionError(
+                f"{shorten(key)}: found twice, once under another spelling of the key"
+            )
         plain[name] = tensor
     return plain
 
@@ -278,9 +281,9 @@ def _check_tokens(tokens: list[Any]) -> None:
     seen: set[str] = set()
     for index, token in enumerate(tokens):
         if not isinstance(token, str) or not token or "\n" in token:
-            raise ConversionError(f"vocab: found {token!r} as token {index}, expected a word")
+            raise ConversionError(f"vocab: found {quote(token)} as token {index}, expected a word")
         if token in seen:
-            raise ConversionError(f"vocab: found {token!r} twice, again as token {index}")
+            raise ConversionError(f"vocab: found {quote(token)} twice, again as token {index}")
         seen.add(token)
     missing = [token for token in _SPECIAL_TOKENS if token not in seen]
     if missing:
@@ -303,7 +306,7 @@ def _lowercase(settings: Mapping[str, Any], tokenizer_config: Path) -> bool:
     if value is None:
         return True
     if not isinstance(value, bool):
-        raise ConversionError(f"do_lower_case: found {value!r}, expected true or false")
+        raise ConversionError(f"do_lower_case: found {quote(value)}, expected true or false")
     return value
 
 

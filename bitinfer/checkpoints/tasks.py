@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bitinfer.checkpoints.description import Config
-from bitinfer.errors import ConversionError, InputTypeError
+from bitinfer.errors import ConversionError, InputTypeError, quote
 
 __all__ = ["TASKS", "Task", "find_task", "label_names"]
 
@@ -121,7 +121,7 @@ def _real_names(id2label: object) -> tuple[str, ...] | None:
         isinstance(name, str) for name in by_index.values()
     ):
         raise ConversionError(
-            f"config id2label: found {dict(entries)!r}, expected a name for each of 0 .. n-1"
+            f"config id2label: found {quote(dict(entries))}, expected a name for each of 0 .. n-1"
         )
     return tuple(by_index[index] for index in expected)
 
@@ -130,5 +130,5 @@ def _checked(what: str, names: tuple[str, ...], classes: int) -> tuple[str, ...]
     if len(names) != classes:
         raise ConversionError(f"{what}: found {len(names)} names, expected {classes}")
     if len(set(names)) != len(names):
-        raise ConversionError(f"{what}: found the same name twice in {list(names)}")
+        raise ConversionError(f"{what}: found the same name twice in {quote(list(names))}")
     return names
