@@ -1,6 +1,6 @@
 """Measures bitinfer beside other engines.
 
-    python -m benchmarks.compare                   everything: about 20 minutes on two cores
+    python -m benchmarks.compare                   everything: about half an hour on two cores
     python -m benchmarks.compare --quick           a little of everything: 3 to 5 minutes
     python -m benchmarks.compare speed --cells 1x128,8x128 --engines openvino-int8 --threads 2
 

@@ -27,6 +27,7 @@ Ids = NDArray[np.int64]
 _TRIALS = 3  # timed calls for each variant, the fastest counts
 _PATIENCE = 2.0  # seconds after which a variant has had its trial
 _HOPELESS = 1.5  # times the fastest so far: no further trial
+_HOPELESS_FIRST = 2.0  # the same for its first call, which warms up
 _AGREE = 0.15  # relative difference of the answers of two variants that is let pass
 _BUCKETS, _MOST_BUCKETS = 4, 8
 _STEP = 8  # to which lengths are rounded up, text by text: fewer shapes to compile
@@ -165,11 +166,15 @@ def _fastest(runs: Iterable[Run]) -> Run:
     """
     best, fewest, wanted = None, float("inf"), None
     for run in runs:
+        begin = time.perf_counter()
         answer = run()
+        first = time.perf_counter() - begin
         wanted = answer if wanted is None else wanted
         apart = _difference(answer, wanted)
         if not apart <= _AGREE:
             raise ValueError(f"{run.variant}: {apart:.2g} from the answer of the first variant")
+        if first > _HOPELESS_FIRST * fewest:
+            continue
         seconds = _trial(run, fewest)
         if seconds < fewest:
             best, fewest = run, seconds
