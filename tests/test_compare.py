@@ -215,6 +215,14 @@ def test_tables() -> None:
     assert "| 11 | 36 | 3.27 | bf16 |" in tables.spreads(results())  # three make no quartiles
 
 
+def test_figures_beside_each_other_are_of_the_same_rounds() -> None:
+    found = results()
+    own = found["compare"]["speed"][0]["timings"]["bitinfer"]
+    own["seconds"] = [0.012, 0.012, 0.012, *[0.001] * 9]
+    for table in (tables.headline, tables.spreads):
+        assert "| 12 | 36 | 3.0" in table(found)
+
+
 def test_cells_need_not_be_the_same_for_all_threads() -> None:
     few = results()
     few["compare"]["speed"].append(cell(model="base", batch=8, length=128, threads=1))

@@ -108,6 +108,12 @@ def seconds(cell: Data, name: str) -> list[float]:
     return found
 
 
+def _beside(cell: Data, name: str) -> list[float]:
+    """bitinfer's seconds of the rounds that an engine was in, or all if it was in none."""
+    own = seconds(cell, OWN)
+    return own[: len(seconds(cell, name)) or None]
+
+
 def median(cell: Data, name: str) -> float | None:
     taken = seconds(cell, name)
     return spread(taken).median if taken else None
@@ -198,7 +204,7 @@ def spreads(results: Data) -> str:
                 [
                     f"{MODELS[cell['model']]}, {name_of(cell)}",
                     str(cell["threads"]),
-                    _milliseconds(seconds(cell, OWN)),
+                    _milliseconds(_beside(cell, RIVAL)),
                     _milliseconds(seconds(cell, RIVAL)),
                     f"{factor:.2f}{_quartiles(f'{low:.2f}', f'{high:.2f}', by_round)}",
                     cell["timings"][RIVAL]["variant"],
@@ -244,7 +250,8 @@ def _mean_ratio(found: Iterable[Data]) -> str:
 
 def _pair(cell: Data) -> Iterator[str]:
     taken, factor = median(cell, RIVAL), times_slower(cell, RIVAL)
-    yield _figure(cell, OWN)
+    own = _beside(cell, RIVAL)
+    yield milliseconds(spread(own).median) if own else ""
     yield milliseconds(taken) if taken else ""
     yield times(factor) if factor else ""
 
@@ -271,7 +278,7 @@ def avx2(results: Data) -> str:
     rows = []
     for cell in part(results, "avx2"):
         factor = times_slower(cell, "ctranslate2-avx2")
-        found = [seconds(cell, name) for name in AVX2]
+        found = [_beside(cell, "ctranslate2-avx2"), seconds(cell, "ctranslate2-avx2")]
         if factor and all(found):
             case = f"{cell['batch']} x {cell['length']}"
             shown = [_milliseconds(taken) for taken in found]
