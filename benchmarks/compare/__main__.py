@@ -1,6 +1,6 @@
 """Measures bitinfer beside other engines.
 
-    python -m benchmarks.compare                   everything: about 20 minutes on two cores
+    python -m benchmarks.compare                   everything: about half an hour on two cores
     python -m benchmarks.compare --quick           a little of everything: 3 to 5 minutes
     python -m benchmarks.compare speed --cells 1x128,8x128 --engines openvino-int8 --threads 2
 
@@ -27,6 +27,7 @@ from .contestants import ENGINES
 from .scheduler import NO_TELEMETRY, ContestantError
 from .tables import TABLES
 
+_SECONDS = measure.Plan.seconds
 _SOME = ROOT / "build" / "compare" / "some.json"
 
 
@@ -37,10 +38,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(measure.PARTS))
-    parser.add_argument("--engines", type=_names, help="some of: " + ", ".join(ENGINES))
+    parser.add_argument(
+        "--engines",
+        type=_names,
+        help="of speed and start, the other parts have their own; some of: " + ", ".join(ENGINES),
+    )
     parser.add_argument("--cells", type=_cells, help="batch x tokens of BERT-base: 1x128,8x32")
     parser.add_argument("--threads", type=_counts, help="all CPUs, then one, by default: 2,1")
-    parser.add_argument("--seconds", type=float, default=2.0, help="an engine and cell")
+    parser.add_argument("--seconds", type=float, default=_SECONDS, help="an engine and cell")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("-o", "--output", type=Path)
     return parser
@@ -64,12 +69,14 @@ def _counts(text: str) -> tuple[int, ...]:
 
 def _plan(options: Any) -> measure.Plan:
     threads = tuple(dict.fromkeys((measure.cpus(), 1)))
-    plan = measure.Plan(threads=options.threads or threads, seconds=options.seconds)
+    plan = measure.Plan(
+        threads=options.threads or threads, seconds=options.seconds, less=_less(options)
+    )
     if options.quick:
         plan = replace(
             plan,
             grid=measure.QUICK_GRID,
-            seconds=0.3,
+            seconds=min(0.3, options.seconds),
             tokens=plan.tokens[:6],
             shapes=[(1, 768, 768), (128, 768, 768), (128, 768, 3072)],
             starts=1,
@@ -81,6 +88,12 @@ def _plan(options: Any) -> measure.Plan:
     return plan
 
 
+def _less(options: Any) -> list[str]:
+    """Options for which not everything is measured, or not as long."""
+    less = [name for name in ("quick", "engines", "cells", "threads") if getattr(options, name)]
+    return less + (["seconds"] if options.seconds < _SECONDS else [])
+
+
 def _make_models() -> None:
     """In a process of its own: what it loads is not for the workers' neighbour to hold."""
     command = [sys.executable, "-m", "benchmarks.compare.artefacts"]
@@ -88,15 +101,16 @@ def _make_models() -> None:
 
 
 def main() -> int:
+    load = os.getloadavg()[0]  # before anything here adds to it
     parser = _parser()
     options = parser.parse_args()
     if unknown := set(options.parts) - set(measure.PARTS):
         parser.error(f"unknown part: {', '.join(sorted(unknown))}")
-    less = options.quick or options.engines or options.cells or options.threads
-    file = options.output or (_SOME if less else measure.RESULTS)
+    plan = _plan(options)
+    file = options.output or (_SOME if plan.less else measure.RESULTS)
     _make_models()
     try:
-        results = measure.measure(options.parts or measure.PARTS, _plan(options), file)
+        results = measure.measure(options.parts or measure.PARTS, plan, file, load)
     except ContestantError as failure:
         print(failure, file=sys.stderr)
         return 1

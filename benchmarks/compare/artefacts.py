@@ -1,5 +1,7 @@
 """The models that are compared, made on first use and kept in ``build/compare``.
 
+Each set has its folder there, named by what made it: these lines and the versions of the packages.
+
     python -m benchmarks.compare.artefacts [MODEL ...]
 
 All engines but bitinfer run one float BERT of random weights, each in the form it is fastest in.
@@ -26,12 +28,45 @@ if TYPE_CHECKING:
     import openvino
     import torch
 
-FOLDER = ROOT / "build" / "compare"
+FOLDER_VARIABLE = "BITINFER_COMPARE_MODELS"
+_PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "ctranslate2")
 VOCABULARY = 30522
 POSITIONS = 512
 _SEED = 1
 _CHECKED = (8, 32)  # texts and tokens of the answers that are compared
+_RAGGED = (32, 20, 9, 32, 27, 11)  # tokens of texts of different length whose answers are compared
 FIRST = (1, 128)  # of the first answer after a start
+_MASKS = {"Attention": 3, "EmbedLayerNormalization": 7}  # which input of ONNX Runtime's operators
+
+
+def _folder() -> Path:
+    """What other versions made is not what is measured, and is not taken for it.
+
+    Workers are told: their start is measured, and to find this out takes time.
+    """
+    if told := os.environ.get(FOLDER_VARIABLE):
+        return Path(told)
+    import hashlib
+
+    made_by = hashlib.sha256()
+    for source in (Path(__file__), ROOT / "tests" / "seeded.py"):
+        made_by.update(source.read_bytes())
+    for converter in sorted((ROOT / "bitinfer").glob("convert*.py")):
+        made_by.update(converter.read_bytes())
+    made_by.update(" ".join(f"{name} {version(name)}" for name in _PACKAGES).encode())
+    return ROOT / "build" / "compare" / f"models-{made_by.hexdigest()[:12]}"
+
+
+def version(package: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+FOLDER = _folder()
 
 
 @dataclass(frozen=True)
@@ -75,9 +110,13 @@ def checked_ids() -> NDArray[np.int64]:
     return np.stack(random_ids([length] * texts))
 
 
-def reference(model: str) -> NDArray[np.float64]:
-    """Logits of those texts, by PyTorch in float64."""
-    logits: NDArray[np.float64] = np.load(path(model, "logits.npy"))
+def ragged_ids() -> list[NDArray[np.int64]]:
+    return random_ids(list(_RAGGED))
+
+
+def reference(model: str, name: str) -> NDArray[np.float64]:
+    """Logits by PyTorch in float64 of the texts of a name, each run alone where they differ."""
+    logits: NDArray[np.float64] = np.load(path(model, name))
     return logits
 
 
@@ -111,16 +150,32 @@ def _make_float(model: str, folder: Path) -> None:
 
 
 def _make_logits(model: str, file: Path) -> None:
+    _save_logits(model, [checked_ids()], file)
+
+
+def _make_first(model: str, file: Path) -> None:
+    _save_logits(model, [np.stack(random_ids([FIRST[1]] * FIRST[0]))], file)
+
+
+def _make_ragged(model: str, file: Path) -> None:
+    _save_logits(model, [ids[None] for ids in ragged_ids()], file)
+
+
+def _save_logits(model: str, batches: list[NDArray[np.int64]], file: Path) -> None:
     import torch
 
+    bert = _bert(model).double()
     with torch.no_grad():
-        logits = _bert(model).double()(input_ids=torch.from_numpy(checked_ids())).logits
+        logits = [bert(input_ids=torch.from_numpy(ids)).logits.numpy() for ids in batches]
     with file.open("wb") as stream:
-        np.save(stream, logits.numpy())
+        np.save(stream, np.concatenate(logits))
 
 
 def _make_onnx(model: str, folder: Path) -> None:
-    """Fused by ONNX Runtime's optimizer, which knows the legacy exporter's patterns; then int8."""
+    """Fused by ONNX Runtime's optimizer, which knows the legacy exporter's patterns; then int8.
+
+    The optimizer looks for a mask; from what it has fused, the mask is taken out again.
+    """
     import onnx
     import torch
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -142,9 +197,18 @@ def _make_onnx(model: str, folder: Path) -> None:
         output_names=["logits"],
         dynamic_axes=dict.fromkeys(names, axes),
     )
-    optimizer.optimize_model(
+    graph = optimizer.optimize_model(
         str(plain), "bert", num_heads=size.heads, hidden_size=size.hidden, opt_level=1
-    ).save_model_to_file(str(fused))
+    )
+    attentions = graph.get_nodes_by_op_type("Attention")
+    if len(attentions) != size.layers:
+        raise RuntimeError(f"fused attention: found {len(attentions)} of {size.layers} layers")
+    for operator, index in _MASKS.items():
+        for node in graph.get_nodes_by_op_type(operator):
+            if len(node.input) > index:
+                node.input[index] = ""
+    graph.prune_graph(allow_remove_graph_inputs=True)
+    graph.save_model_to_file(str(fused))
     plain.unlink()
     quantize_dynamic(
         fused,
@@ -239,6 +303,8 @@ def _make_packed(model: str, file: Path) -> None:
 _MAKERS: dict[str, Callable[[str, Path], None]] = {
     "float": _make_float,
     "logits.npy": _make_logits,
+    "first.npy": _make_first,
+    "ragged.npy": _make_ragged,
     "onnx": _make_onnx,
     "openvino": _make_openvino,
     "ctranslate2": _make_ctranslate2,

@@ -109,7 +109,9 @@ KERNELS = {
     "torch-bf16": Entry("bf16 (PyTorch)", "kernels:TorchProduct", "bf16", ("torch",)),
     "torch-fp32": Entry("float32 (PyTorch)", "kernels:TorchProduct", "fp32", ("torch",)),
     "numpy-fp32": Entry("float32 (NumPy)", "kernels:NumpyProduct", packages=("numpy",)),
-    "registers": Entry("popcounts in registers", "kernels:Registers", packages=("bitinfer",)),
+    "registers": Entry(
+        "xor, popcount, add in registers", "kernels:Registers", packages=("bitinfer",)
+    ),
     "memory": Entry("reading memory", "kernels:Memory", packages=("numpy",)),
 }
 
@@ -120,6 +122,9 @@ RAGGED = {
     ),
     "openvino-buckets": Entry(
         "OpenVINO int8, sorted into buckets", "engines.openvino:Buckets", "int8", _OPENVINO
+    ),
+    "openvino-single": Entry(
+        "OpenVINO int8, text by text", "engines.openvino:OneByOne", "int8", _OPENVINO
     ),
 }
 

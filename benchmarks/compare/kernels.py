@@ -170,7 +170,10 @@ class NumpyProduct(_Product):
 
 
 class Registers(Contestant):
-    """As many multiply-adds as the product has, in registers alone: the limit."""
+    """As many multiply-adds as the product has by xor, popcount and add, in registers alone.
+
+    No limit: bitinfer adds words before it counts them, which takes fewer popcounts.
+    """
 
     def prepare(self, cell: dict[str, Any]) -> str:
         from bitinfer import _core

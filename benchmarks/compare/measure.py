@@ -8,16 +8,15 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from importlib import metadata
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import ROOT
 
-from .artefacts import FIRST
+from .artefacts import FIRST, version
 from .contestants import AVX2, CHECKED, ENGINES, GROUPS, KERNELS, RAGGED
 from .scheduler import ContestantError, Process, interleave
 
@@ -52,6 +51,8 @@ class Plan:
         seconds: about so long for each contestant in each cell.
         tokens: sizes of the batches whose cost is fitted.
         starts: processes whose start and memory are measured, for each engine.
+        less: the options for which it is less than all of it.
+        wrong: group and name of those that failed their check, which are not timed.
     """
 
     engines: Sequence[str] = tuple(ENGINES)
@@ -61,6 +62,17 @@ class Plan:
     tokens: Sequence[int] = _TOKENS
     shapes: Sequence[tuple[int, int, int]] = _SHAPES
     starts: int = 5
+    less: Sequence[str] = ()
+    wrong: Collection[tuple[str, str]] = ()
+
+    def sound(self, group: str, names: Iterable[str]) -> list[str]:
+        """Those of the names that can be timed."""
+        return [name for name in names if (group, name) not in self.wrong]
+
+    def described(self) -> Data:
+        """What is kept beside the figures."""
+        return {"seconds": self.seconds, "starts": self.starts, "engines": list(self.engines),
+                "threads": list(self.threads), "less": list(self.less)}  # fmt: skip
 
 
 def ragged_lengths() -> list[int]:
@@ -107,7 +119,9 @@ def speed(plan: Plan) -> list[Data]:
     cells = [(model, cell) for model, grid in plan.grid.items() for cell in grid]
     found = []
     for count in plan.threads:
-        names = [name for name in plan.engines if count > 1 or name in _ONE_THREAD]
+        names = plan.sound("engines", plan.engines)
+        if count == 1:
+            names = [name for name in names if name in _ONE_THREAD]
         with Contestants("engines", names, count) as contestants:
             for model, (batch, length) in cells:
                 cell = {"model": model, "lengths": [length] * batch}
@@ -120,7 +134,7 @@ def ragged(plan: Plan) -> list[Data]:
     found = []
     cell = {"model": "base", "lengths": ragged_lengths()}
     for count in plan.threads:
-        with Contestants("ragged", list(RAGGED), count) as contestants:
+        with Contestants("ragged", plan.sound("ragged", RAGGED), count) as contestants:
             found.append({**cell, **contestants.measure(cell, plan.seconds)})
     return found
 
@@ -129,7 +143,7 @@ def avx2(plan: Plan) -> list[Data]:
     """Both held to AVX2, which is what most other processors have."""
     found = []
     for count in plan.threads:
-        with Contestants("avx2", list(AVX2), count) as contestants:
+        with Contestants("avx2", plan.sound("avx2", AVX2), count) as contestants:
             for batch, length in ((1, 128), (8, 128)):
                 cell = {"model": "base", "lengths": [length] * batch}
                 timed = contestants.measure(cell, plan.seconds)
@@ -141,7 +155,8 @@ def tokens(plan: Plan) -> list[Data]:
     """Batches of sequences of one length, from a short sequence to many."""
     found = []
     count = max(plan.threads)
-    with Contestants("engines", ["bitinfer", "openvino-int8"], count) as contestants:
+    names = plan.sound("engines", ["bitinfer", "openvino-int8"])
+    with Contestants("engines", names, count) as contestants:
         for total in plan.tokens:
             length = min(total, _LENGTH)
             cell = {"model": "base", "lengths": [length] * (total // length)}
@@ -152,7 +167,7 @@ def tokens(plan: Plan) -> list[Data]:
 
 def kernels(plan: Plan) -> list[Data]:
     found = []
-    with Contestants("kernels", list(KERNELS), 1) as contestants:
+    with Contestants("kernels", plan.sound("kernels", KERNELS), 1) as contestants:
         for shape in plan.shapes:
             timed = contestants.measure({"shape": shape}, plan.seconds / 4)
             found.append({"shape": shape, **timed})
@@ -161,9 +176,10 @@ def kernels(plan: Plan) -> list[Data]:
 
 def start(plan: Plan) -> list[Data]:
     """Fresh processes of one thread, from their start to logits of 128 tokens; files are cached."""
-    found: dict[str, list[Data]] = {name: [] for name in plan.engines}
+    names = plan.sound("engines", plan.engines)
+    found: dict[str, list[Data]] = {name: [] for name in names}
     for index in range(plan.starts + 1):  # the first one reads the files
-        for name in plan.engines:
+        for name in names:
             reply = _start(name)
             if index > 0:
                 found[name].append(reply)
@@ -241,25 +257,37 @@ def _brief(timed: Mapping[str, Data]) -> str:
 # ---- all of it
 
 
-def measure(parts: Iterable[str], plan: Plan, file: Path) -> Data:
+def measure(parts: Iterable[str], plan: Plan, file: Path, load: float) -> Data:
     """Measures some parts and saves them, each when it is done, beside those that were there.
 
+    With each part goes its run: the plan, the machine and its ``load`` before all of this.  An
+    engine that cannot be checked is left out of the parts that follow.
+
     Raises:
-        ContestantError: An engine gave a wrong answer.
+        ContestantError: An engine gave a wrong answer, or bitinfer none.
     """
-    from benchmarks import machine  # notes how busy the machine is
+    from benchmarks import machine
 
     results: Data = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    results["machine"] = {**machine.describe(), "packages": _versions()}
+    described = {**machine.describe(), "packages": _versions(), "load": load}
     for part in parts:
         _say(f"{part}:")
+        results["machine"] = rounded(described)
         results[part] = rounded(PARTS[part](plan))
+        run = {**plan.described(), "machine": described}
+        results["runs"] = {**results.get("runs", {}), part: rounded(run)}
         write(file, results)
-        wrong = [c["name"] for c in results[part] if part == "checks" and "difference" in c
-                 and "error" in c]  # fmt: skip
-        if wrong:
-            raise ContestantError(f"wrong answers, nothing is timed: {', '.join(wrong)}")
+        if part == "checks":
+            plan = replace(plan, wrong=_failed(results[part]))
     return results
+
+
+def _failed(found: Iterable[Data]) -> list[tuple[str, str]]:
+    failed = [check for check in found if "error" in check]
+    fatal = [c["name"] for c in failed if "difference" in c or c["name"].startswith("bitinfer")]
+    if fatal:
+        raise ContestantError(f"wrong answers, nothing is timed: {', '.join(fatal)}")
+    return [(check["group"], check["name"]) for check in failed]
 
 
 def rounded(value: Any) -> Any:
@@ -292,14 +320,7 @@ def _short_lists(text: str) -> str:
 
 def _versions() -> dict[str, str | None]:
     names = {package for group in GROUPS.values() for e in group.values() for package in e.packages}
-    return {name: _version(name) for name in sorted(names - {"bitinfer"})}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    return {name: version(name) for name in sorted(names - {"bitinfer"})}
 
 
 def _say(line: str) -> None:

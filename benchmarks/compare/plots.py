@@ -58,9 +58,9 @@ def one_thread(results: Data) -> Figure:
 def _speed(results: Data, threads: int) -> Figure:
     """A panel for each cell, a bar for each engine; cut where bars would hide the others."""
     cells = tables.cells(results, "base", threads)
-    if not cells:
-        raise KeyError("speed")
     names = [n for n in ENGINES if any(tables.seconds(cell, n) for cell in cells)]
+    if not names:
+        raise tables.NotMeasured("speed")
     columns = min(3, len(cells))
     rows = -(-len(cells) // columns)
     figure = Figure(figsize=(10, 0.5 + rows * (0.7 + 0.19 * len(names))))
@@ -77,16 +77,22 @@ def _speed(results: Data, threads: int) -> Figure:
 
 
 def _bars(ax: Axes, cell: Data, names: list[str]) -> None:
-    limit = _CUT * spread(tables.seconds(cell, tables.RIVAL) or tables.seconds(cell, "bitinfer"))[1]
+    medians = {name: taken for name in names if (taken := tables.median(cell, name))}
+    ax.set_yticks(range(len(names)), [_title(ENGINES[name]) for name in names])
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set_title(tables.name_of(cell), loc="left")
+    ax.tick_params(axis="y", length=0)
+    longest = max(medians.values(), default=1.0)
+    limit = _CUT * (medians.get(tables.RIVAL) or medians.get("bitinfer") or longest)
+    ax.set_xlim(0, 1e3 * min(limit, 1.3 * longest))
     for row, name in enumerate(names):
-        taken = tables.seconds(cell, name)
-        if not taken:
+        median = medians.get(name)
+        if median is None:
             ax.text(0, row, " not measured", va="center", color="#777777", fontsize=8)
             continue
-        median = spread(taken).median
         ax.barh(row, 1e3 * min(median, limit), color=_COLOURS.get(name, _OTHER), height=0.75)
         ratio = tables.times_slower(cell, name)
-        factor = f"  {tables.times(ratio.median)}" if ratio and name != "bitinfer" else ""
+        factor = f"  {tables.times(ratio)}" if ratio and name != "bitinfer" else ""
         text = f" {digits(1e3 * median)}{factor}"
         inside = median > 0.6 * limit
         ax.text(
@@ -98,20 +104,16 @@ def _bars(ax: Axes, cell: Data, names: list[str]) -> None:
             color="white" if inside and name in _COLOURS else "black",
             fontsize=8,
         )
-    ax.set_yticks(range(len(names)), [_title(ENGINES[name]) for name in names])
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    longest = max(spread(taken).median for n in names if (taken := tables.seconds(cell, n)))
-    ax.set_xlim(0, 1e3 * min(limit, 1.3 * longest))
-    ax.set_title(tables.name_of(cell), loc="left")
-    ax.tick_params(axis="y", length=0)
 
 
-_CUT = 3.0  # times the fastest rival
+_CUT = 3.0  # times the rival
 
 
 def start(results: Data) -> Figure:
     """Two panels: seconds to the first logits, peak memory."""
-    found = [entry for entry in results["compare"]["start"] if "seconds" in entry]
+    found = [entry for entry in tables.part(results, "start") if entry.get("seconds")]
+    if not found:
+        raise tables.NotMeasured("start")
     figure = Figure(figsize=(10, 0.8 + 0.24 * len(found)))
     left, right = figure.subplots(1, 2, sharey=True)
     shown: tuple[tuple[Axes, str, str, Callable[[Data], float]], ...] = (
@@ -145,7 +147,8 @@ def tokens(results: Data) -> Figure:
         ax.plot(sizes, [1e3 * value for value in medians], "o", color=colour, markersize=4)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
-    threads = thread_count(results["compare"]["tokens"][0]["threads"])
+    first, *_ = tables.part(results, "tokens")
+    threads = thread_count(first["threads"])
     ax.set_xlabel("tokens in the batch, sequences of at most 128")
     ax.set_ylabel("ms")
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -156,25 +159,31 @@ def tokens(results: Data) -> Figure:
 
 
 def roofline(results: Data) -> Figure:
-    """Rates of the products of bits beside the popcounts and the memory that bound them.
+    """Rates of the products of bits beside what counting and memory alone reach.
 
-    An operation is half a multiply-add; bytes are those of A, B and the packed result, each once.
+    An operation is half a multiply-add; bytes are those of A, B and the result as each contestant
+    writes it, each once.
     """
-    cells = results["compare"]["kernels"]
-    ceiling = max(tables.rate(cell, "registers") or 0 for cell in cells)
-    bandwidth = max(_MEMORY / spread(tables.seconds(cell, "memory")).median for cell in cells)
+    cells = tables.part(results, "kernels")
+    counting = max((tables.rate(cell, "registers") or 0 for cell in cells), default=0)
+    reading = [taken for cell in cells if (taken := tables.median(cell, "memory"))]
+    points = {name: found for name in _RESULT_BITS if (found := list(_points(cells, name)))}
+    if not (counting and reading and points):
+        raise tables.NotMeasured("kernels")
+    bandwidth = _MEMORY / min(reading)
     figure = Figure(figsize=(7, 4.4))
     ax = figure.subplots()
-    marks = dict(zip(_KERNELS, "os^vD", strict=False))
-    edge = ceiling / bandwidth
-    x = [_SMALLEST, edge, max(map(_intensity, cells)) * 1.5]
-    ax.plot(x, [bandwidth * x[0] / 1e12, ceiling / 1e12, ceiling / 1e12], color="black", lw=1)
-    ax.text(x[2], ceiling / 1e12 * 1.06, f"popcounts: {ceiling / 1e12:.2f}", ha="right")
-    ax.text(x[0] * 1.1, bandwidth * x[0] / 1e12 * 3, f"memory: {bandwidth / 1e9:.0f} GB/s")
-    for name in _KERNELS:
-        points = list(_points(cells, name))
+    marks = dict(zip(_RESULT_BITS, "os^vD", strict=True))
+    edge = counting / bandwidth
+    widest = max(intensity for found in points.values() for intensity, _ in found)
+    x = [_SMALLEST, edge, 1.5 * max(widest, edge)]
+    ax.plot(x, [bandwidth * x[0] / 1e12, counting / 1e12, counting / 1e12], color="black", lw=1)
+    described = f"xor + popcount + add in registers: {counting / 1e12:.2f}"
+    ax.text(x[2], counting / 1e12 * 1.06, described, ha="right")
+    ax.text(x[0] * 1.1, bandwidth * x[0] / 1e12 * 5, f"memory: {bandwidth / 1e9:.0f} GB/s")
+    for name, found in points.items():
         ax.plot(
-            *zip(*points, strict=True),
+            *zip(*found, strict=True),
             marks[name],
             color=_OWN if name.startswith("bitinfer") else _OTHER,
             label=_title(KERNELS[name]),
@@ -182,30 +191,44 @@ def roofline(results: Data) -> Figure:
         )
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
-    ax.set_xlabel("operations a byte (M grows from 1 to 4096; K is 768 or 3072)")
+    ax.set_xlabel(f"operations a byte ({_sizes(cells, 0, 'M')}; {_sizes(cells, 2, 'K')})")
     ax.set_ylabel("tera-operations a second")
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.set_title("Products of bits, 1 thread, and what bounds them", loc="left")
+    ax.set_title("Products of bits, 1 thread, beside counting and memory alone", loc="left")
     ax.legend(frameon=False, loc="lower right")
     return figure
 
 
-_KERNELS = ("bitinfer-bits", "bitinfer-sums", "numkong-dots", "faiss", "simsimd")
+# Bits of an element of the result that each writes; simsimd gives float64.
+_RESULT_BITS = {
+    "bitinfer-bits": 1,
+    "bitinfer-sums": 32,
+    "numkong-dots": 32,
+    "faiss": 32,
+    "simsimd": 64,
+}
 _MEMORY = 256 << 20  # bytes that ``kernels.Memory`` reads
 _SMALLEST = 4.0  # operations a byte, where the axis begins
 
 
-def _intensity(cell: Data) -> float:
+def _sizes(cells: list[Data], axis: int, name: str) -> str:
+    sizes = sorted({cell["shape"][axis] for cell in cells})
+    if len(sizes) > 2:
+        return f"{name} from {sizes[0]} to {sizes[-1]}"
+    return f"{name} is {' or '.join(map(str, sizes))}"
+
+
+def _intensity(cell: Data, result_bits: int) -> float:
     m, n, k = cell["shape"]
-    return float(2 * m * n * k / ((m * k + n * k + m * n) / 8))
+    return float(2 * m * n * k / ((m * k + n * k + result_bits * m * n) / 8))
 
 
 def _points(cells: list[Data], name: str) -> Iterator[tuple[float, float]]:
     for cell in cells:
         rate = tables.rate(cell, name)
         if rate:
-            yield _intensity(cell), rate / 1e12
+            yield _intensity(cell, _RESULT_BITS[name]), rate / 1e12
 
 
 PLOTS: dict[str, Callable[[Data], Figure]] = {

@@ -22,6 +22,17 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(*statistics.quantiles(values, n=4, method="inclusive"))
 
 
+FEWEST_FOR_QUARTILES = 5
+
+
+def ratio(own: Sequence[float], other: Sequence[float]) -> float | None:
+    """How many times as long the other took: of the medians over the rounds that both have."""
+    common = min(len(own), len(other))
+    if not common:
+        return None
+    return statistics.median(other[:common]) / statistics.median(own[:common])
+
+
 def ratios(own: Sequence[float], other: Sequence[float]) -> list[float]:
     """How many times as long the other took, by round; the longer of the two lists is cut."""
     return [theirs / ours for ours, theirs in zip(own, other, strict=False)]
@@ -31,7 +42,12 @@ def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     """``a, b`` for which a + b x is y with the least sum of squared relative errors.
 
     Relative, or the largest batches alone would decide and the constant would be noise.
+
+    Raises:
+        ValueError: There are not two different x.
     """
+    if len(set(x)) < 2:
+        raise ValueError("a line needs two points")
     weights = [1 / value**2 for value in y]
     total = sum(weights)
     mean_x = sum(w * v for w, v in zip(weights, x, strict=True)) / total

@@ -3,8 +3,8 @@
     python -m benchmarks.compare.worker GROUP NAME THREADS
 
 Requests are ``{"do": "prepare", "cell": {...}}``, ``{"do": "check"}``, ``{"do": "time"}``,
-``{"do": "call"}`` and ``{"do": "footprint"}``; each is answered by one line, an object, which is
-``{"error": ...}`` if it failed.  The end of the input ends the process.
+``{"do": "warm"}``, ``{"do": "call"}`` and ``{"do": "footprint"}``; each is answered by one line, an
+object, which is ``{"error": ...}`` if it failed.  The end of the input ends the process.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from .contestants import GROUPS, Contestant
 
 _LEAST = 0.005  # seconds: the clock and what woke the process up are nothing beside it
+_WARM = 0.1  # seconds until caches and clock rates are those of this contestant, not of the last
 
 
 def answer(contestant: Contestant, request: dict[str, Any]) -> dict[str, Any]:
@@ -29,6 +30,12 @@ def answer(contestant: Contestant, request: dict[str, Any]) -> dict[str, Any]:
             return asdict(contestant.check())
         case "call":
             contestant.call()
+            return {}
+        case "warm":
+            until = time.perf_counter() + _WARM
+            contestant.call()
+            while time.perf_counter() < until:
+                contestant.call()
             return {}
         case "time":
             return _timed(contestant)

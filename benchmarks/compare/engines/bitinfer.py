@@ -10,7 +10,7 @@ import numpy as np
 import bitinfer
 from bitinfer.text import TokenBatch
 
-from ..artefacts import checked_ids, path, random_ids
+from ..artefacts import checked_ids, path, ragged_ids, random_ids
 from ..contestants import Check, Contestant
 
 
@@ -44,12 +44,14 @@ class Bitinfer(Contestant):
         from bitinfer.checkpoints.bit import read_bit
         from bitinfer.reference import Reference
 
-        ids = checked_ids()
-        self.prepare({"model": "base", "lengths": [ids.shape[1]] * ids.shape[0]})
-        with torch.inference_mode():
-            wanted = Reference(read_bit(path("base", "checkpoint")))(ids).logits.numpy()
-        difference = float(np.abs(self.call() - wanted).max())
-        return Check("`bitinfer.reference` in float64", difference, 1e-12)
+        exact = Reference(read_bit(path("base", "checkpoint")))
+        differences = []
+        for texts in (list(checked_ids()), ragged_ids()):
+            self.prepare({"model": "base", "lengths": [len(ids) for ids in texts]})
+            with torch.inference_mode():
+                wanted = np.concatenate([exact(ids[None]).logits.numpy() for ids in texts])
+            differences.append(float(np.abs(self.call() - wanted).max()))
+        return Check("`bitinfer.reference` in float64", max(differences), 1e-12)
 
     def file_bytes(self) -> int:
         return self._file.stat().st_size

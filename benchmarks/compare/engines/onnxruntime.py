@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the graph that its own optimizer has fused."""
+"""ONNX Runtime, on the graph that its own optimizer has fused; full texts, so without a mask."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class OnnxRuntime(FloatBert):
         self._session = onnxruntime.InferenceSession(
             str(file), options, providers=["CPUExecutionProvider"]
         )
-        self._inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        self._inputs = {"input_ids": ids}
         return ""
 
     def call(self) -> Any:
