@@ -1,6 +1,6 @@
 // The project's own elementary functions. Between ids and results, and between a checkpoint and its
-// thresholds, nothing calls the platform's libm: its last bits differ from system to system.
-// They use only + - * / and exact scaling by powers of two, in one written order.
+// thresholds, nothing calls the platform's libm but for fma: its last bits differ from system to
+// system. They use only + - * / and exact scaling by powers of two, in one written order.
 #pragma once
 
 #include <cstdint>
