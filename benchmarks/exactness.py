@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 import bitinfer
 from bitinfer.checkpoints.bit import read_bit
 from bitinfer.converter import measure_parity
-from bitinfer.evaluation import read_table
 from bitinfer.origin import find_model, read_model
 from bitinfer.packing import from_tensors, to_tensors
 from bitinfer.reference import Reference
+from bitinfer.tables import read_table
 
 _ROOT = Path(__file__).parents[1]
 sys.path.append(str(_ROOT / "tests"))

@@ -19,9 +19,9 @@ import torch
 from bitinfer import _core
 from bitinfer.checkpoints.bit import read_bit
 from bitinfer.converter import unpadded
-from bitinfer.evaluation import read_table
 from bitinfer.packing import to_metadata, to_tensors
 from bitinfer.reference import Reference, ReferenceOutput
+from bitinfer.tables import read_table
 from bitinfer.text import TextTokenizer
 
 Ids = npt.NDArray[np.int32]

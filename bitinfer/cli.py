@@ -26,9 +26,9 @@ from bitinfer.errors import (
 )
 
 if TYPE_CHECKING:
-    from bitinfer.evaluation import LabelledTexts
     from bitinfer.format import Tensors
     from bitinfer.results import Prediction
+    from bitinfer.tables import LabelledTexts
 
 __all__ = ["main"]
 
@@ -235,7 +235,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _read_data(options: argparse.Namespace) -> LabelledTexts | None:
-    from bitinfer.evaluation import read_table
+    from bitinfer.tables import read_table
 
     columns = {
         "text": options.text_column,

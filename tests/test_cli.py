@@ -22,7 +22,8 @@ import pytest
 import bitinfer
 from bitinfer.cli import main
 from bitinfer.errors import InputError, UnsupportedError
-from bitinfer.evaluation import LabelledTexts, evaluate, read_table
+from bitinfer.evaluation import evaluate
+from bitinfer.tables import LabelledTexts, read_table
 
 Packed = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
@@ -461,7 +462,7 @@ def test_tables_of_glue(tmp_path: Path) -> None:
         ("a\t1\n", {"text": "1"}, "no number of the label column"),
         ("a\t1\n", {"label": "1"}, "no number of the text column"),
         ("a\t1\n", {"text": "1", "label": "1st"}, "found columns a, 1; expected '1st'"),
-        ("sentence\tlabel\n\udcff\t1\n", {}, r"t\.tsv: not UTF-8"),
+        ("sentence\tlabel\n\udcff\t1\n", {}, r"t\.tsv, line 2: not UTF-8"),
     ],
 )
 def test_bad_tables(tmp_path: Path, content: str, options: dict[str, str], message: str) -> None:
