@@ -21,7 +21,7 @@ LAYERS = ["base", "kernels", "model", "python"]
 CONTAINERS = {"algorithm", "array", "deque", "functional", "iostream", "map", "memory", "optional"}
 CONTAINERS |= {"set", "sstream", "string", "unordered_map", "utility", "variant", "vector"}
 # The only modules that import torch or transformers, all but the reference inside functions.
-TORCH_MODULES = {"checkpoints/files.py", "export.py", "reference.py"}
+TORCH_MODULES = {"checkpoints/files.py", "export.py", "reference.py", "train/data.py"}
 
 
 def name(path: Path) -> str:

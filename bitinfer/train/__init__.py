@@ -1,0 +1,1 @@
+"""Training of binarized models; needs the extra ``train``."""

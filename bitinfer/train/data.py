@@ -1,0 +1,302 @@
+"""Labelled texts as tokens and targets, and the batches that training and evaluation take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitinfer.errors import InputError, InputTypeError, quote
+from bitinfer.options import check_int
+from bitinfer.tables import LabelledTexts, class_indices, label_numbers
+from bitinfer.text import MIN_LENGTH, TextTokenizer, TokenBatch
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Task",
+    "collate",
+    "evaluation_batches",
+    "find_task",
+    "padding_share",
+    "tokenize",
+    "training_batches",
+]
+
+Indices: TypeAlias = NDArray[np.int64]
+
+# Batches that are cut from one sorted run: more of them need less padding and are less random.
+_SORTED_TOGETHER = 64
+
+
+# ---- what is learned
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model is trained to say: one of some classes, or a number.
+
+    Attributes:
+        kind: ``"classification"`` or ``"regression"``.
+        labels: Names of the classes in the order of the outputs; none for a regression.
+    """
+
+    kind: Literal["classification", "regression"]
+    labels: tuple[str, ...]
+
+    @property
+    def outputs(self) -> int:
+        """Rows of the head: one for each class, one for a regression."""
+        return len(self.labels) or 1
+
+    @property
+    def metric(self) -> Literal["accuracy", "pearson"]:
+        """How a model is measured on this task; more is better."""
+        return "accuracy" if self.kind == "classification" else "pearson"
+
+
+def find_task(train: LabelledTexts, *, labels: Sequence[str] | None, regression: bool) -> Task:
+    """The task that labelled texts stand for.
+
+    Args:
+        train: The texts to learn from.
+        labels: Names of the classes in order; ``None`` takes the labels found, sorted, by value if
+            all are integers.
+        regression: Whether the labels are numbers to predict.
+
+    Raises:
+        InputError: Labels are given for a regression, or are empty, or fewer than two, or the same;
+            or those found are fractions, which are more likely numbers to predict.
+        InputTypeError: ``labels`` is not a sequence of strings.
+
+    >>> texts = LabelledTexts([("a", None), ("b", None), ("c", None)], ["10", "9", "10"])
+    >>> find_task(texts, labels=None, regression=False).labels
+    ('9', '10')
+    """
+    if regression:
+        if labels is not None:
+            raise InputError(f"labels: found {quote(list(labels))}, expected none for a regression")
+        return Task("regression", ())
+    names = _sorted_labels(train.labels) if labels is None else _checked(labels)
+    if len(names) < 2:
+        raise InputError(
+            f"labels: found {quote(list(names))}, expected two or more that differ"
+            + (" (or a regression)" if labels is None else "")
+        )
+    return Task("classification", names)
+
+
+def _sorted_labels(given: Sequence[str]) -> tuple[str, ...]:
+    names = sorted({*given})
+    try:
+        numbers = label_numbers(names)
+    except InputError:
+        return tuple(names)
+    for name, number in zip(names, numbers, strict=True):
+        if not number.is_integer():
+            raise InputError(
+                f"labels: found numbers such as {quote(name)}, expected names or integers "
+                "(name these labels if they are classes, or ask for a regression)"
+            )
+    by_value = sorted(zip(numbers, names, strict=True))
+    return tuple(name for _, name in by_value)
+
+
+def _checked(labels: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(labels, str):
+        raise InputTypeError("labels: found str, expected a sequence of names")
+    names = tuple(labels)
+    for index, label in enumerate(names):
+        if not isinstance(label, str):
+            raise InputTypeError(f"label {index}: found {type(label).__name__}, expected str")
+        if not label.strip() or label != label.strip():
+            raise InputError(f"label {index}: found {quote(label)}, expected a name without blanks")
+        if label in names[:index]:
+            raise InputError(
+                f"label {index}: found {quote(label)} again, expected names that differ"
+            )
+    return names
+
+
+# ---- examples
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """n examples, tokenized.
+
+    Attributes:
+        tokens: Of all examples, one after the other; the arrays are read-only to users.
+        targets: int64 [n] class of each example, or float32 [n] for a regression.
+        task: What the targets mean.
+    """
+
+    tokens: TokenBatch
+    targets: torch.Tensor
+    task: Task
+
+    def __len__(self) -> int:
+        return len(self.tokens.offsets) - 1
+
+    @property
+    def lengths(self) -> Indices:
+        """int64 [n] tokens of each example, special ones included."""
+        return np.diff(self.tokens.offsets)
+
+
+def tokenize(
+    texts: LabelledTexts, task: Task, tokenizer: TextTokenizer, max_length: int, *, name: str
+) -> Dataset:
+    """Tokens and targets of labelled texts; the tokens are those that prediction makes.
+
+    Args:
+        texts: At least one.
+        task: What the labels mean.
+        tokenizer: Of the model that is trained.
+        max_length: Most tokens of an example, special ones included; longer texts are cut.
+        name: Where the texts come from, for error messages.
+
+    Raises:
+        InputError: There is no text, a label is neither a class nor its index, or not a number that
+            a float32 can hold for a regression, or a text is not valid; names the row.
+        InputTypeError: A text is not a string, or ``max_length`` not an integer.
+    """
+    import torch
+
+    max_length = check_int("max_length", max_length, MIN_LENGTH)
+    if not texts.labels or len(texts.labels) != len(texts.texts):
+        found = f"{len(texts.texts)} texts and {len(texts.labels)} labels"
+        raise InputError(f"{name}: found {found}, expected as many of both and at least one")
+    # Labels first: the texts may take long.
+    if task.kind == "classification":
+        indices = class_indices(texts.labels, task.labels, source=name)
+        targets = torch.tensor(indices, dtype=torch.int64)
+    else:
+        targets = torch.tensor(_float32(texts.labels, name), dtype=torch.float32)
+    try:
+        tokens = tokenizer.encode(texts.texts, max_length=max_length)
+    except (InputError, InputTypeError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    return Dataset(tokens, targets, task)
+
+
+def _float32(labels: Sequence[str], name: str) -> list[float]:
+    numbers = label_numbers(labels, source=name)
+    most = float(np.finfo(np.float32).max)
+    for row, number in enumerate(numbers):
+        if abs(number) > most:
+            found = quote(labels[row])
+            raise InputError(f"{name}, row {row}: found label {found}, expected at most {most:.3g}")
+    return numbers
+
+
+# ---- batches
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B examples, padded to the S tokens of the longest.
+
+    Attributes:
+        ids: int64 [B, S] token ids; padding is id 0.
+        segments: int64 [B, S] 0 for the first text and for padding, 1 for the second text.
+        mask: bool [B, S], true for a token, false for padding.
+        targets: int64 [B] classes, or float32 [B] for a regression.
+        indices: int64 [B] of the examples in the dataset.
+    """
+
+    ids: torch.Tensor
+    segments: torch.Tensor
+    mask: torch.Tensor
+    targets: torch.Tensor
+    indices: Indices
+
+
+def collate(data: Dataset, indices: NDArray[np.integer]) -> Batch:
+    """The examples of these indices [B], B >= 1, as a batch."""
+    import torch
+
+    rows: Indices = np.asarray(indices, dtype=np.int64)
+    tokens = data.tokens
+    starts = tokens.offsets[rows]
+    lengths = tokens.offsets[rows + 1] - starts
+    columns = np.arange(lengths.max())
+    mask = columns < lengths[:, None]
+    # Padding looks at any token that is there, and then takes none of it.
+    places = (starts[:, None] + columns) * mask
+    ids, segments = (
+        (array[places] * mask).astype(np.int64) for array in (tokens.ids, tokens.segments)
+    )
+    return Batch(
+        ids=torch.from_numpy(ids),
+        segments=torch.from_numpy(segments),
+        mask=torch.from_numpy(mask),
+        targets=data.targets[torch.from_numpy(rows)],
+        indices=rows,
+    )
+
+
+def training_batches(
+    lengths: NDArray[np.integer], batch_size: int, *, seed: int, epoch: int
+) -> list[Indices]:
+    """The batches of one epoch: each example once, in random order, similar lengths together.
+
+    Depends on the arguments alone, so an interrupted epoch can be taken up again.  All batches are
+    of ``batch_size`` examples but the last, which holds the rest; which examples that are, chance
+    decides, whatever their lengths.
+
+    Args:
+        lengths: [n] tokens of each example.
+        batch_size: Examples of a batch, at least 1.
+        seed, epoch: 0 or more.
+
+    Returns:
+        int64 indices of the examples of each batch.
+
+    Raises:
+        InputError, InputTypeError: Names the argument.
+    """
+    size = check_int("batch_size", batch_size, 1)
+    key = [check_int("seed", seed, 0), check_int("epoch", epoch, 0)]
+    random = np.random.default_rng(key)
+    order = random.permutation(len(lengths)).astype(np.int64)
+    whole = len(order) - len(order) % size
+    order, rest = order[:whole], order[whole:]
+    batches: list[Indices] = []
+    for start in range(0, whole, size * _SORTED_TOGETHER):
+        chunk = order[start : start + size * _SORTED_TOGETHER]
+        batches += _cut(chunk[np.argsort(lengths[chunk], kind="stable")], size)
+    shuffled = [batches[index] for index in random.permutation(len(batches))]
+    return [*shuffled, rest] if len(rest) else shuffled
+
+
+def evaluation_batches(lengths: NDArray[np.integer], batch_size: int) -> list[Indices]:
+    """Each example once, the longest first, so that the most memory is needed at once.
+
+    >>> [batch.tolist() for batch in evaluation_batches(np.array([3, 9, 5]), 2)]
+    [[1, 2], [0]]
+    """
+    size = check_int("batch_size", batch_size, 1)
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").astype(np.int64)
+    return _cut(order, size)
+
+
+def padding_share(lengths: NDArray[np.integer], batches: Sequence[NDArray[np.integer]]) -> float:
+    """Which part of the columns of some batches is padding, 0..1.
+
+    >>> padding_share(np.array([2, 4]), [np.array([0, 1])])
+    0.25
+    """
+    columns = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    tokens = sum(int(lengths[batch].sum()) for batch in batches)
+    return (columns - tokens) / columns if columns else 0.0
+
+
+def _cut(order: Indices, size: int) -> list[Indices]:
+    return [order[start : start + size] for start in range(0, len(order), size)]
