@@ -116,7 +116,7 @@ $(COMPARE)/ready: benchmarks/compare/requirements.txt
 	touch $@
 
 install: $(VENV)/ready
-	$(BIN)/pip install --quiet --no-build-isolation -e '.[dev,torch]'
+	$(BIN)/pip install --quiet --no-build-isolation -e '.[dev,train]'
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -6,7 +6,6 @@ import argparse
 import codecs
 import io
 import json
-import math
 import os
 import signal
 import sys
@@ -17,6 +16,15 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import bitinfer
+from bitinfer.arguments import (
+    add_command,
+    to_count,
+    to_names,
+    to_number,
+    to_positive,
+    to_separator,
+    to_sizes,
+)
 from bitinfer.errors import (
     BitinferError,
     ConversionError,
@@ -24,6 +32,7 @@ from bitinfer.errors import (
     InputError,
     UnsupportedError,
 )
+from bitinfer.train.commands import add_distill, add_finetune
 
 if TYPE_CHECKING:
     from bitinfer.format import Tensors
@@ -40,6 +49,7 @@ Run fully binarized (1-bit) BERT models on the CPU.
   bitinfer convert bit-sst2/ sst2.safetensors --labels negative,positive
   bitinfer predict sst2.safetensors "a warm and funny film"
   bitinfer info sst2.safetensors
+  bitinfer distill bert-sst2/ --train train.tsv --dev dev.tsv -o sst2-1bit/
 
 MODEL is a packed file, a checkpoint folder or file (needs PyTorch), or the name of a built-in
 model.
@@ -48,7 +58,7 @@ _MODEL = "packed file, checkpoint or built-in name"
 _EXIT_CODES = """\
 exit codes:
   0    success
-  1    a check failed (verify, doctor)
+  1    a check failed (verify, doctor, the one at the end of distill)
   2    wrong usage: an option, a text, a path
   3    the machine or build cannot do it, or a file is damaged or not of a known format
   130  stopped by Ctrl-C
@@ -363,7 +373,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     # argparse takes positional arguments from one place only: texts may also stand after options.
     end = rest.index("--") if "--" in rest else len(rest)
     wrong = [word for word in rest[:end] if word.startswith("-")]
-    if wrong or (rest and not hasattr(options, "text")):
+    if wrong or (rest and options.run is not _predict):
         options.parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
     if rest:
         options.text += rest[:end] + rest[end + 1 :]
@@ -381,29 +391,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in (
-        *(_add_convert, _add_predict, _add_info, _add_verify),
-        *(_add_bench, _add_doctor, _add_export_float),
+        *(_add_convert, add_distill, add_finetune, _add_predict, _add_info),
+        *(_add_verify, _add_bench, _add_doctor, _add_export_float),
     ):
         add(commands)
     return parser
 
 
-def _add(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, examples: str
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog="examples:\n" + examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run, parser=parser)
-    return parser
-
-
 def _add_convert(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "convert",
         _convert,
@@ -416,10 +412,12 @@ def _add_convert(commands: Any) -> None:
     parser.add_argument("destination", metavar="DST", help="packed file to make")
     parser.add_argument("--task", help="GLUE task or squad: gives labels and length")
     parser.add_argument(
-        "--labels", type=_names, metavar="A,B", help="names of the classes in order"
+        "--labels", type=to_names, metavar="A,B", help="names of the classes in order"
     )
     _add_checkpoint_files(parser)
-    parser.add_argument("--max-length", type=_positive, metavar="N", help="tokens a text is cut to")
+    parser.add_argument(
+        "--max-length", type=to_positive, metavar="N", help="tokens a text is cut to"
+    )
     parser.add_argument("--licence", help="licence of the checkpoint, recorded in the file")
     parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
     parser.add_argument(
@@ -431,7 +429,7 @@ def _add_convert(commands: Any) -> None:
 
 
 def _add_predict(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "predict",
         _predict,
@@ -452,21 +450,25 @@ def _add_predict(commands: Any) -> None:
         help="text (default): for reading; tsv: label, score, text; jsonl: one object a line",
     )
     parser.add_argument(
-        "--pair-sep", metavar="SEP", type=_separator, help="what separates the texts of a pair"
+        "--pair-sep", metavar="SEP", type=to_separator, help="what separates the texts of a pair"
     )
     parser.add_argument(
-        "--top-k", type=_count, default=1, metavar="N", help="classes to show: default 1, 0 is all"
+        "--top-k",
+        type=to_count,
+        default=1,
+        metavar="N",
+        help="classes to show: default 1, 0 is all",
     )
     parser.add_argument(
-        "--batch-size", type=_positive, default=32, metavar="N", help="texts run together: 32"
+        "--batch-size", type=to_positive, default=32, metavar="N", help="texts run together: 32"
     )
     parser.add_argument(
-        "--max-length", type=_positive, metavar="N", help="tokens a text is cut to: as the model"
+        "--max-length", type=to_positive, metavar="N", help="tokens a text is cut to: as the model"
     )
 
 
 def _add_info(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "info",
         _info,
@@ -478,7 +480,7 @@ def _add_info(commands: Any) -> None:
 
 
 def _add_verify(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "verify",
         _verify,
@@ -498,7 +500,9 @@ def _add_verify(commands: Any) -> None:
     parser.add_argument("--text-column", metavar="NAME|N", help="column of the text")
     parser.add_argument("--pair-column", metavar="NAME|N", help="column of the second text")
     parser.add_argument("--label-column", metavar="NAME|N", help="column of the label")
-    parser.add_argument("--at-least", type=_number, metavar="X", help="fail if the result is lower")
+    parser.add_argument(
+        "--at-least", type=to_number, metavar="X", help="fail if the result is lower"
+    )
     parser.add_argument(
         "--no-parity",
         dest="parity",
@@ -508,7 +512,7 @@ def _add_verify(commands: Any) -> None:
 
 
 def _add_bench(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "bench",
         _bench,
@@ -519,15 +523,17 @@ def _add_bench(commands: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help=_MODEL)
     for short, name, default in (("-b", "--batch", [1, 8, 32]), ("-l", "--length", [32, 128])):
         shown = f"default {','.join(map(str, default))}"
-        parser.add_argument(short, name, type=_sizes, default=default, metavar="N,...", help=shown)
+        parser.add_argument(
+            short, name, type=to_sizes, default=default, metavar="N,...", help=shown
+        )
     parser.add_argument(
-        "-t", "--threads", type=_sizes, metavar="N,...", help="default: as predict would"
+        "-t", "--threads", type=to_sizes, metavar="N,...", help="default: as predict would"
     )
     parser.add_argument(
-        "--isa", type=_names, metavar="NAME,...", help="default: the one predict would use"
+        "--isa", type=to_names, metavar="NAME,...", help="default: the one predict would use"
     )
     parser.add_argument(
-        "-r", "--repetitions", type=_positive, default=10, metavar="N", help="default 10"
+        "-r", "--repetitions", type=to_positive, default=10, metavar="N", help="default 10"
     )
     parser.add_argument(
         "-o", "--output", choices=["md", "json", "csv"], default="md", help="default md"
@@ -538,7 +544,7 @@ def _add_bench(commands: Any) -> None:
 
 
 def _add_doctor(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "doctor",
         _doctor,
@@ -549,7 +555,7 @@ def _add_doctor(commands: Any) -> None:
 
 
 def _add_export_float(commands: Any) -> None:
-    parser = _add(
+    parser = add_command(
         commands,
         "export-float",
         _export_float,
@@ -562,52 +568,10 @@ def _add_export_float(commands: Any) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=_MODEL)
-    parser.add_argument("--num-threads", type=_positive, metavar="N", help="threads to use")
+    parser.add_argument("--num-threads", type=to_positive, metavar="N", help="threads to use")
     parser.add_argument("--isa", metavar="NAME", help="instruction set to use: see doctor")
 
 
 def _add_checkpoint_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="config.json, if the checkpoint has none")
     parser.add_argument("--vocab", metavar="FILE", help="vocab.txt, if the checkpoint has none")
-
-
-def _separator(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("found '', expected at least one character")
-    return text
-
-
-def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if math.isnan(number):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number")
-    return number
-
-
-def _names(text: str) -> list[str]:
-    return text.split(",")
-
-
-def _sizes(text: str) -> list[int]:
-    return [_positive(part) for part in text.split(",")]
-
-
-def _positive(text: str) -> int:
-    return _at_least(text, 1)
-
-
-def _count(text: str) -> int:
-    return _at_least(text, 0)
-
-
-def _at_least(text: str, low: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = low - 1
-    if value < low:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected an integer of at least {low}")
-    return value

@@ -1,0 +1,202 @@
+"""Options of training, checked.  Needs neither PyTorch nor NumPy: the command line uses it too."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bitinfer.errors import InputError, InputTypeError, UnsupportedError, quote
+from bitinfer.options import check_int
+
+__all__ = [
+    "ARGUMENTS",
+    "DEFAULT_BITS",
+    "DISTILL_EPOCHS",
+    "DISTILL_RATE",
+    "FINETUNE_EPOCHS",
+    "FINETUNE_RATE",
+    "Bits",
+    "Budget",
+    "check_bits",
+    "check_budget",
+    "check_installed",
+    "check_number",
+    "check_shares",
+    "parse_bits",
+]
+
+DEFAULT_BITS = ("1-1-4", "1-1-2", "1-1-1")
+DISTILL_EPOCHS = 12.0
+DISTILL_RATE = 5e-4
+FINETUNE_EPOCHS = 3.0
+FINETUNE_RATE = 5e-5
+
+_DATA = ("text", "pair", "label", "labels", "regression", "max_length")
+_BUDGET = ("minutes", "steps", "epochs")
+_STUDENT = ("bits", "shares", "label_weight", "hidden_weight", "attention_weight", "activation")
+_LOOP = ("batch_size", "learning_rate", "seed", "evaluate_every", "bf16", "threads")
+_RUN = ("licence", "resume", "show_progress_bar")
+
+#: The arguments of each function, which are the options of the command of the same name.
+ARGUMENTS = {
+    "distill": ("teacher", "train", "dev", "output", *_DATA, *_BUDGET, *_STUDENT, *_LOOP, *_RUN),
+    "finetune": (
+        *("encoder", "train", "dev", "output", *_DATA, *_BUDGET, *_LOOP, *_RUN),
+        *("reinitialize_pooler", "dropout"),
+    ),
+}
+
+_PACKAGES = ("torch", "transformers", "matplotlib")
+_WIDTH = r"([1-8]|32)"
+_BITS = re.compile(f"{_WIDTH}-{_WIDTH}-{_WIDTH}", re.ASCII)
+
+
+class Bits(NamedTuple):
+    """Bits of weights, word embeddings and activations; 32 is float.
+
+    >>> str(Bits(1, 1, 2))
+    '1-1-2'
+    """
+
+    weights: int
+    embeddings: int
+    activations: int
+
+    def __str__(self) -> str:
+        return f"{self.weights}-{self.embeddings}-{self.activations}"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train in all: exactly one of these is a number."""
+
+    minutes: float | None = None
+    steps: int | None = None
+    epochs: float | None = None
+
+
+def parse_bits(text: str) -> Bits:
+    """Bits as they are written, ``W-E-A``.
+
+    >>> parse_bits("1-1-2")
+    Bits(weights=1, embeddings=1, activations=2)
+
+    Raises:
+        InputTypeError: It is not a string.
+        InputError: It is not three numbers, each 1..8 or 32, with hyphens between them.
+    """
+    if not isinstance(text, str):
+        raise InputTypeError(f"bits: found {type(text).__name__}, expected str such as '1-1-2'")
+    found = _BITS.fullmatch(text)
+    if found is None:
+        raise InputError(
+            f"bits: found {quote(text)}, expected W-E-A (weights, embeddings, activations) such as "
+            "1-1-2, each 1..8 or 32"
+        )
+    return Bits(*map(int, found.groups()))
+
+
+def check_bits(bits: Sequence[str]) -> tuple[Bits, ...]:
+    """The bits of every stage.
+
+    >>> [str(each) for each in check_bits(["1-1-2", "1-1-1"])]
+    ['1-1-2', '1-1-1']
+
+    Raises:
+        InputTypeError, InputError: As `parse_bits`, or there is no stage.
+    """
+    if isinstance(bits, str):
+        raise InputTypeError(f"bits: found {quote(bits)}, expected a list such as ['1-1-2']")
+    stages = tuple(parse_bits(each) for each in bits)
+    if not stages:
+        raise InputError("bits: found no stage, expected at least one such as 1-1-1")
+    return stages
+
+
+def check_shares(shares: Sequence[float] | None, stages: int) -> tuple[float, ...]:
+    """What part of the budget each stage gets; equal parts where nothing is said.
+
+    >>> check_shares([1, 1, 2], 3)
+    (0.25, 0.25, 0.5)
+
+    Raises:
+        InputTypeError: A share is not a number.
+        InputError: A share is not positive and finite, or there is not one for each stage.
+    """
+    if shares is None:
+        return (1 / stages,) * stages
+    numbers = [check_number("shares", each, above=0) for each in shares]
+    if len(numbers) != stages:
+        raise InputError(
+            f"shares: found {len(numbers)}, expected {stages}, one for each stage of bits"
+        )
+    total = math.fsum(numbers)
+    return tuple(each / total for each in numbers)
+
+
+def check_budget(
+    minutes: float | None, steps: int | None, epochs: float | None, *, default_epochs: float
+) -> Budget:
+    """The one budget that was given, or else the default.
+
+    >>> check_budget(None, None, None, default_epochs=3)
+    Budget(minutes=None, steps=None, epochs=3)
+
+    Raises:
+        InputTypeError: It is not a number; ``steps`` is not an integer.
+        InputError: More than one was given, or it is not positive.
+    """
+    budgets = {"minutes": minutes, "steps": steps, "epochs": epochs}
+    given = [name for name, value in budgets.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(
+            f"budget: found {' and '.join(given)}, expected one of minutes, steps and epochs"
+        )
+    if minutes is not None:
+        return Budget(minutes=check_number("minutes", minutes, above=0))
+    if steps is not None:
+        return Budget(steps=check_int("steps", steps, 1))
+    if epochs is not None:
+        return Budget(epochs=check_number("epochs", epochs, above=0))
+    return Budget(epochs=default_epochs)
+
+
+def check_number(
+    name: str, value: Any, *, above: float | None = None, low: float | None = None
+) -> float:
+    """A finite number, if asked for one greater than ``above``, or at least ``low``.
+
+    >>> check_number("epochs", 2, above=0)
+    2.0
+
+    Raises:
+        InputTypeError: It is not a number.
+        InputError: It is out of bounds.
+    """
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+        raise InputTypeError(f"{name}: found {type(value).__name__}, expected a number")
+    number = float(value)
+    too_low = (above is not None and number <= above) or (low is not None and number < low)
+    if too_low or not math.isfinite(number):
+        bound = f" above {above:g}" if above is not None else ""
+        bound = f" of at least {low:g}" if low is not None else bound
+        raise InputError(f"{name}: found {number:g}, expected a finite number{bound}")
+    return number
+
+
+def check_installed() -> None:
+    """Whether the packages of the extra ``train`` are there; imports none of them.
+
+    Raises:
+        UnsupportedError: Names those that are missing.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UnsupportedError(
+            f"training needs {' and '.join(missing)}, which this Python does not have: "
+            "pip install bitinfer[train]"
+        )
