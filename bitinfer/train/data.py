@@ -217,6 +217,13 @@ class Batch:
     targets: torch.Tensor
     indices: Indices
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        if self.ids.device == device:
+            return self
+        tensors = (self.ids, self.segments, self.mask, self.targets)
+        return Batch(*(each.to(device) for each in tensors), indices=self.indices)
+
 
 def collate(data: Dataset, indices: NDArray[np.integer]) -> Batch:
     """The examples of these indices [B], B >= 1, as a batch."""

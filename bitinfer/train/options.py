@@ -51,12 +51,11 @@ ARGUMENTS = {
 }
 
 _PACKAGES = ("torch", "transformers", "matplotlib")
-_WIDTH = r"([1-8]|32)"
-_BITS = re.compile(f"{_WIDTH}-{_WIDTH}-{_WIDTH}", re.ASCII)
+_BITS = re.compile("(1|32)-(1|32)-([1-8]|32)")
 
 
 class Bits(NamedTuple):
-    """Bits of weights, word embeddings and activations; 32 is float.
+    """Bits of weights, of word embeddings (1 or 32), and of activations (1..8 or 32); 32 is float.
 
     >>> str(Bits(1, 1, 2))
     '1-1-2'
@@ -72,11 +71,32 @@ class Bits(NamedTuple):
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train in all: exactly one of these is a number."""
+    """How long to train: exactly one of these is a number.
+
+    With ``minutes`` the number of steps, and so the result, depends on the machine.
+    """
 
     minutes: float | None = None
     steps: int | None = None
     epochs: float | None = None
+
+    def part(self, share: float) -> Budget:
+        """That share of it, at least one step."""
+        return Budget(
+            None if self.minutes is None else self.minutes * share,
+            None if self.steps is None else max(1, round(self.steps * share)),
+            None if self.epochs is None else self.epochs * share,
+        )
+
+    def progress(self, step: int, seconds: float, steps_per_epoch: int) -> float:
+        """Which part of it is used up, 0..1."""
+        if self.minutes is not None:
+            return min(1.0, seconds / (60 * self.minutes))
+        steps = self.steps
+        if steps is None:
+            assert self.epochs is not None
+            steps = max(1, round(self.epochs * steps_per_epoch))
+        return min(1.0, step / steps)
 
 
 def parse_bits(text: str) -> Bits:
@@ -87,7 +107,8 @@ def parse_bits(text: str) -> Bits:
 
     Raises:
         InputTypeError: It is not a string.
-        InputError: It is not three numbers, each 1..8 or 32, with hyphens between them.
+        InputError: It is not three numbers with hyphens between them, 1 or 32, 1 or 32, and 1..8 or
+            32.
     """
     if not isinstance(text, str):
         raise InputTypeError(f"bits: found {type(text).__name__}, expected str such as '1-1-2'")
@@ -95,7 +116,7 @@ def parse_bits(text: str) -> Bits:
     if found is None:
         raise InputError(
             f"bits: found {quote(text)}, expected W-E-A (weights, embeddings, activations) such as "
-            "1-1-2, each 1..8 or 32"
+            "1-1-2: 1 or 32, 1 or 32, and 1..8 or 32"
         )
     return Bits(*map(int, found.groups()))
 

@@ -1,0 +1,367 @@
+"""The loop that every training goes through: batches, learning rate, measuring, going on later."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitinfer.errors import InputError, shorten
+from bitinfer.files import write_file
+from bitinfer.train.data import Batch, Dataset, collate, training_batches
+from bitinfer.train.options import Budget
+from bitinfer.train.report import Point, StageResult
+
+__all__ = ["LoopOptions", "Run", "learning_rate", "train"]
+
+_SAVE_EVERY = 300.0  # seconds of work that a kill may cost
+_BETAS = (0.9, 0.999)
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How to train.
+
+    Attributes:
+        batch_size: examples of a step.
+        rate: the highest learning rate, of AdamW.
+        warmup: part of the budget in which the rate rises to it; then it falls to 0, in a line.
+        step_rate: factor of the rate for the steps of activations.
+        decay: weight decay of matrices.
+        most_gradient: norm to which the gradient is cut, or None.
+        evaluate_every: steps from one measurement to the next.
+        seed: of the order of the examples.
+    """
+
+    batch_size: int
+    rate: float
+    warmup: float
+    step_rate: float
+    decay: float
+    most_gradient: float | None
+    evaluate_every: int
+    seed: int
+
+
+@dataclass
+class _State:
+    """Where a stage is."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best_step: int = 0
+    best: float = -math.inf
+    points: list[Point] = field(default_factory=list)
+
+
+class Run:
+    """A folder that holds what a training needs to go on after a kill, and its log.
+
+    Args:
+        folder: made if it does not exist.
+        settings: all that the result depends on, plain data.
+        resume: go on with what is in the folder, if anything is.
+
+    Raises:
+        InputError: something is there and ``resume`` is false, or it was made with other settings,
+            or is damaged.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
+        self.folder = folder
+        self._settings = json.dumps(settings, sort_keys=True)
+        if folder.exists() and any(folder.iterdir()) and not resume:
+            raise InputError(
+                f"{folder}: found an unfinished training, expected none (resume it, or delete it)"
+            )
+        folder.mkdir(exist_ok=True)
+
+    def unfinished(self, stage: int) -> dict[str, Any] | None:
+        """What was saved in the middle of a stage, if anything."""
+        saved = self._read("state.pt")
+        return saved if saved is not None and saved["stage"] == stage else None
+
+    def keep(self, stage: int, state: dict[str, Any]) -> None:
+        """Save the middle of a stage in place of what was saved before; a kill leaves one."""
+        self._write("state.pt", {"stage": stage, **state})
+
+    def finished(self, stage: int) -> tuple[dict[str, Tensor], StageResult] | None:
+        """Weights and result of a stage, if it came to its end."""
+        saved = self._read(f"stage-{stage}.pt")
+        if saved is None:
+            return None
+        points = tuple(Point(**point) for point in saved["result"].pop("points"))
+        return saved["model"], StageResult(**saved["result"], points=points)
+
+    def finish(self, stage: int, model: dict[str, Tensor], result: StageResult) -> None:
+        """Save a stage that came to its end."""
+        self._write(f"stage-{stage}.pt", {"model": model, "result": asdict(result)})
+
+    def log(self, **values: object) -> None:
+        """Add a line to ``log.jsonl``."""
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = self.folder / name
+        if not path.exists():
+            return None
+        try:
+            saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+            settings = saved.pop("settings")
+        except (RuntimeError, KeyError, AttributeError, pickle.UnpicklingError, EOFError) as error:
+            raise InputError(f"{path}: damaged ({shorten(str(error))}), expected a state") from None
+        if settings != self._settings:
+            raise InputError(f"{path}: found a training with other options or data, expected these")
+        return saved
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        buffer = io.BytesIO()
+        torch.save({"settings": self._settings, **content}, buffer)
+        write_file(self.folder / name, buffer.getbuffer(), overwrite=True)
+
+
+def learning_rate(progress: float, options: LoopOptions) -> float:
+    """The rate at a progress of 0..1.
+
+    >>> options = LoopOptions(32, 1e-3, 0.1, 1.0, 0.0, None, 100, 0)
+    >>> learning_rate(0.05, options), learning_rate(0.1, options), learning_rate(1.0, options)
+    (0.0005, 0.001, 0.0)
+    """
+    if progress < options.warmup:
+        return options.rate * progress / options.warmup
+    return options.rate * (1 - progress) / (1 - options.warmup)
+
+
+def train(
+    model: nn.Module,
+    loss: Callable[[Batch], Tensor],
+    measure: Callable[[], float],
+    data: Dataset,
+    *,
+    name: str,
+    budget: Budget,
+    options: LoopOptions,
+    run: Run,
+    stage: int = 0,
+    show_progress_bar: bool = True,
+) -> StageResult:
+    """Train a model in place; at the end it has the weights that were best by ``measure``.
+
+    Everything random but dropout, whose state is saved, is a function of the seed and the step: a
+    stage that was resumed ends as one that was not, unless its budget is in minutes.
+
+    Args:
+        loss: of a batch on the model's device, a scalar.
+        measure: a metric of the model as it is, more is better.
+        name: of the stage.
+        run: keeps the state, and may hold one to go on from.
+        stage: number of the stage in the run.
+
+    Raises:
+        InputError: the loss is not finite any more.
+    """
+    loop = _Loop(model, loss, measure, data, name, budget, options, run, stage)
+    loop.resume()
+    with _Bar(name, show_progress_bar) as bar:
+        loop.run(bar)
+    return loop.finish()
+
+
+class _Loop:
+    """A stage on its way."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[Batch], Tensor],
+        measure: Callable[[], float],
+        data: Dataset,
+        name: str,
+        budget: Budget,
+        options: LoopOptions,
+        run: Run,
+        stage: int,
+    ) -> None:
+        self.model, self.loss, self.measure, self.data = model, loss, measure, data
+        self.name, self.budget, self.options = name, budget, options
+        self.saves, self.stage = run, stage
+        self.optimizers = _optimizers(model, options)
+        self.steps_per_epoch = math.ceil(len(data) / options.batch_size)
+        self.state = _State()
+        self.best = _copy(model)
+        self.losses: list[float] = []  # since the last point
+        self.began = self.saved_at = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this stage, by all runs."""
+        return time.monotonic() - self.began
+
+    def resume(self) -> None:
+        """Go on from what the run holds of this stage, if it does."""
+        saved = self.saves.unfinished(self.stage)
+        if saved is None:
+            return
+        self.model.load_state_dict(saved["model"])
+        self.best = saved["best"]
+        for optimizer, each in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(each)
+        points = [Point(**point) for point in saved["state"].pop("points")]
+        self.state = _State(**saved["state"], points=points)
+        self.losses = saved["losses"]
+        torch.set_rng_state(saved["random"])
+        self.began = time.monotonic() - self.state.seconds
+
+    def run(self, bar: _Bar) -> None:
+        """Train until the budget is used up."""
+        self.model.train()
+        for batch in _batches(self.data, self.options, self.state.step):
+            progress = self.budget.progress(self.state.step, self.seconds, self.steps_per_epoch)
+            if progress >= 1:
+                break
+            self._step(batch, learning_rate(progress, self.options))
+            if self.state.step % self.options.evaluate_every == 0:
+                self._note()
+            bar.show(progress, self.losses, self.state.points)
+            if time.monotonic() - self.saved_at > _SAVE_EVERY:
+                self._save()
+        if not self.state.points or self.state.points[-1].step != self.state.step:
+            self._note()
+
+    def finish(self) -> StageResult:
+        """Give the model its best weights back."""
+        self.model.load_state_dict(self.best)
+        self.model.eval()
+        state = self.state
+        return StageResult(
+            bits=self.name,
+            steps=state.step,
+            epochs=state.step / self.steps_per_epoch,
+            seconds=state.seconds,
+            best_step=state.best_step,
+            best=state.best,
+            points=tuple(state.points),
+        )
+
+    def _step(self, batch: Batch, rate: float) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["factor"]
+        loss = self.loss(batch.to(next(self.model.parameters()).device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.options.most_gradient is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.most_gradient)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.state.step += 1
+        self.losses.append(loss.item())
+        if not math.isfinite(self.losses[-1]):
+            raise InputError(
+                f"stage {self.name}, step {self.state.step}: the loss became {self.losses[-1]}; "
+                f"expected a finite one (a learning rate below {self.options.rate:g} may help)"
+            )
+
+    def _note(self) -> None:
+        """Measure the model, and keep it if it is the best so far."""
+        self.model.eval()
+        value = self.measure()
+        self.model.train()
+        state = self.state
+        state.seconds = self.seconds
+        mean = sum(self.losses) / len(self.losses) if self.losses else None
+        self.losses = []
+        state.points.append(Point(state.step, state.seconds, mean, value))
+        if value > state.best or len(state.points) == 1:
+            state.best, state.best_step, self.best = value, state.step, _copy(self.model)
+        self.saves.log(stage=self.name, **asdict(state.points[-1]))
+
+    def _save(self) -> None:
+        self.state.seconds = self.seconds
+        content = {
+            "model": self.model.state_dict(),
+            "best": self.best,
+            "optimizers": [each.state_dict() for each in self.optimizers],
+            "state": asdict(self.state),
+            "losses": self.losses,
+            "random": torch.get_rng_state(),
+        }
+        self.saves.keep(self.stage, content)
+        self.saved_at = time.monotonic()
+
+
+class _Bar:
+    """Progress of a stage in percent of its budget, with the loss and the dev metric."""
+
+    def __init__(self, name: str, show: bool) -> None:
+        from tqdm.auto import tqdm
+
+        form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+        self._bar = tqdm(total=1.0, desc=name, disable=not show, bar_format=form)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, progress: float, losses: list[float], points: list[Point]) -> None:
+        """Move on."""
+        figures = {}
+        if losses:
+            recent = losses[-100:]
+            figures["loss"] = f"{sum(recent) / len(recent):.3f}"
+        if points:
+            figures["dev"] = f"{points[-1].value:.4f}"
+        self._bar.set_postfix(figures, refresh=False)
+        self._bar.update(progress - self._bar.n)
+
+
+def _optimizers(model: nn.Module, options: LoopOptions) -> list[torch.optim.Optimizer]:
+    """AdamW; and Adam for the rows that a batch touches, where a table's gradient is sparse."""
+    tables = [each for each in model.modules() if isinstance(each, nn.Embedding) and each.sparse]
+    sparse = [table.weight for table in tables]
+    known = {id(each) for each in sparse}
+    dense = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    groups = [
+        {"params": [p for p in dense if p.ndim == 2], "weight_decay": options.decay, "factor": 1.0},
+        {"params": [p for p in dense if p.ndim == 1], "weight_decay": 0.0, "factor": 1.0},
+        {
+            "params": [p for p in dense if p.ndim == 0],
+            "weight_decay": 0.0,
+            "factor": options.step_rate,
+        },
+    ]
+    groups = [group for group in groups if group["params"]]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=options.rate, betas=_BETAS, fused=True)
+    ]
+    if sparse:
+        group = {"params": sparse, "factor": 1.0}
+        optimizers.append(torch.optim.SparseAdam([group], lr=options.rate, betas=_BETAS))
+    return optimizers
+
+
+def _batches(data: Dataset, options: LoopOptions, done: int) -> Iterator[Batch]:
+    """The batches after the first ``done``, without end."""
+    lengths = data.lengths
+    epoch, skip = divmod(done, math.ceil(len(data) / options.batch_size))
+    while True:
+        order = training_batches(lengths, options.batch_size, seed=options.seed, epoch=epoch)
+        for indices in order[skip:]:
+            yield collate(data, indices)
+        epoch, skip = epoch + 1, 0
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in model.state_dict().items()}

@@ -1,0 +1,312 @@
+"""The network that is trained: a BERT with quantized weights, embeddings and activations.
+
+Its parameters have the published names, so that its state is a checkpoint.  With one bit for
+everything it computes what `bitinfer.reference` defines, with 32 bits what a float BERT does, which
+also makes it the first teacher.  Between the two it differs from the published code in one point:
+unsigned codes of more than one bit begin at 0, not at the minimum of the batch, on which the
+answers would depend.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bitinfer.train.options import Bits
+from bitinfer.train.quantizers import initial_step, quantize, weight_codes
+
+__all__ = ["Outputs", "Shape", "Student"]
+
+_FULL = 32
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes and kinds of a network.
+
+    Attributes:
+        epsilon: of the layer norms; 1e-12 in every published BiT model.
+        row_scales: a weight scale for each output rather than one for each matrix.
+        two_set: unsigned codes for what is not negative, the probabilities and the output of ReLU
+            (BiT, section 3.1); signed ones everywhere if false, which the engine does not run.
+        fixed_steps: steps stay what the first batch made them.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    vocab: int
+    positions: int
+    token_types: int
+    outputs: int
+    activation: str
+    epsilon: float = 1e-12
+    row_scales: bool = False
+    two_set: bool = True
+    fixed_steps: bool = False
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a student is taught to reproduce.
+
+    Attributes:
+        logits: [B, outputs].
+        hidden: embedding output and the output of every layer, each [B, S, H].
+        scores: of every layer before softmax and mask, each [B, heads, S, S].
+    """
+
+    logits: Tensor
+    hidden: tuple[Tensor, ...]
+    scores: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class _Numerics:
+    """How a network computes: its bits, and the type of the factors of its products."""
+
+    bits: Bits
+    dtype: torch.dtype
+
+
+class Student(nn.Module):
+    """A BERT classifier with the given bits.
+
+    Args:
+        shape: its sizes.
+        bits: of weights, embeddings and activations.
+        dtype: of the factors of matrix products; sums, norms and the residual stream have the type
+            of the parameters.
+
+    Example:
+        >>> student = Student(shape, parse_bits("1-1-1"))
+        >>> student(torch.tensor([[101, 2307, 102]])).logits.shape
+        torch.Size([1, 2])
+    """
+
+    def __init__(self, shape: Shape, bits: Bits, *, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.shape = shape
+        self.bits = bits
+        numerics = _Numerics(bits, dtype)
+        self.bert = _Bert(shape, numerics)
+        self.classifier = nn.Linear(shape.hidden, shape.outputs)
+
+    def forward(
+        self, ids: Tensor, segments: Tensor | None = None, mask: Tensor | None = None
+    ) -> Outputs:
+        """Evaluates a batch.
+
+        Args:
+            ids: token ids, int64 [B, S].
+            segments: 0 for the first text, 1 for the second, int64 [B, S]; default 0.
+            mask: true for tokens, false for padding, bool [B, S]; default all true.
+        """
+        segments = torch.zeros_like(ids) if segments is None else segments
+        mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+        hidden, scores = self.bert(ids, segments, mask)
+        pooled = torch.tanh(self.bert.pooler.dense(hidden[-1][:, 0], mask[:, 0]))
+        return Outputs(self.classifier(pooled), tuple(hidden), tuple(scores))
+
+    @torch.no_grad()
+    def begin_steps(self, ids: Tensor, segments: Tensor, mask: Tensor) -> None:
+        """Take all steps from a batch: each from the values that the steps before it lead to."""
+        quantizers = [each for each in self.modules() if isinstance(each, _Quantizer)]
+        for each in quantizers:
+            each.fresh = True
+        self(ids, segments, mask)
+        for each in quantizers:
+            each.fresh = False
+
+    def with_bits(self, bits: Bits) -> Student:
+        """A student of the same weights and other bits, whose steps are to be taken anew."""
+        other = Student(self.shape, bits, dtype=self.bert.numerics.dtype)
+        other.load_state_dict(self.state_dict())
+        return other
+
+    def quantized_like(self, other: Student) -> bool:
+        """Whether steps mean the same in both: they have as many bits for activations."""
+        return self.bits.activations == other.bits.activations
+
+
+class _Quantizer(nn.Module):
+    """Holds a learned step under the name it has in a checkpoint, which its owner chooses."""
+
+    def __init__(self, shape: Shape, numerics: _Numerics, *, signed: bool) -> None:
+        super().__init__()
+        self.bits = numerics.bits.activations
+        self.signed = signed or not shape.two_set
+        self.dtype = numerics.dtype
+        self.fresh = False
+
+    def forward(self, x: Tensor, step: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and step; ``real`` [B, S] or what broadcasts to x tells values from padding."""
+        if self.fresh and self.bits != _FULL:
+            magnitude = x.abs().mul(real).sum() / real.expand_as(x).sum()
+            step.copy_(initial_step(magnitude, self.bits, signed=self.signed))
+        return quantize(x, step, self.bits, signed=self.signed, dtype=self.dtype)
+
+
+class _Shift(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+class _Linear(nn.Module):
+    """``x W^T + b`` of the codes of a shifted input and a weight."""
+
+    def __init__(
+        self, inputs: int, outputs: int, shape: Shape, numerics: _Numerics, *, signed: bool = True
+    ) -> None:
+        super().__init__()
+        self.numerics = numerics
+        self.row_scales = shape.row_scales
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.move = _Shift(inputs)
+        self.input_clip_val = _step_parameter(shape)
+        self.quantizer = _Quantizer(shape, numerics, signed=signed)
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        codes, step = self.quantizer(self.move(x), self.input_clip_val, real[..., None])
+        weight, scale = self._weight()
+        return functional.linear(codes, weight).to(x.dtype) * (step * scale) + self.bias
+
+    def _weight(self) -> tuple[Tensor, Tensor]:
+        if self.numerics.bits.weights == _FULL:
+            return self.weight.to(self.numerics.dtype), self.weight.new_ones(())
+        weight = self.weight.detach()
+        scale = weight.abs().mean(1) if self.row_scales else weight.abs().mean()
+        rows = scale[:, None] if self.row_scales else scale
+        return weight_codes(self.weight, weight.mean(), rows, dtype=self.numerics.dtype), scale
+
+
+class _Bert(nn.Module):
+    def __init__(self, shape: Shape, numerics: _Numerics) -> None:
+        super().__init__()
+        self.numerics = numerics
+        self.embeddings = _Embeddings(shape, numerics)
+        self.encoder = nn.Module()
+        layers = [_Layer(shape, numerics) for _ in range(shape.layers)]
+        self.encoder.layer = nn.ModuleList(layers)
+        self.pooler = nn.Module()
+        self.pooler.dense = _Linear(shape.hidden, shape.hidden, shape, numerics)
+
+    def forward(
+        self, ids: Tensor, segments: Tensor, mask: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        hidden, scores = [self.embeddings(ids, segments)], []
+        for layer in self.encoder.layer:
+            output, score = layer(hidden[-1], mask)
+            hidden.append(output)
+            scores.append(score)
+        return hidden, scores
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, shape: Shape, numerics: _Numerics) -> None:
+        super().__init__()
+        self.bits = numerics.bits.embeddings
+        # Only rows of words that occur have a gradient, and a batch has few.
+        self.word_embeddings = nn.Embedding(shape.vocab, shape.hidden, sparse=True)
+        self.position_embeddings = nn.Embedding(shape.positions, shape.hidden)
+        self.token_type_embeddings = nn.Embedding(shape.token_types, shape.hidden)
+        self.LayerNorm = nn.LayerNorm(shape.hidden, eps=shape.epsilon)
+        for table in (
+            self.word_embeddings,
+            self.position_embeddings,
+            self.token_type_embeddings,
+        ):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, ids: Tensor, segments: Tensor) -> Tensor:
+        total = (
+            self._words(ids)
+            + self.position_embeddings.weight[: ids.shape[1]]
+            + self.token_type_embeddings(segments)
+        )
+        output: Tensor = self.LayerNorm(total)
+        return output
+
+    def _words(self, ids: Tensor) -> Tensor:
+        rows: Tensor = self.word_embeddings(ids)
+        if self.bits == _FULL:
+            return rows
+        scale = rows.detach().abs().mean(-1, keepdim=True)
+        mean = self.word_embeddings.weight.detach().mean()
+        return weight_codes(rows, mean, scale) * scale
+
+
+class _Layer(nn.Module):
+    def __init__(self, shape: Shape, numerics: _Numerics) -> None:
+        super().__init__()
+        self.attention = nn.Module()
+        self.attention.self = _Attention(shape, numerics)
+        self.attention.output = _Output(shape.hidden, shape, numerics, signed=True)
+        self.intermediate = nn.Module()
+        self.intermediate.dense = _Linear(shape.hidden, shape.intermediate, shape, numerics)
+        self.activation = functional.relu if shape.activation == "relu" else functional.gelu
+        self.output = _Output(shape.intermediate, shape, numerics, signed=False)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        context, scores = self.attention.self(hidden, mask)
+        hidden = self.attention.output(context, hidden, mask)
+        inner = self.activation(self.intermediate.dense(hidden, mask))
+        return self.output(inner, hidden, mask), scores
+
+
+class _Output(nn.Module):
+    """Back to the residual stream."""
+
+    def __init__(self, inputs: int, shape: Shape, numerics: _Numerics, *, signed: bool) -> None:
+        super().__init__()
+        self.dense = _Linear(inputs, shape.hidden, shape, numerics, signed=signed)
+        self.LayerNorm = nn.LayerNorm(shape.hidden, eps=shape.epsilon)
+
+    def forward(self, x: Tensor, residual: Tensor, mask: Tensor) -> Tensor:
+        output: Tensor = self.LayerNorm(self.dense(x, mask) + residual)
+        return output
+
+
+class _Attention(nn.Module):
+    def __init__(self, shape: Shape, numerics: _Numerics) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        for name in ("query", "key", "value"):
+            setattr(self, name, _Linear(shape.hidden, shape.hidden, shape, numerics))
+        for name in ("query", "key", "value", "attn"):
+            setattr(self, f"clip_{name}", _step_parameter(shape))
+        self.signed = _Quantizer(shape, numerics, signed=True)
+        self.unsigned = _Quantizer(shape, numerics, signed=False)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        query, query_step = self._codes("query", hidden, mask)
+        key, key_step = self._codes("key", hidden, mask)
+        value, value_step = self._codes("value", hidden, mask)
+        factor = query_step * key_step / math.sqrt(query.shape[3])
+        scores = (query @ key.transpose(2, 3)).to(hidden.dtype) * factor
+        columns = mask[:, None, None]
+        probs = torch.softmax(scores.masked_fill(~columns, -math.inf), dim=3)
+        codes, step = self.unsigned(probs, self.clip_attn, columns & mask[:, None, :, None])
+        context = (codes @ value).to(hidden.dtype) * (step * value_step)
+        return context.transpose(1, 2).flatten(2), scores
+
+    def _codes(self, name: str, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes [B, heads, S, H / heads] and their step."""
+        x: Tensor = getattr(self, name)(hidden, mask)
+        codes, step = self.signed(x, getattr(self, f"clip_{name}"), mask[..., None])
+        return codes.unflatten(2, (self.heads, -1)).transpose(1, 2), step
+
+
+def _step_parameter(shape: Shape) -> nn.Parameter:
+    return nn.Parameter(torch.ones(()), requires_grad=not shape.fixed_steps)
