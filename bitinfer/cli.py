@@ -487,11 +487,13 @@ def _add_verify(commands: Any) -> None:
         "compare a packed file with the float64 reference, code by code (needs PyTorch)",
         "  bitinfer verify sst2.safetensors --checkpoint bit-sst2/\n"
         "  bitinfer verify sst2 --data dev.tsv --at-least 0.82 --no-parity\n"
-        "  bitinfer verify sst2 --data plain.tsv --text-column 2 --label-column 1\n\n"
-        "data: a line is a row, columns are separated by tabs. The first line names them; by\n"
-        "default sentence (or sentence1 and sentence2, premise and hypothesis, ...) and label are\n"
-        "used. Columns given by number mean that there is no line of names. A label is the name\n"
-        "of a class or its index.",
+        "  bitinfer verify sst2 --data plain.tsv --text-column 2 --label-column 1\n"
+        "  bitinfer verify sst2 --data reviews.jsonl --text-column review --no-parity\n\n"
+        "data: a file .csv (commas, quotes as in RFC 4180), .jsonl (one object a line, whose keys\n"
+        "are the columns), or any other (one row a line, tabs, no quoting), in UTF-8. The first\n"
+        "row names the columns; by default sentence (or sentence1 and sentence2, premise and\n"
+        "hypothesis, text, ...) and label are used. Columns given by number mean that there is no\n"
+        "row of names. A label is the name of a class or its index.",
     )
     parser.add_argument("model", metavar="MODEL", help=_MODEL)
     parser.add_argument("--checkpoint", metavar="PATH", help="compare with this checkpoint instead")

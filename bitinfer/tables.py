@@ -180,8 +180,8 @@ def _csv_rows(content: str, name: str) -> _Rows:
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
-            f"{name}, line {line}: {error}; expected CSV, where a column in quotes ends with a "
-            "quote and a quote in it is doubled"
+            f"{name}, line {line}: {error}; expected CSV, where a column that begins with a quote "
+            "ends with one, and a quote in it is doubled"
         ) from None
     return rows
 
@@ -194,6 +194,9 @@ def _json_rows(content: str, name: str) -> _Objects:
 def _json_row(row: str, where: str) -> dict[str, Any]:
     try:
         value = _DECODER.decode(row)
+    except json.JSONDecodeError as error:  # its own text would name line 1
+        where = f"{where}, column {error.colno}"
+        raise InputError(f"{where}: {error.msg}; expected a JSON object") from None
     except (ValueError, RecursionError) as error:  # very long numbers, very deep lists
         raise InputError(f"{where}: {error}; expected a JSON object") from None
     if not isinstance(value, dict):

@@ -23,7 +23,7 @@ import bitinfer
 from bitinfer.cli import main
 from bitinfer.errors import InputError, UnsupportedError
 from bitinfer.evaluation import evaluate
-from bitinfer.tables import LabelledTexts, read_table
+from bitinfer.tables import LabelledTexts
 
 Packed = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
@@ -407,6 +407,21 @@ def test_verify_data(model: str, tmp_path: Path, capsys: Capture) -> None:
     assert "3 of 4" in capsys.readouterr().out
 
 
+def test_verify_forms_of_data(model: str, tmp_path: Path, capsys: Capture) -> None:
+    label = bitinfer.load(model).predict("a, b").label
+    contents = {
+        "dev.csv": f'text,label\n"a, b",{label}\n',
+        "dev.jsonl": json.dumps({"text": "a, b", "label": int(label or 0)}),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+        assert main(["verify", model, "--no-parity", "--data", str(tmp_path / name)]) == 0
+        assert "accuracy 100.00% (1 of 1 texts)" in capsys.readouterr().out
+    (tmp_path / "dev.csv").write_text("text,label\na, b,0\n")
+    assert main(["verify", model, "--no-parity", "--data", str(tmp_path / "dev.csv")]) == 2
+    assert "dev.csv, line 2: found 3 columns, expected 2" in capsys.readouterr().err
+
+
 def test_verify_data_alone(model: str, tmp_path: Path, capsys: Capture) -> None:
     label = bitinfer.load(model).predict("a b c").label
     path = tmp_path / "dev.tsv"
@@ -425,49 +440,6 @@ def test_verify_data_alone(model: str, tmp_path: Path, capsys: Capture) -> None:
     assert "--no-parity: found without --data" in capsys.readouterr().err
     assert main([*arguments, "--checkpoint", str(tmp_path)]) == 2
     assert "--no-parity: found beside --checkpoint" in capsys.readouterr().err
-
-
-# ---- tables of labelled texts
-
-
-def table(tmp_path: Path, content: str) -> Path:
-    (tmp_path / "t.tsv").write_text(content, encoding="utf-8", errors="surrogateescape")
-    return tmp_path / "t.tsv"
-
-
-def test_tables_of_glue(tmp_path: Path) -> None:
-    plain = LabelledTexts([("a", None), ("b", None)], ["1", "0"])
-    assert read_table(table(tmp_path, "sentence\tlabel\na\t1\nb\t0\n")) == plain
-    assert read_table(table(tmp_path, "label\tsentence\r\n1\ta\r\n\r\n0\tb")) == plain
-    pairs = LabelledTexts([("a", "b")], ["2"])
-    for names in ("sentence1\tsentence2", "premise\thypothesis", "question\tsentence"):
-        assert read_table(table(tmp_path, f"{names}\tlabel\na\tb\t2\n")) == pairs
-    named = table(tmp_path, "x\ty\tz\n2\ta\tb\n")
-    assert read_table(named, text="y", pair="z", label="x") == pairs
-    numbered = table(tmp_path, "2\ta\tb\n")
-    assert read_table(numbered, text="2", pair="3", label="1") == pairs
-    assert read_table(table(tmp_path, "\ufeffsentence\tlabel\na\t1\nb\t0\n")) == plain
-
-
-@pytest.mark.parametrize(
-    ("content", "options", "message"),
-    [
-        ("", {}, "expected 'sentence'"),
-        ("sentence\tlabel\n", {}, "found no rows"),
-        ("x\tlabel\na\t1\n", {}, "found columns x, label; expected 'sentence'"),
-        ("sentence\tx\na\t1\n", {}, "expected 'label'"),
-        ("sentence\tlabel\na\n", {}, "line 2: found 1 columns, expected at least 2"),
-        ("a\t1\n", {"text": "3", "label": "1"}, "found columns 1, 2; expected '3'"),
-        ("a\t1\n", {"text": "0", "label": "1"}, "expected '0'"),
-        ("a\t1\n", {"text": "1"}, "no number of the label column"),
-        ("a\t1\n", {"label": "1"}, "no number of the text column"),
-        ("a\t1\n", {"text": "1", "label": "1st"}, "found columns a, 1; expected '1st'"),
-        ("sentence\tlabel\n\udcff\t1\n", {}, r"t\.tsv, line 2: not UTF-8"),
-    ],
-)
-def test_bad_tables(tmp_path: Path, content: str, options: dict[str, str], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        read_table(table(tmp_path, content), **options)
 
 
 def test_evaluate(packed: Packed, model: str) -> None:

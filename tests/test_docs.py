@@ -65,6 +65,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bitinfer.convert(folder / "my-checkpoint", folder / "model.safetensors", verify=False)
     (folder / "reviews.txt").write_text("a warm and funny film\na dull one\nfine\n")
     (folder / "dev.tsv").write_text("sentence\tlabel\na warm and funny film\t1\na dull one\t0\n")
+    (folder / "dev.jsonl").write_text('{"review": "a warm and funny film", "positive": 1}\n')
     return folder
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -94,33 +94,39 @@ def find_task(train: LabelledTexts, *, labels: Sequence[str] | None, regression:
 
 def _sorted_labels(given: Sequence[str]) -> tuple[str, ...]:
     names = sorted({*given})
+    others = [name for name in names if not _is_integer(name)]
+    if not others:
+        return tuple(sorted(names, key=int))
     try:
-        numbers = label_numbers(names)
+        label_numbers(names)
     except InputError:
         return tuple(names)
-    for name, number in zip(names, numbers, strict=True):
-        if not number.is_integer():
-            raise InputError(
-                f"labels: found numbers such as {quote(name)}, expected names or integers "
-                "(name these labels if they are classes, or ask for a regression)"
-            )
-    by_value = sorted(zip(numbers, names, strict=True))
-    return tuple(name for _, name in by_value)
+    raise InputError(
+        f"labels: found numbers such as {quote(others[0])}, expected names or integers (give the "
+        "labels if these are classes, or ask for a regression)"
+    )
+
+
+def _is_integer(label: str) -> bool:
+    try:
+        int(label)
+    except ValueError:
+        return False
+    return True
 
 
 def _checked(labels: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(labels, str):
-        raise InputTypeError("labels: found str, expected a sequence of names")
+    if isinstance(labels, str) or not isinstance(labels, Iterable):
+        raise InputTypeError(f"labels: found {type(labels).__name__}, expected a sequence of names")
     names = tuple(labels)
     for index, label in enumerate(names):
         if not isinstance(label, str):
             raise InputTypeError(f"label {index}: found {type(label).__name__}, expected str")
-        if not label.strip() or label != label.strip():
-            raise InputError(f"label {index}: found {quote(label)}, expected a name without blanks")
+        found = f"label {index}: found {quote(label)}"
+        if not label or label != label.strip():
+            raise InputError(f"{found}, expected a name without blanks around it")
         if label in names[:index]:
-            raise InputError(
-                f"label {index}: found {quote(label)} again, expected names that differ"
-            )
+            raise InputError(f"{found} again, expected names that differ")
     return names
 
 
@@ -132,7 +138,7 @@ class Dataset:
     """n examples, tokenized.
 
     Attributes:
-        tokens: Of all examples, one after the other; the arrays are read-only to users.
+        tokens: Of all examples, one after the other.
         targets: int64 [n] class of each example, or float32 [n] for a regression.
         task: What the targets mean.
     """
@@ -244,7 +250,7 @@ def collate(data: Dataset, indices: NDArray[np.integer]) -> Batch:
         ids=torch.from_numpy(ids),
         segments=torch.from_numpy(segments),
         mask=torch.from_numpy(mask),
-        targets=data.targets[torch.from_numpy(rows)],
+        targets=data.targets[torch.tensor(rows)],
         indices=rows,
     )
 

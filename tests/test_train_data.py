@@ -1,0 +1,326 @@
+"""Labelled texts as batches: targets, tokens, order, padding."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bitinfer
+from bitinfer.errors import InputError, InputTypeError
+from bitinfer.tables import LabelledTexts
+from bitinfer.text import TextTokenizer
+from bitinfer.train.data import (
+    Dataset,
+    Task,
+    collate,
+    evaluation_batches,
+    find_task,
+    padding_share,
+    tokenize,
+    training_batches,
+)
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefgh"]
+CLASSES = Task("classification", ("no", "yes"))
+NUMBERS = Task("regression", ())
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return TextTokenizer("\n".join(WORDS))
+
+
+@pytest.fixture(scope="module")
+def torch() -> Any:
+    return pytest.importorskip("torch", reason="targets and batches are tensors of PyTorch")
+
+
+def labelled(*labels: str) -> LabelledTexts:
+    return LabelledTexts([("a", None)] * len(labels), list(labels))
+
+
+# ---- the task
+
+
+@pytest.mark.parametrize(
+    ("found", "names"),
+    [
+        (["b", "a", "b"], ("a", "b")),
+        (["10", "9", "1"], ("1", "9", "10")),
+        (["1", "-1", "0"], ("-1", "0", "1")),
+        (["10", "9", "x"], ("10", "9", "x")),
+        (["1.5", "x"], ("1.5", "x")),
+        (["1", "nan"], ("1", "nan")),
+        (["1", "²"], ("1", "²")),
+    ],
+)
+def test_classes_found(found: list[str], names: tuple[str, ...]) -> None:
+    task = find_task(labelled(*found), labels=None, regression=False)
+    assert task == Task("classification", names)
+    assert task.outputs == len(names)
+    assert task.metric == "accuracy"
+
+
+def test_classes_given() -> None:
+    task = find_task(labelled("x"), labels=["new york", "a"], regression=False)
+    assert task.labels == ("new york", "a")
+
+
+def test_regression() -> None:
+    task = find_task(labelled("1", "2.5"), labels=None, regression=True)
+    assert task == NUMBERS
+    assert task.outputs == 1
+    assert task.metric == "pearson"
+
+
+@pytest.mark.parametrize(
+    ("found", "labels", "regression", "error", "message"),
+    [
+        (["a", "a"], None, False, InputError, r"found \['a'\], expected two .*or a regression"),
+        ([], None, False, InputError, r"found \[\], expected two"),
+        (["1", "2.5"], None, False, InputError, "numbers such as '2.5', .*ask for a regression"),
+        (["1", "1.0"], None, False, InputError, "found numbers such as '1.0'"),
+        (["a"], ["a"], False, InputError, r"found \['a'\], expected two or more that differ$"),
+        (["a"], ["a", "b", "a"], False, InputError, "label 2: found 'a' again"),
+        (["a"], ["a", ""], False, InputError, "label 1: found '', expected a name"),
+        (["a"], ["a ", "b"], False, InputError, "label 0: found 'a ', expected a name without"),
+        (["a"], "ab", False, InputTypeError, "labels: found str, expected a sequence"),
+        (["a"], 2, False, InputTypeError, "labels: found int, expected a sequence"),
+        (["a"], ["a", 1], False, InputTypeError, "label 1: found int, expected str"),
+        (["1"], ["a", "b"], True, InputError, "expected none for a regression"),
+    ],
+)
+def test_no_task(
+    found: list[str], labels: Any, regression: bool, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        find_task(labelled(*found), labels=labels, regression=regression)
+
+
+# ---- tokens and targets
+
+
+def test_targets(tokenizer: TextTokenizer, torch: Any) -> None:
+    data = tokenize(labelled("yes", "0", "no", "1"), CLASSES, tokenizer, 8, name="dev")
+    assert data.targets.dtype == torch.int64
+    assert data.targets.tolist() == [1, 0, 0, 1]
+    assert data.task is CLASSES
+    assert len(data) == 4
+    assert data.lengths.tolist() == [3] * 4
+    assert data.lengths.dtype == np.int64
+    data = tokenize(labelled("0.1", "-3"), NUMBERS, tokenizer, 8, name="dev")
+    assert data.targets.dtype == torch.float32
+    assert data.targets.tolist() == [np.float32(0.1), -3]
+
+
+@pytest.mark.parametrize(
+    ("texts", "task", "message"),
+    [
+        (labelled(), CLASSES, "^dev: found 0 texts and 0 labels"),
+        (LabelledTexts([("a", None)], []), CLASSES, "^dev: found 1 texts and 0 labels"),
+        (labelled("no", "x"), CLASSES, r"^dev, row 1: found label 'x', expected one of \['no', "),
+        (labelled("1", "x"), NUMBERS, "^dev, row 1: found label 'x', expected a number"),
+        (labelled("1", "-1e39"), NUMBERS, "^dev, row 1: found label '-1e39', expected at most"),
+        (LabelledTexts([("\ud800", None)], ["no"]), CLASSES, r"^dev: text 0: lone surrogate U\+D8"),
+    ],
+)
+def test_bad_examples(
+    tokenizer: TextTokenizer, torch: Any, texts: LabelledTexts, task: Task, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        tokenize(texts, task, tokenizer, 8, name="dev")
+
+
+def test_bad_options(tokenizer: TextTokenizer, torch: Any) -> None:
+    with pytest.raises(InputError, match="max_length: found 2, expected at least 3"):
+        tokenize(labelled("no"), CLASSES, tokenizer, 2, name="dev")
+    texts: Any = LabelledTexts([(5, None)], ["no"])  # type: ignore[list-item]
+    with pytest.raises(InputTypeError, match="dev: text 0: expected str, found int"):
+        tokenize(texts, CLASSES, tokenizer, 8, name="dev")
+
+
+def test_tokens_are_those_of_predict(packed: Callable[..., Path], torch: Any) -> None:
+    model = bitinfer.load(packed())
+    texts = [
+        *(("a b c", None), ("", None), ("A, b.", "c"), ("a", ""), ("é [SEP] 中", "b\0c")),
+        *(("a b " * 40, None), ("a b c " * 9, "d e f g " * 9)),
+    ]
+    length = model.max_length
+    data = tokenize(
+        LabelledTexts(texts, ["no"] * len(texts)), CLASSES, model._tokenizer, length, name="dev"
+    )
+    _, batches = model._batches(texts, None, 2, None, True, False)
+    predicted = list(batches)
+    for part in ("ids", "segments", "positions"):
+        whole = np.concatenate([getattr(batch, part) for batch in predicted])
+        np.testing.assert_array_equal(getattr(data.tokens, part), whole)
+    assert data.lengths.tolist() == [n for b in predicted for n in np.diff(b.offsets)]
+    assert data.lengths.max() == length
+
+
+# ---- one batch
+
+
+texts = st.text("abcdefgh ", max_size=20)
+some_pairs = st.lists(st.tuples(texts, st.none() | texts), min_size=1, max_size=12)
+
+
+@given(pairs=some_pairs, choice=st.data())
+def test_a_batch_holds_its_examples(
+    tokenizer: TextTokenizer, torch: Any, pairs: list[tuple[str, str | None]], choice: Any
+) -> None:
+    data = tokenize(
+        LabelledTexts(pairs, [str(index) for index in range(len(pairs))]),
+        NUMBERS,
+        tokenizer,
+        12,
+        name="any",
+    )
+    index = st.integers(0, len(pairs) - 1)
+    indices = np.array(choice.draw(st.lists(index, min_size=1, max_size=9)), dtype=np.int32)
+    batch = collate(data, indices)
+    shape = (len(indices), data.lengths[indices].max())  # of the longest of the batch only
+    dtypes = {"ids": torch.int64, "segments": torch.int64, "mask": torch.bool}
+    for name, dtype in dtypes.items():
+        assert getattr(batch, name).dtype == dtype
+        assert getattr(batch, name).shape == shape
+        assert getattr(batch, name).is_contiguous()
+    assert batch.indices.dtype == np.int64
+    assert batch.indices.tolist() == indices.tolist() == batch.targets.tolist()
+    for row, one in enumerate(indices):
+        alone = tokenizer.encode([pairs[one]], max_length=12)
+        length = len(alone.ids)
+        assert batch.mask[row].tolist() == [True] * length + [False] * (shape[1] - length)
+        assert batch.ids[row, :length].tolist() == alone.ids.tolist()
+        assert batch.segments[row, :length].tolist() == alone.segments.tolist()
+        assert not batch.ids[row, length:].any()
+        assert not batch.segments[row, length:].any()
+
+
+def test_a_batch_is_its_own(tokenizer: TextTokenizer, torch: Any) -> None:
+    data = tokenize(labelled("no", "yes"), CLASSES, tokenizer, 8, name="dev")
+    indices = np.array([1, 0])
+    indices.flags.writeable = False
+    batch = collate(data, indices)
+    batch.ids.zero_()
+    batch.targets.zero_()
+    assert data.tokens.ids.tolist() == [2, 4, 3, 2, 4, 3]
+    assert data.targets.tolist() == [0, 1]
+
+
+# ---- the order of batches
+
+
+lengths = st.lists(st.integers(2, 128), max_size=300).map(lambda n: np.array(n, dtype=np.int64))
+sizes = st.integers(1, 40)
+
+
+@given(lengths=lengths, size=sizes, seed=st.integers(0, 2**40), epoch=st.integers(0, 99))
+def test_an_epoch(lengths: Any, size: int, seed: int, epoch: int) -> None:
+    batches = training_batches(lengths, size, seed=seed, epoch=epoch)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert all(len(batch) == size for batch in batches[:-1])
+    assert all(0 < len(batch) <= size for batch in batches)
+    assert all(batch.dtype == np.int64 for batch in batches)
+    np.random.default_rng(0).random()
+    again = training_batches(lengths.copy(), size, seed=seed, epoch=epoch)
+    assert [b.tolist() for b in again] == [b.tolist() for b in batches]
+
+
+def test_epochs_differ() -> None:
+    lengths = np.resize(np.arange(2, 50), 500)
+    orders = {
+        tuple(np.concatenate(training_batches(lengths, 8, seed=seed, epoch=epoch)))
+        for seed in range(3)
+        for epoch in range(3)
+    }
+    assert len(orders) == 9
+
+
+def test_training_order_is_random() -> None:
+    """The mean length of early and late batches is the same, and so is that of a rest."""
+    lengths = np.arange(2, 1003)
+    firsts, rests = [], []
+    for epoch in range(200):
+        batches = training_batches(lengths, 10, seed=1, epoch=epoch)
+        firsts.append(lengths[batches[0]].mean())
+        rests.append(lengths[batches[-1]].mean())
+    # Mean and spread of one: 502, 289; of 200 means: 289 / sqrt(200) = 20.
+    assert abs(np.mean(firsts) - 502) < 100
+    assert abs(np.mean(rests) - 502) < 100
+    assert len(batches[-1]) == 1
+
+
+def test_little_padding() -> None:
+    lengths = np.random.default_rng(0).geometric(1 / 12, 20_000) + 2
+    order = np.random.default_rng(1).permutation(len(lengths))
+    unsorted = [order[i : i + 32] for i in range(0, len(order), 32)]
+    assert padding_share(lengths, unsorted) > 0.5
+    assert padding_share(lengths, training_batches(lengths, 32, seed=0, epoch=0)) < 0.1
+    assert padding_share(lengths, evaluation_batches(lengths, 32)) < 0.02
+
+
+@given(lengths=lengths, size=sizes)
+def test_evaluation(lengths: Any, size: int) -> None:
+    batches = evaluation_batches(lengths, size)
+    order = [i for batch in batches for i in batch]
+    assert sorted(order) == list(range(len(lengths)))
+    assert (np.diff(lengths[np.array(order, dtype=int)]) <= 0).all()
+    assert all(len(batch) == size for batch in batches[:-1])
+    columns = sum(len(batch) * max(lengths[batch]) for batch in batches)
+    expected = 1 - lengths.sum() / columns if columns else 0
+    assert padding_share(lengths, batches) == pytest.approx(expected)
+
+
+def test_bad_orders() -> None:
+    lengths = np.array([3, 4])
+    with pytest.raises(InputError, match="batch_size: found 0, expected at least 1"):
+        training_batches(lengths, 0, seed=0, epoch=0)
+    with pytest.raises(InputError, match="batch_size"):
+        evaluation_batches(lengths, -1)
+    with pytest.raises(InputError, match="seed: found -1"):
+        training_batches(lengths, 1, seed=-1, epoch=0)
+    with pytest.raises(InputTypeError, match="epoch: found float"):
+        training_batches(lengths, 1, seed=0, epoch=0.5)  # type: ignore[arg-type]
+
+
+# ---- cost
+
+
+def test_many_examples_take_little_time(tokenizer: TextTokenizer, torch: Any) -> None:
+    """All of it without Python code for each token; the bounds are ten times what was needed."""
+    count = 60_000
+    texts = [(" ".join("abcdefgh"[: 1 + index % 8] * 4), None) for index in range(count)]
+    start = time.process_time()
+    data = tokenize(LabelledTexts(texts, ["no"] * count), CLASSES, tokenizer, 64, name="many")
+    assert time.process_time() - start < 10
+    start = time.process_time()
+    batches = training_batches(data.lengths, 32, seed=0, epoch=0)
+    assert time.process_time() - start < 1
+    start = time.process_time()
+    for batch in batches:
+        collate(data, batch)
+    assert time.process_time() - start < 5
+
+
+def test_import_without_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"  # as if it were not installed
+        "from bitinfer.train.data import find_task, training_batches\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_datasets_compare_by_identity(tokenizer: TextTokenizer, torch: Any) -> None:
+    data = tokenize(labelled("no", "yes"), CLASSES, tokenizer, 8, name="dev")
+    assert data == data
+    assert data != Dataset(data.tokens, data.targets, data.task)
