@@ -17,7 +17,7 @@ from bitinfer.loading import load
 from bitinfer.ops import PackedMatrix, bgemm
 from bitinfer.origin import builtin_names
 
-__all__ = ["diagnose", "format_lines", "self_test", "show_config"]
+__all__ = ["cpu_name", "diagnose", "format_lines", "package_version", "self_test", "show_config"]
 
 _PACKAGES = ("numpy", "tokenizers", "safetensors", "tqdm", "torch")
 _TEXT = "a warm and funny film"
@@ -32,17 +32,17 @@ def diagnose() -> dict[str, Any]:
     """
     return {
         "bitinfer": _core.build_info(),
-        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "python": f"{platform.pythonpackage_version()} ({platform.python_implementation()})",
         "platform": platform.platform(),
         "machine": platform.machine(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpus": _cpus(),
         "cpu_features": [name for name, present in _core.cpu_features().items() if present],
         "available_isas": _core.available_isas(),
         "isa": _value_or_error(_core.resolve_isa),
         "num_threads": _value_or_error(_core.resolve_num_threads),
         "environment": {name: os.environ.get(name) for name in _VARIABLES},
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: package_version(name) for name in _PACKAGES},
     }
 
 
@@ -96,7 +96,8 @@ def _value_or_error(function: Callable[[None], str | int]) -> str | int:
         return f"error: {error}"
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The installed version of a package, None if there is none."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -108,7 +109,8 @@ def _cpus() -> dict[str, int | None]:
     return {"present": os.cpu_count(), "allowed": allowed}
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor as the system names it."""
     if sys.platform == "linux":
         try:
             with open("/proc/cpuinfo", encoding="utf-8") as file:

@@ -42,7 +42,7 @@ from bitinfer.checkpoints.files import (
 from bitinfer.checkpoints.tasks import TASKS, Task, find_task, label_names
 from bitinfer.errors import ConversionError, quote
 
-__all__ = ["QUANTIZATION", "STEP_FLOOR", "binarize", "read_bit"]
+__all__ = ["DEAD", "QUANTIZATION", "STEP_FLOOR", "binarize", "read_bit"]
 
 STEP_FLOOR: Final[np.float32] = np.float32(1e-5)
 
@@ -69,7 +69,7 @@ _HEADS: tuple[tuple[str, Literal["classification", "span"]], ...] = (
     ("classifier", "classification"),
     ("qa_outputs", "span"),
 )
-_DEAD = ("move_q.bias", "move_k.bias", "move_v.bias")
+DEAD = ("move_q.bias", "move_k.bias", "move_v.bias")
 _IGNORED = "bert.embeddings.position_ids"
 
 
@@ -292,7 +292,7 @@ def _shapes(config: Config, head_key: str) -> dict[str, tuple[int, ...]]:
             shapes |= _linear_shapes(f"{layer}.attention.self.{name}", hidden, hidden)
         for name in ("query", "key", "value", "attn"):
             shapes[f"{layer}.attention.self.clip_{name}"] = ()
-        for name in _DEAD:
+        for name in DEAD:
             shapes[f"{layer}.attention.self.{name}"] = (hidden,)
         shapes |= _linear_shapes(f"{layer}.attention.output.dense", hidden, hidden)
         shapes |= _norm_shapes(f"{layer}.attention.output.LayerNorm", hidden)
@@ -406,7 +406,7 @@ class _Reader:
         return to_float32(key, self.files.state[key])
 
     def _dropped(self) -> tuple[str, ...]:
-        suffixes = tuple(f".{name}" for name in _DEAD)
+        suffixes = tuple(f".{name}" for name in DEAD)
         dead = tuple(key for key in self.files.state if key.endswith(suffixes))
         for key in dead:
             self._values(key)  # dead, but a value that is not finite means a damaged file

@@ -10,7 +10,7 @@ from typing import Any
 from bitinfer.checkpoints.description import Config
 from bitinfer.errors import ConversionError, InputTypeError, quote
 
-__all__ = ["TASKS", "Task", "find_task", "label_names"]
+__all__ = ["TASKS", "Task", "find_task", "label_names", "real_names"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def label_names(
         return _checked("labels", _given(labels), classes)
     if classes == 0:
         return ()
-    named = _real_names(id2label)
+    named = real_names(id2label)
     if named is not None:
         return _checked("config id2label", named, classes)
     if task is not None:
@@ -108,7 +108,7 @@ def _given(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def _real_names(id2label: object) -> tuple[str, ...] | None:
+def real_names(id2label: object) -> tuple[str, ...] | None:
     """The names in order, or None if there are none, or only ``LABEL_0`` or ``0`` and so on."""
     if not isinstance(id2label, Mapping) or not id2label:
         return None

@@ -2,53 +2,327 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bitinfer.train.data import Batch
+from bitinfer import converter, evaluation
+from bitinfer.checkpoints.bit import DEAD, QUANTIZATION, read_bit
+from bitinfer.checkpoints.tasks import real_names
+from bitinfer.converter import convert, measure_parity
+from bitinfer.errors import InputError
+from bitinfer.files import new_folder
+from bitinfer.loading import load
+from bitinfer.packing import to_tensors
+from bitinfer.train.card import write_card
+from bitinfer.train.data import Batch, collate, evaluation_batches, training_batches
 from bitinfer.train.losses import LossWeights, distillation_loss
-from bitinfer.train.loop import LoopOptions, Run
-from bitinfer.train.loop import train as run_stage
-from bitinfer.train.options import Bits, Budget
-from bitinfer.train.report import StageResult
-from bitinfer.train.session import Session, evaluate
-from bitinfer.train.student import Outputs, Student
+from bitinfer.train.loop import LoopOptions
+from bitinfer.train.loop import train as train_stage
+from bitinfer.train.options import (
+    DEFAULT_BITS,
+    DISTILL_EPOCHS,
+    DISTILL_RATE,
+    Bits,
+    Budget,
+    check_bits,
+    check_budget,
+    check_number,
+    check_shares,
+)
+from bitinfer.train.report import (
+    PackedResult,
+    StageResult,
+    TeacherResult,
+    TrainingReport,
+    standard_error,
+    write_report,
+)
+from bitinfer.train.session import Session, evaluate, session, weights_file
+from bitinfer.train.student import Outputs, Shape, Student
+from bitinfer.train.teacher import as_student, read_model
+
+__all__ = ["distill", "train_stages"]
+
+_PACKED = "model.safetensors"
+_EPSILON = 1e-12  # of the layer norms of every BiT model
+_WARMUP, _DECAY = 0.1, 0.01
+_PARITY_BATCH = 16
 
 
-def run_stages(teacher: Student, session: Session, run: Run, *, bits, budgets, options: LoopOptions, weights: LossWeights, shape=None, show=True):
-    """Every stage, taught by the one before it."""
+def distill(
+    teacher: str | os.PathLike[str],
+    train: str | os.PathLike[str],
+    dev: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    text: str | None = None,
+    pair: str | None = None,
+    label: str | None = None,
+    labels: Sequence[str] | None = None,
+    regression: bool = False,
+    max_length: int | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    bits: Sequence[str] = DEFAULT_BITS,
+    shares: Sequence[float] | None = None,
+    label_weight: float = 0.0,
+    hidden_weight: float = 1.0,
+    attention_weight: float = 0.0,
+    activation: str = "relu",
+    batch_size: int = 32,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    evaluate_every: int | None = None,
+    bf16: bool | None = None,
+    threads: int | None = None,
+    licence: str | None = None,
+    resume: bool = False,
+    show_progress_bar: bool | None = None,
+) -> TrainingReport:
+    """Train a 1-bit model: each student begins with the weights of the one before, which teaches it.
+
+    The output holds the model in the published form (``pytorch_model.bin``, ``config.json``,
+    ``vocab.txt``), the packed file ``model.safetensors`` if the last student is 1-1-1, a report and
+    a model card.  Until it is complete, what is needed to go on is in a folder beside it, whose
+    name ends in ``.partial``.
+
+    Args:
+        teacher: local Hugging Face folder of a BERT with a classification head, as `finetune`
+            makes it.
+        train, dev: tables of labelled texts, ``.tsv``, ``.csv`` or ``.jsonl``; dev chooses the
+            weights that are kept.
+        output: folder to make.
+        text, pair, label: names of the columns; default those of GLUE.
+        labels: names of the classes in the order of the teacher's outputs; default the teacher's
+            names, or those found in train, sorted.
+        regression: whether labels are numbers to predict.
+        max_length: tokens a text is cut to; default 128, or all positions if those are fewer.
+        minutes, steps, epochs: how long to train in all, one of them; default 12 epochs.
+        bits: of each student, ``W-E-A``: weights, word embeddings, activations.
+        shares: of the budget for each student; default equal ones.
+        label_weight, hidden_weight, attention_weight: of the loss on labels, hidden states and
+            attention scores; that on the teacher's logits has 1.
+        activation: ``"relu"`` or ``"gelu"``, of the students.
+        batch_size: texts of a step.
+        learning_rate: the highest; default 5e-4.
+        seed: of everything random.  With a budget in steps or epochs the same call on the same
+            machine gives the same weights.
+        evaluate_every: steps between measurements; default half an epoch.
+        bf16: products in bfloat16, in which codes are exact; default where the machine is made
+            for them.
+        threads: of PyTorch; default all CPUs.
+        licence: of the result, recorded in it and on its card.
+        resume: go on with a run that was stopped.
+        show_progress_bar: default yes.
+
+    Returns:
+        The report; its accuracy is that of the packed engine on dev.
+
+    Raises:
+        InputError, InputTypeError: an option or a row of a table is not as expected; names it.
+        ConversionError: the teacher is not a BERT with a head, or is damaged.
+        FileExistsError: ``output`` exists.
+        UnsupportedError: a package of the extra ``train`` is missing.
+
+    Example:
+        >>> report = distill("teacher", "train.tsv", "dev.tsv", "mine", minutes=60)
+        >>> bitinfer.load("mine").predict("some text")
+    """
+    options = {name: plain(value) for name, value in locals().items()}
+    students = check_bits(bits)
+    budget = check_budget(minutes, steps, epochs, default_epochs=DISTILL_EPOCHS)
+    parts = [budget.part(share) for share in check_shares(shares, len(students))]
+    weights = LossWeights(
+        hidden=check_number("hidden_weight", hidden_weight, low=0),
+        attention=check_number("attention_weight", attention_weight, low=0),
+        labels=check_number("label_weight", label_weight, low=0),
+    )
+    if activation not in ("relu", "gelu"):
+        raise InputError(f"activation: found {activation!r}, expected 'relu' or 'gelu'")
+    with session(teacher, options) as ready:
+        float_model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
+        first = as_student(float_model, dtype=ready.dtype).to(ready.device)
+        taught = _teacher_result(first, ready)
+        shape = replace(first.shape, activation=activation, epsilon=_EPSILON)
+        loop = ready.loop(default_rate=DISTILL_RATE, warmup=_WARMUP, decay=_DECAY)
+        last, results = train_stages(
+            first, shape, students, parts, ready, loop=loop, weights=weights
+        )
+        with new_folder(ready.output) as folder:
+            _write_published(folder, last, ready)
+            packed = _pack(folder, ready, licence) if last.bits == Bits(1, 1, 1) else None
+            report = ready.report(
+                "distill", folder, teacher=taught, stages=tuple(results), packed=packed
+            )
+            write_report(folder, report)
+            write_card(folder, report, name=ready.output.name, licence=licence)
+            shutil.copy(ready.run.log_file, folder)
+        ready.run.remove()
+    return report
+
+
+def train_stages(
+    teacher: Student,
+    shape: Shape,
+    bits: Sequence[Bits],
+    budgets: Sequence[Budget],
+    ready: Session,
+    *,
+    loop: LoopOptions,
+    weights: LossWeights,
+) -> tuple[Student, list[StageResult]]:
+    """Train every student, taught by the one before it.
+
+    Args:
+        teacher: of the first student, which begins with its weights.
+        shape: of the students; parameters are as many and as large as the teacher's.
+        bits, budgets: of each student.
+
+    Returns:
+        The last student and the results of all.
+    """
     results = []
-    before = teacher
     for index, (each, budget) in enumerate(zip(bits, budgets, strict=True)):
-        student = (replace_shape(before, shape) if index == 0 else before).with_bits(each)
-        result = run_stage_of(student, before, session, run, index, budget, options, weights, show, each.activations != before.bits.activations)
+        student = teacher.twin(shape, each)
+        done = ready.run.finished(index)
+        if done is None:
+            if each.activations != teacher.bits.activations:
+                _begin_steps(student, ready, loop)
+            result = _train_student(student, teacher, index, budget, ready, loop, weights)
+            ready.run.finish(index, student.state_dict(), result)
+        else:
+            state, result = done
+            student.load_state_dict(state)
         results.append(result)
-        before = student
-    return before, results
+        teacher = student.eval()
+    return teacher, results
 
 
-def replace_shape(model: Student, shape) -> Student:
-    other = Student(shape, model.bits, dtype=model.bert.numerics.dtype)
-    other.load_state_dict(model.state_dict())
-    return other
-
-
-def run_stage_of(student, teacher, session, run, index, budget, options, weights, show, anew):
-    student.to(session.device)
-    if anew:
-        from bitinfer.train.data import collate, training_batches
-        first = training_batches(session.train.lengths, options.batch_size, seed=options.seed, epoch=0)[0]
-        b = collate(session.train, first).to(session.device)
-        student.begin_steps(b.ids, b.segments, b.mask)
-    teacher.eval().requires_grad_(False)
-
+def _train_student(
+    student: Student,
+    teacher: Student,
+    index: int,
+    budget: Budget,
+    ready: Session,
+    loop: LoopOptions,
+    weights: LossWeights,
+) -> StageResult:
     def loss(batch: Batch) -> Tensor:
         with torch.no_grad():
-            taught = teacher(batch.ids, batch.segments, batch.mask)
-        return distillation_loss(student(batch.ids, batch.segments, batch.mask), taught, batch, session.task, weights)
+            expected = _outputs(teacher, batch)
+        return distillation_loss(_outputs(student, batch), expected, batch, ready.task, weights)
 
-    def logits(batch: Batch) -> Tensor:
-        return student(batch.ids, batch.segments, batch.mask).logits
-    return run_stage(student, loss, lambda: evaluate(logits, session.dev, session.device), session.train, name=str(student.bits), budget=budget, options=options, run=run, stage=index, show_progress_bar=show)
+    return train_stage(
+        student,
+        loss,
+        lambda: evaluate(lambda batch: _outputs(student, batch).logits, ready.dev, ready.device),
+        ready.train,
+        name=str(student.bits),
+        budget=budget,
+        options=loop,
+        run=ready.run,
+        stage=index,
+        show_progress_bar=ready.show_progress_bar,
+    )
+
+
+def _outputs(model: Student, batch: Batch) -> Outputs:
+    outputs: Outputs = model(batch.ids, batch.segments, batch.mask)
+    return outputs
+
+
+def _begin_steps(student: Student, ready: Session, loop: LoopOptions) -> None:
+    """Steps from the first batch."""
+    order = training_batches(ready.train.lengths, loop.batch_size, seed=loop.seed, epoch=0)
+    batch = collate(ready.train, order[0]).to(ready.device)
+    student.begin_steps(batch.ids, batch.segments, batch.mask)
+
+
+def _teacher_result(teacher: Student, ready: Session) -> TeacherResult:
+    teacher.eval()
+    value = evaluate(lambda batch: _outputs(teacher, batch).logits, ready.dev, ready.device)
+    file = weights_file(ready.folder.path)
+    return TeacherResult(ready.folder.path.name, value, file.stat().st_size)
+
+
+# ---- what is written
+
+
+def _write_published(folder: Path, student: Student, ready: Session) -> None:
+    torch.save(published_state(student), folder / "pytorch_model.bin")
+    config = published_config(student, ready)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    ready.folder.write_tokenizer(folder)
+
+
+def published_state(student: Student) -> dict[str, Tensor]:
+    """The parameters by their published keys, float32.
+
+    The dead parameters ``move_q``, ``move_k`` and ``move_v``, which the published code wants to
+    find, are 0.
+    """
+    state = {key: value.detach().float().cpu() for key, value in student.state_dict().items()}
+    dead = torch.zeros(student.shape.hidden)
+    for layer in range(student.shape.layers):
+        for name in DEAD:
+            state[f"bert.encoder.layer.{layer}.attention.self.{name}"] = dead.clone()
+    return state
+
+
+def published_config(student: Student, ready: Session) -> dict[str, Any]:
+    """The teacher's configuration and what the published code adds to it."""
+    shape, names = student.shape, dict(enumerate(ready.task.labels))
+    dropped = ("dtype", "torch_dtype", "_name_or_path", "transformers_version")
+    kept = {key: value for key, value in ready.folder.config.items() if key not in dropped}
+    return {
+        **kept,
+        **QUANTIZATION,
+        "weight_bits": student.bits.weights,
+        "input_bits": student.bits.activations,
+        "weight_layerwise": not shape.row_scales,
+        "embed_layerwise": False,
+        "learnable_scaling": True,
+        "clip_init_val": 2.5,  # unused with elastic steps, but the published code wants to find it
+        "architectures": ["BertForSequenceClassification"],
+        "finetuning_task": None,
+        "hidden_act": shape.activation,
+        "layer_norm_eps": shape.epsilon,
+        "num_labels": shape.outputs,
+        "id2label": names or {0: "LABEL_0"},
+        "label2id": {name: index for index, name in names.items()} or {"LABEL_0": 0},
+    }
+
+
+def _pack(folder: Path, ready: Session, licence: str | None) -> PackedResult:
+    """Convert, compare with the float64 reference on dev, and measure the packed engine there."""
+    file = folder / _PACKED
+    labels = ready.task.labels or None
+    convert(folder, file, labels=labels, max_length=ready.max_length, licence=licence)
+    description = read_bit(folder, labels=labels)
+    batches = (
+        collate(ready.dev, indices)
+        for indices in evaluation_batches(ready.dev.lengths, _PARITY_BATCH)
+    )
+    samples = (
+        tuple(each.long().numpy() for each in (batch.ids, batch.segments, batch.mask))
+        for batch in batches
+    )
+    parity = measure_parity(description, to_tensors(description), samples)
+    found = evaluation.evaluate(load(file), ready.texts)
+    return PackedResult(
+        file=_PACKED,
+        bytes=file.stat().st_size,
+        value=found.value,
+        count=found.count,
+        standard_error=standard_error(found.metric, found.value, found.count),
+        parity=parity,
+    )

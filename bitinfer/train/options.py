@@ -187,7 +187,12 @@ def check_budget(
 
 
 def check_number(
-    name: str, value: Any, *, above: float | None = None, low: float | None = None
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    low: float | None = None,
+    below: float = math.inf,
 ) -> float:
     """A finite number, if asked for one greater than ``above``, or at least ``low``.
 

@@ -1,34 +1,42 @@
-"""What fine-tuning and distillation have in common: data, device, arithmetic, the end."""
+"""What fine-tuning and distillation have in common: what is read, where it is computed, the end."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from bitinfer.diagnostics import cpu_name, package_version
 from bitinfer.errors import InputError
+from bitinfer.options import check_int
 from bitinfer.tables import LabelledTexts, read_table
 from bitinfer.text import MIN_LENGTH
-from bitinfer.train.data import Batch, Dataset, Task, collate, evaluation_batches, find_task, tokenize
-from bitinfer.train.teacher import Folder
+from bitinfer.train.data import Batch, Dataset, Task, collate, evaluation_batches, find_task
+from bitinfer.train.data import tokenize
+from bitinfer.train.loop import LoopOptions, Run
+from bitinfer.train.options import check_number
+from bitinfer.train.report import Architecture, DataFile, TrainingReport, check_plotting
+from bitinfer.train.teacher import Folder, open_folder
 
-__all__ = ["Columns", "Session", "evaluate", "open_session"]
+__all__ = ["Session", "evaluate", "session"]
 
+_MAX_LENGTH = 128
 _EVALUATION_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns of a table, None for those that GLUE uses."""
-
-    text: str | None
-    pair: str | None
-    label: str | None
+# Looks at dev for each time through the data, where nothing is said.
+_LOOKS_PER_EPOCH = 2
+_VERSIONS = ("torch", "transformers")
+# How a run is watched and continued is no part of how its result came about.
+_FREE = ("output", "resume", "show_progress_bar", "threads")
 
 
 @dataclass(frozen=True)
@@ -36,75 +44,216 @@ class Session:
     """Everything that a training reads, and where it computes.
 
     Attributes:
+        options: the arguments of the call, plain data.
         folder: the model that it begins with.
         task, train, dev: what is learned, from what, measured on what.
+        texts: the rows of dev.
+        files: the tables, for the report.
         max_length: tokens a text is cut to.
         device: a GPU if torch sees one.
         dtype: of the factors of matrix products.
+        run: keeps what is needed to go on.
+        started: when, in the local time zone.
+        began: the same on the clock that only goes forward.
     """
 
+    options: Mapping[str, Any]
     folder: Folder
     task: Task
     train: Dataset
     dev: Dataset
     texts: LabelledTexts
+    files: dict[str, DataFile]
     max_length: int
     device: torch.device
     dtype: torch.dtype
+    run: Run
+    started: datetime
+    began: float
+
+    @property
+    def output(self) -> Path:
+        """The folder to make."""
+        return Path(self.options["output"])
+
+    @property
+    def show_progress_bar(self) -> bool:
+        """Whether to show how far it is."""
+        return self.options["show_progress_bar"] is not False
+
+    def loop(self, *, default_rate: float, **kinds: Any) -> LoopOptions:
+        """How to train, by the options."""
+        options = self.options
+        batch_size = options["batch_size"]
+        per_epoch = math.ceil(len(self.train) / batch_size)
+        rate = options["learning_rate"]
+        return LoopOptions(
+            batch_size=batch_size,
+            rate=default_rate if rate is None else rate,
+            evaluate_every=options["evaluate_every"] or max(1, per_epoch // _LOOKS_PER_EPOCH),
+            seed=options["seed"],
+            **kinds,
+        )
+
+    def report(
+        self, command: Literal["distill", "finetune"], folder: Path, **found: Any
+    ) -> TrainingReport:
+        """The report of the run, whose weights lie in a folder."""
+        config = self.folder.config
+        threads = torch.get_num_threads()
+        gpu = f", {torch.cuda.get_device_name()}" if self.device.type == "cuda" else ""
+        return TrainingReport(
+            command=command,
+            metric=self.task.metric,
+            labels=self.task.labels,
+            pairs=any(second is not None for _, second in self.texts.texts),
+            architecture=Architecture(
+                layers=config["num_hidden_layers"],
+                hidden=config["hidden_size"],
+                heads=config["num_attention_heads"],
+                intermediate=config["intermediate_size"],
+                vocab=config["vocab_size"],
+                positions=config["max_position_embeddings"],
+                max_length=self.max_length,
+            ),
+            float_bytes=weights_file(folder).stat().st_size,
+            options={**self.options, "dtype": str(self.dtype).removeprefix("torch.")},
+            versions={name: package_version(name) for name in ("bitinfer", *_VERSIONS, "python")},
+            machine=f"{cpu_name()}, {threads} thread{'s' * (threads != 1)}{gpu}",
+            started=self.started.isoformat(timespec="seconds"),
+            seconds=self.run.seconds + time.monotonic() - self.began,
+            data=self.files,
+            **found,
+        )
 
 
-def open_session(
-    folder: Folder,
-    train: str | os.PathLike[str],
-    dev: str | os.PathLike[str],
-    columns: Columns,
-    *,
-    labels: Sequence[str] | None,
-    regression: bool,
-    max_length: int | None,
-    bf16: bool | None,
-) -> Session:
-    """Read the tables, decide where to compute.
+@contextlib.contextmanager
+def session(model: str | os.PathLike[str], options: Mapping[str, Any]) -> Iterator[Session]:
+    """Check the options, read the tables, decide where to compute.
+
+    Args:
+        model: folder to begin with.
+        options: the arguments of the call.
 
     Raises:
-        InputError: a table or option is not as expected.
+        InputError, InputTypeError: a table or option is not as expected; names it.
+        ConversionError: the folder does not hold a BERT.
+        FileExistsError: the output folder exists.
         OSError: a table cannot be read.
+        UnsupportedError: a package is missing.
     """
-    texts = [
-        read_table(path, text=columns.text, pair=columns.pair, label=columns.label)
-        for path in (train, dev)
-    ]
-    task = find_task(texts[0], labels=labels, regression=regression)
-    longest = min(max_length or 128, folder.positions)
+    check_plotting()
+    _check(options)
+    output = Path(options["output"])
+    _check_output(output)
+    folder = open_folder(model)
+    texts = {name: _read(options, name) for name in ("train", "dev")}
+    task = find_task(texts["train"], labels=options["labels"], regression=options["regression"])
+    longest = min(options["max_length"] or _MAX_LENGTH, folder.positions)
     tokenizer = folder.tokenizer()
-    data = [
-        tokenize(each, task, tokenizer, longest, name=os.fspath(path))
-        for each, path in zip(texts, (train, dev), strict=True)
-    ]
+    data = {
+        name: tokenize(each, task, tokenizer, longest, name=os.fspath(options[name]))
+        for name, each in texts.items()
+    }
+    files = {
+        name: DataFile(Path(options[name]).name, len(data[name]), _sha256(Path(options[name])))
+        for name in data
+    }
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if (_has_bf16(device) if bf16 is None else bf16) else torch.float32
-    return Session(folder, task, data[0], data[1], texts[1], longest, device, dtype)
+    bf16 = _has_bf16(device) if options["bf16"] is None else options["bf16"]
+    settings = {key: value for key, value in options.items() if key not in _FREE}
+    settings |= {name: each.sha256 for name, each in files.items()}
+    settings["model"] = _sha256(weights_file(folder.path))
+    with _threads(options["threads"]):
+        torch.manual_seed(options["seed"])
+        yield Session(
+            options=options,
+            folder=folder,
+            task=task,
+            train=data["train"],
+            dev=data["dev"],
+            texts=texts["dev"],
+            files=files,
+            max_length=longest,
+            device=device,
+            dtype=torch.bfloat16 if bf16 else torch.float32,
+            run=Run(output.with_name(f"{output.name}.partial"), settings, resume=options["resume"]),
+            started=datetime.now(timezone.utc).astimezone(),
+            began=time.monotonic(),
+        )
 
 
 @torch.no_grad()
 def evaluate(logits: Callable[[Batch], Tensor], data: Dataset, device: torch.device) -> float:
-    """Accuracy, or the correlation of a regression with its targets.
+    """Accuracy in 0..1, or the correlation of a regression with its targets, nan for constants.
 
     Args:
-        logits: of a batch, [B, outputs].
+        logits: of a batch on the device, [B, outputs].
     """
     outputs = torch.empty(len(data), data.task.outputs)
     for indices in evaluation_batches(data.lengths, _EVALUATION_BATCH):
-        outputs[indices] = logits(collate(data, indices).to(device)).float().cpu()
+        outputs[torch.from_numpy(indices)] = logits(collate(data, indices).to(device)).float().cpu()
     if data.task.kind == "classification":
         return float((outputs.argmax(1) == data.targets).double().mean())
-    both = torch.stack([outputs[:, 0], data.targets]).double()
-    correlation = float(torch.corrcoef(both)[0, 1])
-    return correlation if math.isfinite(correlation) else -1.0
+    return float(torch.corrcoef(torch.stack([outputs[:, 0], data.targets]).double())[0, 1])
+
+
+def weights_file(folder: Path) -> Path:
+    """The weights of a folder, or the list of the files they are in.
+
+    Raises:
+        InputError: it holds none.
+    """
+    names = ("model.safetensors", "pytorch_model.bin")
+    names += tuple(f"{name}.index.json" for name in names)
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"{folder}: found no weights, expected {' or '.join(names[:2])}")
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    check_int("batch_size", options["batch_size"], 1)
+    check_int("seed", options["seed"], 0)
+    for name, low in (("evaluate_every", 1), ("threads", 1), ("max_length", MIN_LENGTH)):
+        if options[name] is not None:
+            check_int(name, options[name], low)
+    if options["learning_rate"] is not None:
+        check_number("learning_rate", options["learning_rate"], above=0)
+
+
+def _check_output(output: Path) -> None:
+    if os.path.lexists(output):
+        raise FileExistsError(f"{output} exists; expected a new folder")
+    if not output.name or not output.parent.is_dir():
+        raise InputError(f"output: found {str(output)!r}, expected a new folder in one that exists")
+
+
+def _read(options: Mapping[str, Any], name: str) -> LabelledTexts:
+    columns = {key: options[key] for key in ("text", "pair", "label")}
+    return read_table(options[name], **columns)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _has_bf16(device: torch.device) -> bool:
     """Whether products of bfloat16 are fast: elsewhere they are emulated."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+@contextlib.contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
