@@ -121,8 +121,8 @@ def keys(rows: Rows) -> set[str]:
 
 
 def key(text: str) -> str:
-    """The text as it is compared: letters and digits only."""
-    return re.sub("[^a-z0-9]", "", text.lower())
+    """The text as it is compared: letters and digits only, if it has any."""
+    return re.sub("[^a-z0-9]", "", text.lower()) or text
 
 
 def write(path: Path, rows: Rows) -> None:

@@ -189,7 +189,7 @@ def containing(keys: Iterable[str], sentences: Iterable[str]) -> set[str]:
     haystack = "\n".join(ordered)
     starts = [0, *accumulate(len(key) + 1 for key in ordered)]
     found = set()
-    for sentence in sentences:
+    for sentence in {*sentences} - {""}:
         position = haystack.find(sentence)
         while position >= 0:
             index = bisect_right(starts, position) - 1
