@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,8 @@ __all__ = [
     "unpadded",
 ]
 
+Sample: TypeAlias = "tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]"
+
 LOGITS_TOLERANCE = 1e-9  # far above float64 rounding, far below what one flipped bit changes
 _SAMPLE_LENGTHS = (48, 31, 17, 8, 2)
 _SAMPLE_SEED = 1
@@ -41,7 +43,7 @@ _SAMPLE_SEED = 1
 
 @dataclass(frozen=True)
 class Parity:
-    """How the packed engine compares with the float64 reference on random token ids.
+    """How the packed engine compares with the float64 reference on some token sequences.
 
     Attributes:
         sequences, tokens: size of the sample.
@@ -221,41 +223,54 @@ def pack_checkpoint(path: PathLike, **options: Any) -> tuple[dict[str, Any], Ten
     return to_metadata(description, report=report.asdict()), tensors
 
 
-def measure_parity(description: Description, tensors: Tensors) -> Parity:
-    """Runs the packed engine and the float64 reference on seeded random token ids.
+def measure_parity(
+    description: Description, tensors: Tensors, batches: Iterable[Sample] | None = None
+) -> Parity:
+    """Runs the packed engine and the float64 reference on the same sequences.
 
-    Sequences are batched and padded for the reference, single and unpadded for the engine.
+    They are batched and padded for the reference, single and unpadded for the engine.
+
+    Args:
+        batches: ids, segments and mask, int64 [B, S] each, padded on the right; default a few
+            random sequences, the same for every model of the same sizes.
     """
     from bitinfer._core import Model
     from bitinfer.reference import Reference
 
-    ids, segments, mask = _sample(description)
-    expected = Reference(description)(ids, segments, mask, trace=True)
+    reference = Reference(description)
     settings = asdict(description.config)
     del settings["activation"]  # it has become thresholds
     engine = Model(settings, tensors)
-    codes = differing = 0
-    first: str | None = None
-    logits = 0.0
-    for row, length in enumerate(mask.sum(1).tolist()):
-        found = engine.trace(
-            ids[row, :length].astype(np.int32),
-            np.arange(length, dtype=np.int32),
-            segments[row, :length].astype(np.int32),
-            length,
-            0,
-        )
-        for name, wanted in _sequence(expected, row, length).items():
-            if name == "logits":
-                logits = max(logits, float(np.abs(found[name] - wanted).max()))
-                continue
-            wrong = int((found[name] != wanted).sum())
-            codes, differing = codes + wanted.size, differing + wrong
-            first = first or (name if wrong else None)
-    return Parity(len(ids), int(mask.sum()), codes, differing, first, logits)
+    found = Parity(0, 0, 0, 0, None, 0.0)
+    for ids, segments, mask in [_sample(description)] if batches is None else batches:
+        expected = reference(ids, segments, mask, trace=True)
+        for row, length in enumerate(mask.sum(1).tolist()):
+            trace = engine.trace(
+                ids[row, :length].astype(np.int32),
+                np.arange(length, dtype=np.int32),
+                segments[row, :length].astype(np.int32),
+                length,
+                0,
+            )
+            found = _add_sequence(found, trace, _sequence(expected, row, length), length)
+    return found
 
 
-def _sample(description: Description) -> tuple[npt.NDArray[np.int64], ...]:
+def _add_sequence(
+    parity: Parity, found: dict[str, Any], expected: dict[str, npt.NDArray[Any]], length: int
+) -> Parity:
+    codes, differing, first = parity.codes, parity.codes_differing, parity.first_difference
+    for name, wanted in expected.items():
+        if name == "logits":
+            logits = max(parity.logits_difference, float(np.abs(found[name] - wanted).max()))
+            continue
+        wrong = int((found[name] != wanted).sum())
+        codes, differing = codes + wanted.size, differing + wrong
+        first = first or (name if wrong else None)
+    return Parity(parity.sequences + 1, parity.tokens + length, codes, differing, first, logits)
+
+
+def _sample(description: Description) -> Sample:
     """Random ids, segments and mask [B, S]."""
     config = description.config
     lengths = np.minimum(_SAMPLE_LENGTHS, config.positions)[:, None]

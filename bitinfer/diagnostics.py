@@ -32,7 +32,7 @@ def diagnose() -> dict[str, Any]:
     """
     return {
         "bitinfer": _core.build_info(),
-        "python": f"{platform.pythonpackage_version()} ({platform.python_implementation()})",
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpu": cpu_name(),

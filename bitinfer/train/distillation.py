@@ -6,16 +6,15 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bitinfer import converter, evaluation
+from bitinfer import evaluation
 from bitinfer.checkpoints.bit import DEAD, QUANTIZATION, read_bit
-from bitinfer.checkpoints.tasks import real_names
 from bitinfer.converter import convert, measure_parity
 from bitinfer.errors import InputError
 from bitinfer.files import new_folder
@@ -23,9 +22,9 @@ from bitinfer.loading import load
 from bitinfer.packing import to_tensors
 from bitinfer.train.card import write_card
 from bitinfer.train.data import Batch, collate, evaluation_batches, training_batches
-from bitinfer.train.losses import LossWeights, distillation_loss
 from bitinfer.train.loop import LoopOptions
 from bitinfer.train.loop import train as train_stage
+from bitinfer.train.losses import LossWeights, distillation_loss
 from bitinfer.train.options import (
     DEFAULT_BITS,
     DISTILL_EPOCHS,
@@ -45,7 +44,7 @@ from bitinfer.train.report import (
     standard_error,
     write_report,
 )
-from bitinfer.train.session import Session, evaluate, session, weights_file
+from bitinfer.train.session import Session, evaluate, plain, session, weights_file
 from bitinfer.train.student import Outputs, Shape, Student
 from bitinfer.train.teacher import as_student, read_model
 

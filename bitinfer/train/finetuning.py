@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -15,11 +14,11 @@ from torch import Tensor, nn
 from bitinfer.files import new_folder
 from bitinfer.train.card import write_card
 from bitinfer.train.data import Batch
-from bitinfer.train.losses import label_loss
 from bitinfer.train.loop import train as train_stage
+from bitinfer.train.losses import label_loss
 from bitinfer.train.options import FINETUNE_EPOCHS, FINETUNE_RATE, check_budget, check_number
 from bitinfer.train.report import TrainingReport, write_report
-from bitinfer.train.session import Session, evaluate, session
+from bitinfer.train.session import Session, evaluate, plain, session
 from bitinfer.train.teacher import read_model
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def finetune(
         >>> report = finetune("minilm", "train.tsv", "dev.tsv", "teacher", epochs=2)
         >>> print(report.table())
     """
-    options = {name: _plain(value) for name, value in locals().items()}
+    options = {name: plain(value) for name, value in locals().items()}
     budget = check_budget(minutes, steps, epochs, default_epochs=FINETUNE_EPOCHS)
     check_number("dropout", dropout, low=0, below=1)
     with session(encoder, options) as ready:
@@ -124,9 +123,7 @@ def finetune(
         )
         with new_folder(ready.output) as folder:
             _write_model(folder, model, ready)
-            report = ready.report(
-                "finetune", folder, teacher=None, stages=(result,), packed=None
-            )
+            report = ready.report("finetune", folder, teacher=None, stages=(result,), packed=None)
             write_report(folder, report)
             write_card(folder, report, name=ready.output.name, licence=licence)
             shutil.copy(ready.run.log_file, folder)

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import pickle
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -35,21 +36,19 @@ class LoopOptions:
         batch_size: examples of a step.
         rate: the highest learning rate, of AdamW.
         warmup: part of the budget in which the rate rises to it; then it falls to 0, in a line.
-        step_rate: factor of the rate for the steps of activations.
         decay: weight decay of matrices.
-        most_gradient: norm to which the gradient is cut, or None.
         evaluate_every: steps from one measurement to the next.
         seed: of the order of the examples.
+        most_gradient: norm to which the gradient is cut, or None.
     """
 
     batch_size: int
     rate: float
     warmup: float
-    step_rate: float
     decay: float
-    most_gradient: float | None
     evaluate_every: int
     seed: int
+    most_gradient: float | None = None
 
 
 @dataclass
@@ -106,10 +105,19 @@ class Run:
         """Save a stage that came to its end."""
         self._write(f"stage-{stage}.pt", {"model": model, "result": asdict(result)})
 
+    @property
+    def log_file(self) -> Path:
+        """A line of JSON for each measurement."""
+        return self.folder / "log.jsonl"
+
     def log(self, **values: object) -> None:
-        """Add a line to ``log.jsonl``."""
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+        """Add a line to the log."""
+        with open(self.log_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+
+    def remove(self) -> None:
+        """Delete the folder, when nothing is left to go on with."""
+        shutil.rmtree(self.folder)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.folder / name
@@ -133,7 +141,7 @@ class Run:
 def learning_rate(progress: float, options: LoopOptions) -> float:
     """The rate at a progress of 0..1.
 
-    >>> options = LoopOptions(32, 1e-3, 0.1, 1.0, 0.0, None, 100, 0)
+    >>> options = LoopOptions(32, 1e-3, 0.1, 0.0, 100, 0)
     >>> learning_rate(0.05, options), learning_rate(0.1, options), learning_rate(1.0, options)
     (0.0005, 0.001, 0.0)
     """
@@ -257,7 +265,7 @@ class _Loop:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
-                group["lr"] = rate * group["factor"]
+                group["lr"] = rate
         loss = self.loss(batch.to(next(self.model.parameters()).device))
         loss.backward()  # type: ignore[no-untyped-call]
         if self.options.most_gradient is not None:
@@ -333,21 +341,19 @@ def _optimizers(model: nn.Module, options: LoopOptions) -> list[torch.optim.Opti
     sparse = [table.weight for table in tables]
     known = {id(each) for each in sparse}
     dense = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    matrices = [parameter for parameter in dense if parameter.ndim >= 2]
+    others = [parameter for parameter in dense if parameter.ndim < 2]
     groups = [
-        {"params": [p for p in dense if p.ndim == 2], "weight_decay": options.decay, "factor": 1.0},
-        {"params": [p for p in dense if p.ndim == 1], "weight_decay": 0.0, "factor": 1.0},
-        {
-            "params": [p for p in dense if p.ndim == 0],
-            "weight_decay": 0.0,
-            "factor": options.step_rate,
-        },
+        {"params": matrices, "weight_decay": options.decay},
+        {"params": others, "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(groups, lr=options.rate, betas=_BETAS, fused=True)
     ]
     if sparse:
-        group = {"params": sparse, "factor": 1.0}
+        group = {
+            "params": sparse,
+        }
         optimizers.append(torch.optim.SparseAdam([group], lr=options.rate, betas=_BETAS))
     return optimizers
 

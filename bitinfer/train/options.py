@@ -207,9 +207,10 @@ def check_number(
         raise InputTypeError(f"{name}: found {type(value).__name__}, expected a number")
     number = float(value)
     too_low = (above is not None and number <= above) or (low is not None and number < low)
-    if too_low or not math.isfinite(number):
+    if too_low or number >= below or not math.isfinite(number):
         bound = f" above {above:g}" if above is not None else ""
         bound = f" of at least {low:g}" if low is not None else bound
+        bound += f" below {below:g}" if math.isfinite(below) else ""
         raise InputError(f"{name}: found {number:g}, expected a finite number{bound}")
     return number
 

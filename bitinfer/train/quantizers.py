@@ -42,7 +42,8 @@ def code_range(bits: int, *, signed: bool) -> tuple[int, int]:
 def initial_step(magnitude: Tensor, bits: int, *, signed: bool) -> Tensor:
     """The step to begin with, from the mean absolute value of the first batch.
 
-    ``2 * mean|x| / sqrt(Q)``, twice as much if unsigned, Q the largest code (LSQ, section 2.1; BiT).
+    ``2 * mean|x| / sqrt(Q)``, twice as much if unsigned, Q the largest code (LSQ, section
+    2.1; BiT).
     """
     largest = code_range(bits, signed=signed)[1]
     return (2.0 if signed else 4.0) / math.sqrt(largest) * magnitude

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import math
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,20 +22,26 @@ from bitinfer.errors import InputError
 from bitinfer.options import check_int
 from bitinfer.tables import LabelledTexts, read_table
 from bitinfer.text import MIN_LENGTH
-from bitinfer.train.data import Batch, Dataset, Task, collate, evaluation_batches, find_task
-from bitinfer.train.data import tokenize
+from bitinfer.train.data import (
+    Batch,
+    Dataset,
+    Task,
+    collate,
+    evaluation_batches,
+    find_task,
+    tokenize,
+)
 from bitinfer.train.loop import LoopOptions, Run
 from bitinfer.train.options import check_number
 from bitinfer.train.report import Architecture, DataFile, TrainingReport, check_plotting
 from bitinfer.train.teacher import Folder, open_folder
 
-__all__ = ["Session", "evaluate", "session"]
+__all__ = ["Session", "evaluate", "plain", "session", "weights_file"]
 
 _MAX_LENGTH = 128
 _EVALUATION_BATCH = 64
 # Looks at dev for each time through the data, where nothing is said.
 _LOOKS_PER_EPOCH = 2
-_VERSIONS = ("torch", "transformers")
 # How a run is watched and continued is no part of how its result came about.
 _FREE = ("output", "resume", "show_progress_bar", "threads")
 
@@ -118,10 +125,10 @@ class Session:
             ),
             float_bytes=weights_file(folder).stat().st_size,
             options={**self.options, "dtype": str(self.dtype).removeprefix("torch.")},
-            versions={name: package_version(name) for name in ("bitinfer", *_VERSIONS, "python")},
+            versions=_versions(),
             machine=f"{cpu_name()}, {threads} thread{'s' * (threads != 1)}{gpu}",
             started=self.started.isoformat(timespec="seconds"),
-            seconds=self.run.seconds + time.monotonic() - self.began,
+            seconds=time.monotonic() - self.began,
             data=self.files,
             **found,
         )
@@ -198,6 +205,13 @@ def evaluate(logits: Callable[[Batch], Tensor], data: Dataset, device: torch.dev
     return float(torch.corrcoef(torch.stack([outputs[:, 0], data.targets]).double())[0, 1])
 
 
+def plain(value: Any) -> Any:
+    """An argument as it is reported: a path as text, a sequence as a list."""
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
 def weights_file(folder: Path) -> Path:
     """The weights of a folder, or the list of the files they are in.
 
@@ -240,6 +254,12 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    names = ("bitinfer", "torch", "transformers")
+    versions = {name: package_version(name) or "not installed" for name in names}
+    return {**versions, "python": platform.python_version()}
 
 
 def _has_bf16(device: torch.device) -> bool:

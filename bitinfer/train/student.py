@@ -123,15 +123,11 @@ class Student(nn.Module):
         for each in quantizers:
             each.fresh = False
 
-    def with_bits(self, bits: Bits) -> Student:
-        """A student of the same weights and other bits, whose steps are to be taken anew."""
-        other = Student(self.shape, bits, dtype=self.bert.numerics.dtype)
+    def twin(self, shape: Shape, bits: Bits) -> Student:
+        """A network of other kinds or bits with these parameters, on the same device."""
+        other = Student(shape, bits, dtype=self.bert.numerics.dtype)
         other.load_state_dict(self.state_dict())
-        return other
-
-    def quantized_like(self, other: Student) -> bool:
-        """Whether steps mean the same in both: they have as many bits for activations."""
-        return self.bits.activations == other.bits.activations
+        return other.to(self.classifier.weight.device)
 
 
 class _Quantizer(nn.Module):

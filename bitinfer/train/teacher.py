@@ -68,6 +68,16 @@ class Folder:
         """The engine's own tokenizer with this vocabulary, so that training sees its tokens."""
         return TextTokenizer(self.vocab, lowercase=self.lowercase, name=str(self.path))
 
+    def write_tokenizer(self, folder: Path) -> None:
+        """Write ``vocab.txt`` and ``tokenizer_config.json``."""
+        settings = {
+            "do_lower_case": self.lowercase,
+            "model_max_length": self.positions,
+            "tokenizer_class": "BertTokenizer",
+        }
+        (folder / "vocab.txt").write_text(f"{self.vocab}\n", encoding="utf-8", newline="\n")
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
 
 def open_folder(path: str | os.PathLike[str]) -> Folder:
     """Read everything but the weights.
