@@ -19,7 +19,7 @@ from bitinfer.origin import builtin_names
 
 __all__ = ["diagnose", "format_lines", "self_test", "show_config"]
 
-_PACKAGES = ("numpy", "tokenizers", "safetensors", "tqdm", "torch")
+_PACKAGES = ("numpy", "tokenizers", "safetensors", "tqdm", "torch", "transformers", "matplotlib")
 _TEXT = "a warm and funny film"
 _VARIABLES = ("BITINFER_ISA", "BITINFER_NUM_THREADS")
 
