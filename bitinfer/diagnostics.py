@@ -19,7 +19,7 @@ from bitinfer.origin import builtin_names
 
 __all__ = ["cpu_name", "diagnose", "format_lines", "package_version", "self_test", "show_config"]
 
-_PACKAGES = ("numpy", "tokenizers", "safetensors", "tqdm", "torch")
+_PACKAGES = ("numpy", "tokenizers", "safetensors", "tqdm", "torch", "transformers", "matplotlib")
 _TEXT = "a warm and funny film"
 _VARIABLES = ("BITINFER_ISA", "BITINFER_NUM_THREADS")
 

@@ -29,7 +29,8 @@ Packed = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
 # Buffered output fails late: when it is flushed, and once more at exit.
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": ""}
-COMMANDS = ["convert", "predict", "info", "verify", "bench", "doctor", "export-float"]
+COMMANDS = ["convert", "distill", "finetune", "predict", "info", "verify", "bench", "doctor"]
+COMMANDS += ["export-float"]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from bitinfer.train.markdown import (
     duration,
     fence,
     metric_text,
-    parity_text,
+    notes,
     recipe,
     result_table,
     size_text,
@@ -60,7 +60,7 @@ def model_card(
         "## Accuracy" if report.metric == "accuracy" else "## Correlation",
         _accuracy(report),
         result_table(report),
-        *([] if report.packed is None else [parity_text(report)]),
+        *notes(report),
         "## Limits",
         "\n".join(f"- {each}" for each in (*_limits(report), *limits)),
     ]
@@ -119,9 +119,12 @@ def _use(report: TrainingReport) -> str:
 
 
 def _terms(licence: str | None, terms: str | None) -> str:
-    said = "Licence of the model: " + (licence or "not stated by its maker.")
-    data = "Terms of the data and of the model it started from: " + (terms or "not stated here.")
-    return f"- {said}\n- {data}"
+    model = " ".join((licence or "").split()) or "not stated"
+    data = " ".join((terms or "").split()) or "not stated"
+    return (
+        f"- Licence of the model, as its maker says: {model}.\n"
+        f"- Terms of the data and of the model it started from: {data}."
+    )
 
 
 def _made(report: TrainingReport) -> str:
@@ -139,12 +142,12 @@ def _accuracy(report: TrainingReport) -> str:
         packed = report.packed
         value = metric_text(report.metric, packed.value, packed.standard_error)
         said = f"{noun} **{value}** on the {packed.count:,} rows of {code(dev.name)}"
-        said += " (± one standard error), measured with the packed engine"
+        said += ", measured with the packed engine"
     else:
         best = report.stages[-1].best if report.stages else float("nan")
         value = metric_text(report.metric, best, report.standard_error)
         said = f"{noun} **{value}** on the {dev.rows:,} rows of "
-        said += f"{code(dev.name)} (± one standard error), measured in PyTorch"
+        said += f"{code(dev.name)}, measured in PyTorch"
     if report.teacher is not None:
         value = metric_text(report.metric, report.teacher.value)
         said += f"; its float teacher {code(report.teacher.name)} reaches {value} there"

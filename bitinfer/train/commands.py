@@ -22,8 +22,10 @@ from bitinfer.arguments import (
     to_weight,
 )
 from bitinfer.errors import InputError
+from bitinfer.train.markdown import option_words
 from bitinfer.train.options import (
     ARGUMENTS,
+    DATA,
     DEFAULT_BITS,
     DISTILL_EPOCHS,
     DISTILL_RATE,
@@ -52,8 +54,8 @@ _TABLES = (
 def _distill(options: argparse.Namespace) -> int:
     stages = len(options.bits or DEFAULT_BITS)
     if options.shares is not None and len(options.shares) != stages:
-        options.parser.error(
-            f"argument --shares: found {len(options.shares)}, expected {stages}, one for each stage"
+        raise InputError(
+            f"--shares: found {len(options.shares)}, expected {stages}, one for each stage"
         )
     report = _train("distill", options)
     out = shlex.quote(options.output)
@@ -70,10 +72,12 @@ def _distill(options: argparse.Namespace) -> int:
 
 def _finetune(options: argparse.Namespace) -> int:
     _train("finetune", options)
-    given = shlex.join(["--train", options.train, "--dev", options.dev])
     out = options.output.rstrip("/")
-    words = shlex.quote(out), shlex.quote(f"{out}-1bit")
-    print(f"next: bitinfer distill {words[0]} {given} -o {words[1]}")
+    words = [out, "--train", options.train, "--dev", options.dev, "-o", f"{out}-1bit"]
+    for name in DATA:
+        value = getattr(options, name)
+        words += [] if value is None else option_words(name, value)
+    print(f"next: bitinfer distill {shlex.join(words)}")
     return _OK
 
 
@@ -192,13 +196,14 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     ):
         shown = f"column of {what}, by name or number"
         data.add_argument(f"--{name}", f"--{name}-column", metavar="NAME|N", help=shown)
-    data.add_argument(
+    kind = data.add_mutually_exclusive_group()
+    kind.add_argument(
         "--labels",
         type=_class_names,
         metavar="A,B",
         help="names of the classes in order: default as found, sorted",
     )
-    data.add_argument(
+    kind.add_argument(
         "--regression",
         action="store_true",
         default=None,

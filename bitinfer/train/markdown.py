@@ -21,7 +21,8 @@ __all__ = [
     "duration",
     "fence",
     "metric_text",
-    "parity_text",
+    "notes",
+    "option_words",
     "recipe",
     "result_table",
     "size_text",
@@ -43,7 +44,7 @@ def as_markdown(report: TrainingReport) -> str:
     parts = [
         f"# Report of bitinfer {report.command}",
         result_table(report),
-        *([] if report.packed is None else [parity_text(report)]),
+        *notes(report),
         "![dev metric against steps](report.svg)",
         "## How it was made",
         recipe(report),
@@ -94,18 +95,21 @@ def result_table(report: TrainingReport) -> str:
     return table(header, rows, "lr" + "r" * 5)
 
 
-def parity_text(report: TrainingReport) -> str:
-    """What was compared, and what the packed file saves."""
-    assert report.packed is not None
-    packed, parity = report.packed, report.packed.parity
-    verdict = "Parity: exact." if parity.exact else "**Parity: NOT exact.**"
-    return (
-        f"{verdict} The packed engine and the float64 reference: {parity.codes_differing:,} of "
-        f"{parity.codes:,} codes differ, logits within {parity.logits_difference:.1e} "
-        f"({parity.sequences:,} texts, {parity.tokens:,} tokens). The ± is the standard error of "
-        f"{packed.count:,} rows. The same model as a float checkpoint takes "
-        f"{size_text(report.float_bytes)}."
-    )
+def notes(report: TrainingReport) -> list[str]:
+    """What a reader of the table has to know: paragraphs."""
+    found = []
+    if report.standard_error is not None:
+        found.append(f"± is one standard error of {report.data['dev'].rows:,} rows.")
+    if report.packed is not None:
+        parity = report.packed.parity
+        verdict = "Parity: exact." if parity.exact else "**Parity: NOT exact.**"
+        found.append(
+            f"{verdict} Packed engine against float64 reference: {parity.codes_differing:,} of "
+            f"{parity.codes:,} codes differ, logits within {parity.logits_difference:.1e} "
+            f"({parity.sequences:,} texts, {parity.tokens:,} tokens). As a float checkpoint the "
+            f"same model takes {size_text(report.float_bytes)}."
+        )
+    return found
 
 
 def data_table(report: TrainingReport) -> str:
@@ -129,11 +133,16 @@ def recipe(report: TrainingReport) -> str:
         return fence(f"bitinfer.train.{report.command}(\n{arguments})", "python")
     words = ["bitinfer", report.command]
     for name, value in given.items():
-        words += [_word(value)] if name in ("teacher", "encoder") else _option(name, value)
+        words += [_word(value)] if name in ("teacher", "encoder") else option_words(name, value)
     return fence(shlex.join(words), "sh")
 
 
-def _option(name: str, value: Any) -> list[str]:
+def option_words(name: str, value: Any) -> list[str]:
+    """An argument of a function as the words of a command; those that are off need none.
+
+    >>> option_words("batch_size", 8), option_words("labels", ["no", "yes"])
+    (['--batch-size', '8'], ['--labels', 'no,yes'])
+    """
     option = f"--{name.replace('_', '-')}"
     if value is True:
         return [option]

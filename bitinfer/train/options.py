@@ -14,6 +14,7 @@ from bitinfer.options import check_int
 
 __all__ = [
     "ARGUMENTS",
+    "DATA",
     "DEFAULT_BITS",
     "DISTILL_EPOCHS",
     "DISTILL_RATE",
@@ -35,7 +36,8 @@ DISTILL_RATE = 5e-4
 FINETUNE_EPOCHS = 3.0
 FINETUNE_RATE = 5e-5
 
-_DATA = ("text", "pair", "label", "labels", "regression", "max_length")
+#: Arguments that say how a table is read.
+DATA = ("text", "pair", "label", "labels", "regression", "max_length")
 _BUDGET = ("minutes", "steps", "epochs")
 _STUDENT = ("bits", "shares", "label_weight", "hidden_weight", "attention_weight", "activation")
 _LOOP = ("batch_size", "learning_rate", "seed", "evaluate_every", "bf16", "threads")
@@ -43,9 +45,9 @@ _RUN = ("licence", "resume", "show_progress_bar")
 
 #: The arguments of each function, which are the options of the command of the same name.
 ARGUMENTS = {
-    "distill": ("teacher", "train", "dev", "output", *_DATA, *_BUDGET, *_STUDENT, *_LOOP, *_RUN),
+    "distill": ("teacher", "train", "dev", "output", *DATA, *_BUDGET, *_STUDENT, *_LOOP, *_RUN),
     "finetune": (
-        *("encoder", "train", "dev", "output", *_DATA, *_BUDGET, *_LOOP, *_RUN),
+        *("encoder", "train", "dev", "output", *DATA, *_BUDGET, *_LOOP, *_RUN),
         *("reinitialize_pooler", "dropout"),
     ),
 }

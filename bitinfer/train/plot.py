@@ -16,7 +16,7 @@ __all__ = ["as_svg", "check_plotting"]
 
 _TEACHER, _PACKED = "#555555", "#c8402f"
 _STAGES = ("#30638e", "#e0a030", "#4f9d69", "#8a5a99", "#a3b1bf")
-_STYLE: dict[Any, Any] = {
+_STYLE = {
     "svg.hashsalt": "bitinfer",  # the same file for the same figures
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -91,11 +91,11 @@ def _draw(ax: Axes, report: TrainingReport) -> None:
             color=_PACKED,
             capsize=3,
             zorder=3,
-            label="packed, with standard error" if error is not None else "packed",
+            label="packed" if error is None else "packed, with\nstandard error",
         )
     rows = report.data["dev"].rows
     unit = "accuracy, %" if report.metric == "accuracy" else "Pearson correlation"
     ax.set_ylabel(f"{unit} ({rows:,} dev rows)")
     ax.set_xlabel("steps; a larger dot is the step that was kept")
     if ax.get_legend_handles_labels()[1]:
-        ax.legend(frameon=False)
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))  # beside the lines
