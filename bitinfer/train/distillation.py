@@ -87,7 +87,7 @@ def distill(
     resume: bool = False,
     show_progress_bar: bool | None = None,
 ) -> TrainingReport:
-    """Train a 1-bit model: each student begins with the weights of the one before, which teaches it.
+    """Train a 1-bit model: each student begins with the weights of its teacher, the one before.
 
     The output holds the model in the published form (``pytorch_model.bin``, ``config.json``,
     ``vocab.txt``), the packed file ``model.safetensors`` if the last student is 1-1-1, a report and

@@ -42,7 +42,7 @@ def code_range(bits: int, *, signed: bool) -> tuple[int, int]:
 def initial_step(magnitude: Tensor, bits: int, *, signed: bool) -> Tensor:
     """The step to begin with, from the mean absolute value of the first batch.
 
-    ``2 * mean|x| / sqrt(Q)``, twice as much if unsigned, Q the largest code (LSQ, section
+    ``2 * mean|x| / sqrt(Q)`` with Q the largest code, twice as much if unsigned (LSQ, section
     2.1; BiT).
     """
     largest = code_range(bits, signed=signed)[1]
