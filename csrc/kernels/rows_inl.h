@@ -2,7 +2,7 @@
 // width: sums are 32 partial sums (i mod 32), halved pairwise; fused multiply-adds are where they
 // are written, on every processor.
 //
-// V::Doubles is a vector of V::kDoubles values (1, 2, 4 or 8); masks have bit i for lane i.
+// V::Doubles is a vector of V::kDoubles values (2, 4 or 8); masks have bit i for lane i.
 #pragma once
 
 #include "kernels/bgemm_inl.h"
