@@ -309,23 +309,27 @@ class GroupForward {
   Input query_in_, key_in_, value_in_;
 };
 
+// visit(rows) for all rows of bits that are as wide as the states; `buffers` may be const.
+template <class Buffers, class Visit>
+void for_each_as_wide_as_states(Buffers& buffers, const Visit& visit) {
+  for (auto* rows : {&buffers.query_in, &buffers.key_in, &buffers.value_in,
+                     &buffers.intermediate_in, &buffers.query, &buffers.key[0], &buffers.key[1],
+                     &buffers.value[0], &buffers.value[1], &buffers.context}) {
+    visit(*rows);
+  }
+}
+
 }  // namespace
 
 void GroupBuffers::reserve(const Config& config, int64_t tokens) {
   hidden.reserve(static_cast<size_t>(tokens * config.hidden));
-  for (BitRows* rows : {&query_in, &key_in, &value_in, &intermediate_in, &query, &key[0], &key[1],
-                        &value[0], &value[1], &context}) {
-    rows->reserve(tokens, config.hidden);
-  }
+  for_each_as_wide_as_states(*this, [&](BitRows& rows) { rows.reserve(tokens, config.hidden); });
   ffn.reserve(tokens, config.intermediate);
 }
 
 size_t GroupBuffers::bytes() const {
   size_t sum = hidden.bytes() + ffn.bytes();
-  for (const BitRows* rows : {&query_in, &key_in, &value_in, &intermediate_in, &query, &key[0],
-                              &key[1], &value[0], &value[1], &context}) {
-    sum += rows->bytes();
-  }
+  for_each_as_wide_as_states(*this, [&](const BitRows& rows) { sum += rows.bytes(); });
   return sum;
 }
 
