@@ -53,9 +53,7 @@ class PackedPanels {
       nonzero_.assign(plane, plane + nonzero->size());
       const int64_t stride = words_for(depth);
       for (int64_t row = 0; row < rows_; ++row) {
-        int64_t set = 0;
-        for (int64_t w = 0; w < stride; ++w) set += __builtin_popcountll(plane[row * stride + w]);
-        if (set == depth) continue;
+        if (count_ones(plane + row * stride, stride) == depth) continue;
         zero_rows.push_back(static_cast<int32_t>(row));
         planes.insert(planes.end(), plane + row * stride, plane + (row + 1) * stride);
       }
