@@ -282,6 +282,7 @@ def test_a_terminal_is_told_what_is_read(model: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are different there")
+@pytest.mark.usefixtures("children_take_ctrl_c")
 def test_ctrl_c(model: str) -> None:
     with start("predict", model, "--batch-size", "1", stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
