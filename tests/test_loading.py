@@ -63,7 +63,7 @@ def test_background_is_over_after_more_interrupts() -> None:
         time.sleep(0.05)
         done.set()
 
-    def interrupt(signal: int, frame: object) -> None:
+    def interrupt(number: int, frame: object) -> None:
         if left[0] == 0:
             go.set()
             return
