@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from children import environment
 
 import bitinfer
 from bitinfer.errors import FormatError
@@ -194,7 +195,7 @@ def run_script(code: str, *arguments: str) -> subprocess.Popen[str]:
         [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment(),
     )
 
 
