@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,8 +21,6 @@ if "numpy" in sys.modules:
     raise pytest.UsageError("benchmarks: NumPy is already imported, its threads cannot be set")
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for the seeded checkpoints
 
 import machine  # noqa: E402  # notes how busy the machine is
 

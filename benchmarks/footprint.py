@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 _STARTS = 7
-_TESTS = Path(__file__).parents[1] / "tests"
+_HERE = Path(__file__).parent
 
 # Prints seconds from the start of the process and from the first import to the first label, and the
 # peak memory in bytes.  The clock is that of the system: the time of the start is an argument.
@@ -72,17 +72,10 @@ for part in range(11):
 """
 _MAKE_BASE = """
 import sys
-from dataclasses import replace
 from pathlib import Path
 sys.path.append(sys.argv[1])
-import seeded
-from bitinfer.converter import convert
-from bitinfer.origin import find_model, read_model
-folder = Path(sys.argv[2])
-vocab = read_model(find_model("sst2"))[0]["vocab"].split("\\n")
-spec = replace(seeded.BASE_12X768, vocab=len(vocab), positions=512)
-seeded.save(folder / "base", seeded.state_dict(spec), seeded.config(spec), vocab)
-convert(folder / "base", folder / "base.safetensors", verify=False)
+from models import text_model
+text_model(Path(sys.argv[2]))
 """
 _INFO = """
 import json, sys
@@ -97,7 +90,7 @@ def measure() -> dict[str, Any]:
     """Per model: bytes of the file, of its parts and of the checkpoint; seconds; peak bytes."""
     with tempfile.TemporaryDirectory() as folder:
         found = {"sst2": _model("sst2", _builtin_file())}
-        made = subprocess.run([sys.executable, "-c", _MAKE_BASE, str(_TESTS), folder])
+        made = subprocess.run([sys.executable, "-c", _MAKE_BASE, str(_HERE), folder])
         if made.returncode == 0:
             file = Path(folder) / "base.safetensors"
             found["base"] = _model(str(file), file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import os
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ def describe() -> dict[str, Any]:
         "compiler": f"GCC {compiler}" if compiler[0].isdigit() else compiler,
         "python": found["python"],
         "bitinfer": found["bitinfer"]["version"],
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: found["packages"][name] for name in _PACKAGES},
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
 
@@ -41,10 +40,3 @@ def _family() -> str:
     if "cpu family" not in fields:
         return ""
     return f" (family {fields['cpu family']}, model {fields['model']})"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

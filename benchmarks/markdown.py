@@ -1,4 +1,4 @@
-"""Figures as Markdown: tables, numbers, and the marked blocks of documents that hold them.
+"""Figures as Markdown: titles, numbers, tables, and the marked blocks of documents that hold them.
 
 A block is what stands between ``<!-- table:NAME -->`` and ``<!-- /table -->``.
 """
@@ -12,6 +12,13 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+TITLES = {
+    "sst2": "sst2 (6 x 384)",
+    "base": "BERT-base (12 x 768)",
+    "small": "MiniLM-L6 (6 x 384)",
+}
+QUIET = 0.7  # load, of the minute before the benchmarks, up to which figures can be trusted
 
 Data = dict[str, Any]
 Tables = Mapping[str, Callable[[Data], str]]

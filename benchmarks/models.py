@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import seeded
 from numpy.typing import NDArray
 
 import bitinfer
+from bitinfer.origin import find_model, read_model
 from bitinfer.text import TokenBatch
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+import seeded
 
 if TYPE_CHECKING:
     from bitinfer.checkpoints.description import Description
@@ -46,6 +51,35 @@ def seeded_model(folder: Path) -> Subject:
     path = folder / "base.safetensors"
     write_packed(path, tensors, to_metadata(description))
     return Subject(str(path), description)
+
+
+def builtin_vocabulary() -> list[str]:
+    """The tokens of the built-in model."""
+    vocabulary: str = read_model(find_model("sst2"))[0]["vocab"]
+    return vocabulary.split("\n")
+
+
+def text_checkpoint(folder: Path, **changes: Any) -> Path:
+    """A BiT checkpoint of random weights that knows the words of the built-in model.
+
+    Args:
+        folder: Where it goes.
+        changes: What is not as in BERT-base: fields of ``seeded.Spec``.
+    """
+    vocabulary = builtin_vocabulary()
+    sizes = {"vocab": len(vocabulary), "positions": 512, **changes}
+    spec = replace(seeded.BASE_12X768, **sizes)
+    saved: Path = seeded.save(folder, seeded.state_dict(spec), seeded.config(spec), vocabulary)
+    return saved
+
+
+def text_model(folder: Path) -> Path:
+    """Such a BERT-base, packed: ``base.safetensors`` in the folder."""
+    from bitinfer.converter import convert
+
+    path = folder / "base.safetensors"
+    convert(text_checkpoint(folder / "base"), path, verify=False)
+    return path
 
 
 def random_ids(config: dict[str, Any], batch: int, length: int) -> Ids:

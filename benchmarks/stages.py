@@ -7,12 +7,9 @@ BERT-base has random weights, the built-in model trained ones.  The stages are t
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 import models
 

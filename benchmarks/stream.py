@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-
+import models
 import numpy as np
-import seeded
 
 import bitinfer
-from bitinfer.converter import convert
-from bitinfer.origin import find_model, read_model
 
 _SENTENCES, _CHUNK, _BATCH = 10_000, 500, 32
 _SINGLES = 2000
@@ -32,11 +26,10 @@ _SENTENCE = "the film is a warm and deeply moving story about two brothers who l
 
 def measure() -> list[dict[str, Any]]:
     """Per model: seconds of `predict` and of the engine alone, and of one sentence."""
-    vocabulary = read_model(find_model("sst2"))[0]["vocab"].split("\n")
-    texts = _sentences([word for word in vocabulary if word.isalpha()])
+    texts = _sentences([word for word in models.builtin_vocabulary() if word.isalpha()])
     with tempfile.TemporaryDirectory() as folder:
-        models = {"sst2": "sst2", "base": _base(Path(folder), vocabulary)}
-        return [{"model": name, **_compare(path, texts)} for name, path in models.items()]
+        paths = {"sst2": "sst2", "base": str(models.text_model(Path(folder)))}
+        return [{"model": name, **_compare(path, texts)} for name, path in paths.items()]
 
 
 def _sentences(words: list[str]) -> list[str]:
@@ -46,14 +39,6 @@ def _sentences(words: list[str]) -> list[str]:
     return [
         " ".join(words[i] for i in part) + "." for part in np.split(drawn, np.cumsum(lengths)[:-1])
     ]
-
-
-def _base(folder: Path, vocabulary: list[str]) -> str:
-    """A BERT-base of random weights with the vocabulary of the built-in model."""
-    spec = replace(seeded.BASE_12X768, vocab=len(vocabulary), positions=512)
-    seeded.save(folder / "base", seeded.state_dict(spec), seeded.config(spec), vocabulary)
-    convert(folder / "base", folder / "base.safetensors", verify=False)
-    return str(folder / "base.safetensors")
 
 
 def _compare(path: str, texts: list[str]) -> dict[str, Any]:

@@ -24,7 +24,9 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from benchmarks.compare.tables import TABLES as COMPARISONS
 from benchmarks.markdown import (
+    QUIET,
     ROOT,
+    TITLES,
     Data,
     digits,
     milliseconds,
@@ -105,12 +107,9 @@ def machine(results: Data) -> str:
         f"{found['cpu']}, {found['cpus']} CPUs, `{found['best_isa']}`; {found['compiler']}, "
         f"{', '.join(versions)}; bitinfer {found['bitinfer']}, {found['date']}."
     )
-    if found["load"] > _QUIET:
+    if found["load"] > QUIET:
         line += f" **Provisional: the machine was busy (load {found['load']:.1f}).**"
     return line
-
-
-_QUIET = 0.7  # load, of the minute before the benchmarks, up to which figures can be trusted
 
 
 def kernels(results: Data) -> str:
@@ -145,9 +144,6 @@ def isas(results: Data) -> str:
         for case in results["isas"]
     ]
     return table(["instruction set", "product", "registers alone"], rows)
-
-
-_TITLES = {"sst2": "sst2 (6 x 384)", "base": "BERT-base (12 x 768)"}
 
 
 def models(results: Data) -> str:
@@ -207,7 +203,7 @@ _PRODUCTS = ("projections", "attention output", "intermediate", "output")
 def stream(results: Data) -> str:
     rows = [
         [
-            _TITLES[case["model"]],
+            TITLES[case["model"]],
             f"{case['predict']:.2f} s",
             f"{case['engine']:.2f} s",
             f"{case['predict'] / case['engine']:.3f}",
@@ -247,14 +243,14 @@ def sizes(results: Data) -> str:
         ["**file**", *(f"**{found[n]['file']:,}**" for n in names)],
         ["float32 checkpoint", *(f"{found[n]['checkpoint']:,}" for n in names)],
     ]
-    return table(["bytes", *(_TITLES[n] for n in names)], rows)
+    return table(["bytes", *(TITLES[n] for n in names)], rows)
 
 
 def footprint(results: Data) -> str:
     found = results["footprint"]
     rows = [
         [
-            _TITLES[name],
+            TITLES[name],
             f"{model['file'] / 1e6:.1f} MB",
             f"{model['checkpoint'] / 1e6:.0f} MB",
             f"{model['process_to_first_prediction']:.2f} s",

@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeAlias
 
 from bitinfer.errors import FormatError, quote
@@ -138,12 +137,7 @@ class PackedFile:
     def __enter__(self) -> PackedFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def read(self) -> bytes:

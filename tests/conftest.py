@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,18 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip(f"no data folder {folder}: set BITINFER_SHARED to run this test")
     return folder
+
+
+@pytest.fixture
+def children_take_ctrl_c() -> Iterator[None]:
+    """Processes that the test starts stop at SIGINT, even if a shell has this one ignore it.
+
+    Shells do so for what they run in the background.  Children inherit what is ignored, but no
+    handler: theirs is the default.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import seeded
+from children import environment
 
 from bitinfer.checkpoints.bit import STEP_FLOOR, binarize, read_bit
 from bitinfer.checkpoints.description import Description
@@ -728,5 +728,4 @@ def test_looking_does_not_import_torch(folder: Path) -> None:
         "import sys; from bitinfer.checkpoints.files import looks_like_checkpoint as look; "
         f"assert look({str(folder)!r}); assert 'torch' not in sys.modules"
     )
-    root = str(Path(__file__).parents[1])
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": root})
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment())

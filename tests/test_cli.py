@@ -284,6 +284,7 @@ def test_a_terminal_is_told_what_is_read(model: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are different there")
+@pytest.mark.usefixtures("children_take_ctrl_c")
 def test_ctrl_c(model: str) -> None:
     with start("predict", model, "--batch-size", "1", stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -432,11 +433,11 @@ def test_verify_data_alone(model: str, tmp_path: Path, capsys: Capture) -> None:
         "import sys; sys.modules['torch'] = None\n"  # as if it were not installed
         f"from bitinfer.cli import main; sys.exit(main({arguments!r}))"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
-    assert run.returncode == 0, run.stderr
-    assert b"accuracy 100.00%" in run.stdout
-    assert b"parity" not in run.stdout
+    environment = {**os.environ, **ENVIRONMENT}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"accuracy 100.00%" in done.stdout
+    assert b"parity" not in done.stdout
     assert main(["verify", model, "--no-parity"]) == 2
     assert "--no-parity: found without --data" in capsys.readouterr().err
     assert main([*arguments, "--checkpoint", str(tmp_path)]) == 2

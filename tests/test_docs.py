@@ -8,7 +8,6 @@ import importlib
 import importlib.util
 import io
 import json
-import os
 import pkgutil
 import re
 import shlex
@@ -20,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from children import environment
 
 import bitinfer
 from bitinfer import cli
@@ -150,10 +150,9 @@ def test_shell_blocks(document: Path, desk: Path) -> None:
 
 def run_in_shell(line: str) -> None:
     function = 'bitinfer() { "$PYTHON" -m bitinfer "$@"; }\nset -euo pipefail\n'
-    environment = {"PYTHON": sys.executable, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         ["bash", "-c", function + line],
-        env={**os.environ, **environment},
+        env=environment(PYTHON=sys.executable),
         capture_output=True,
         text=True,
     )

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from children import environment
 
 from bitinfer import _core
 from bitinfer.format import read_packed
@@ -88,9 +88,8 @@ def test_the_file_is_the_one_of_2026() -> None:
 
 @pytest.mark.parametrize("isa", _core.available_isas())
 def test_it_gives_the_same_bits(isa: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", RUN, json.dumps([str(FILE), isa, CASES])]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["heavy"] == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from children import environment
 
 import bitinfer
 import bitinfer.loading
@@ -63,7 +63,7 @@ def test_background_is_over_after_more_interrupts() -> None:
         time.sleep(0.05)
         done.set()
 
-    def interrupt(signal: int, frame: object) -> None:
+    def interrupt(number: int, frame: object) -> None:
         if left[0] == 0:
             go.set()
             return
@@ -143,10 +143,9 @@ model = bitinfer.load({path!r}, num_threads={threads})
 assert threading.active_count() == 1
 print(*names)
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code]
     return subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True
+        command, env=environment(), check=True, capture_output=True, text=True
     ).stdout.split()
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from children import environment
 
 import bitinfer
 
@@ -74,14 +74,8 @@ def test_workspace_is_bounded_and_shown(threads: int) -> None:
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
 def test_memory_stays_flat() -> None:
     """`benchmarks/footprint.py --calls` does the same for longer."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run(
-        [sys.executable, "-c", _MANY_CALLS],
-        env=environment,
-        stdout=subprocess.PIPE,
-        check=True,
-        cwd=Path(__file__).parent,
-    )
+    command = [sys.executable, "-c", _MANY_CALLS]
+    run = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, check=True)
     # Objects are counted: small ones take what was freed after loading, 2 MB, before memory grows.
     objects, kilobytes = map(int, run.stdout.split())
     assert objects < 1000  # 3000 calls that lost one each would show

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from children import environment
 
 import bitinfer
 from bitinfer.errors import (
@@ -623,8 +624,7 @@ model.forward([[2, 5, 3]])
 heavy = {{"torch", "transformers", "tqdm", "scipy", "pandas"}} & set(sys.modules)
 assert not heavy, heavy
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment())
 
 
 def test_progress_bar(

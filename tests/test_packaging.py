@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from children import environment
 
 import bitinfer
 import bitinfer._core as core
@@ -83,4 +84,4 @@ def test_import_leaves_torch_alone() -> None:
         "bitinfer.load('sst2').predict('fine')\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment())

@@ -9,6 +9,7 @@ import expected
 import numpy as np
 import parity
 import pytest
+from children import environment
 
 from bitinfer.packing import to_tensors
 
@@ -30,7 +31,9 @@ print("leaving")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_interpreter_ends_while_daemon_threads_are_busy(threads: int) -> None:
     script = _BUSY_AT_EXIT.format(threads=threads)
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, timeout=60
+    )
     assert (run.returncode, run.stdout, run.stderr) == (0, b"leaving\n", b"")
 
 

@@ -72,9 +72,8 @@ def test_pairs_and_segments(tokenizer: TextTokenizer) -> None:
     ]
     assert batch.segments.tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0]
     assert batch.positions.tolist() == [*range(6), *range(3), *range(3), *range(4), *range(2)]
-    assert [a.dtype.str for a in (batch.ids, batch.positions, batch.segments, batch.offsets)] == [
-        *("<i4", "<i4", "<i4", "<i8")
-    ]
+    arrays = (batch.ids, batch.positions, batch.segments, batch.offsets)
+    assert [array.dtype.str for array in arrays] == ["<i4", "<i4", "<i4", "<i8"]
 
 
 def test_empty_batch(tokenizer: TextTokenizer) -> None:
@@ -162,16 +161,14 @@ PIECES = [
     "[SEP]",
     "[SEP",
     "SEP]",
-    *(
-        "é" * 130,
-        "жЖ" * 60,
-        "한" * 101,
-        "がガ" * 55,
-        "กا" * 60,
-        "א" * 100,
-        "Ά" * 99,
-        "\u2003" * 102,
-    ),
+    "é" * 130,
+    "жЖ" * 60,
+    "한" * 101,
+    "がガ" * 55,
+    "กا" * 60,
+    "א" * 100,
+    "Ά" * 99,
+    "\u2003" * 102,
     "good" * 25,
     "x1" * 300,
     " " * 250,

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from children import environment
 
 import bitinfer
 from bitinfer.errors import FormatError
@@ -177,7 +178,7 @@ def test_number_of_threads_does_not_matter(packed: Packed) -> None:
 
 
 INTERRUPTED = """
-import signal, sys, threading, os, itertools, bitinfer
+import itertools, sys, bitinfer
 model = bitinfer.load(sys.argv[1], num_threads=2)
 model.predict("a b c")
 print("ready", flush=True)
@@ -194,18 +195,22 @@ def run_script(code: str, *arguments: str) -> subprocess.Popen[str]:
         [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment(),
     )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are different there")
+@pytest.mark.usefixtures("children_take_ctrl_c")
 def test_ctrl_c_stops_a_long_predict(packed: Packed) -> None:
     with run_script(INTERRUPTED, str(packed())) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=20)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()  # or a test that fails would wait for it
     assert output == "interrupted\n"
     assert process.returncode == 0
 

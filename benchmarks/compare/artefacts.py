@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 FOLDER_VARIABLE = "BITINFER_COMPARE_MODELS"
 _PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "ctranslate2")
 VOCABULARY = 30522
-POSITIONS = 512
 _SEED = 1
 _CHECKED = (8, 32)  # texts and tokens of the answers that are compared
 _RAGGED = (32, 20, 9, 32, 27, 11)  # tokens of texts of different length whose answers are compared
@@ -49,10 +48,9 @@ def _folder() -> Path:
     import hashlib
 
     made_by = hashlib.sha256()
-    for source in (Path(__file__), ROOT / "tests" / "seeded.py"):
+    makers = [Path(__file__), ROOT / "benchmarks" / "models.py", ROOT / "tests" / "seeded.py"]
+    for source in [*makers, *sorted((ROOT / "bitinfer").glob("convert*.py"))]:
         made_by.update(source.read_bytes())
-    for converter in sorted((ROOT / "bitinfer").glob("convert*.py")):
-        made_by.update(converter.read_bytes())
     made_by.update(" ".join(f"{name} {version(name)}" for name in _PACKAGES).encode())
     return ROOT / "build" / "compare" / f"models-{made_by.hexdigest()[:12]}"
 
@@ -71,16 +69,12 @@ FOLDER = _folder()
 
 @dataclass(frozen=True)
 class Size:
-    title: str
     layers: int
     hidden: int
     heads: int = 12
 
 
-SIZES = {
-    "base": Size("BERT-base (12 x 768)", 12, 768),
-    "small": Size("MiniLM-L6 (6 x 384)", 6, 384),
-}
+SIZES = {"base": Size(12, 768), "small": Size(6, 384)}  # BERT-base and MiniLM-L6
 
 
 def path(model: str, name: str) -> Path:
@@ -271,27 +265,17 @@ def _make_ctranslate2(model: str, folder: Path) -> None:
 
 
 def _make_checkpoint(model: str, folder: Path) -> None:
-    """A BiT checkpoint with the vocabulary of the built-in model."""
-    from dataclasses import replace
-
-    from bitinfer.origin import find_model, read_model
-
-    sys.path.append(str(ROOT / "tests"))
-    import seeded
+    from benchmarks.models import text_checkpoint
 
     size = SIZES[model]
-    vocabulary = read_model(find_model("sst2"))[0]["vocab"].split("\n")
-    spec = replace(
-        seeded.BASE_12X768,
+    text_checkpoint(
+        folder,
         layers=size.layers,
         hidden=size.hidden,
         heads=size.heads,
         intermediate=4 * size.hidden,
-        vocab=len(vocabulary),
-        positions=POSITIONS,
         length=128,
     )
-    seeded.save(folder, seeded.state_dict(spec), seeded.config(spec), vocabulary)
 
 
 def _make_packed(model: str, file: Path) -> None:

@@ -6,15 +6,13 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from benchmarks.markdown import Data, digits, milliseconds, table, thread_count
+from benchmarks.markdown import QUIET, TITLES, Data, digits, milliseconds, table, thread_count
 
 from .contestants import AVX2, ENGINES, GROUPS, KERNELS, RAGGED
 from .summary import FEWEST_FOR_QUARTILES, line, ratio, ratios, spread
 
-MODELS = {"base": "BERT-base (12 x 768)", "small": "MiniLM-L6 (6 x 384)"}
 OWN = "bitinfer"
 RIVAL = "openvino-int8"  # the fastest int8 engine, which the project measures itself against
-_QUIET = 0.7  # load, of the minute before, up to which figures can be trusted
 
 
 class NotMeasured(KeyError):  # noqa: N818  # it is no error
@@ -66,7 +64,7 @@ def _doubts(found: Data) -> list[str]:
         doubts.append(f"measured only in part ({', '.join(less)})")
     if unknown:
         doubts.append(f"measured nobody knows how long ({', '.join(unknown)})")
-    if load > _QUIET:
+    if load > QUIET:
         doubts.append(f"the machine was busy (load {load:.1f})")
     for what in ("cpu", "cpus", "bitinfer", "best_isa", "packages"):
         if any(machine.get(what) != machines[0].get(what) for machine in machines):
@@ -202,7 +200,7 @@ def spreads(results: Data) -> str:
             low, _, high = spread(by_round := ratios(seconds(cell, OWN), seconds(cell, RIVAL)))
             rows.append(
                 [
-                    f"{MODELS[cell['model']]}, {name_of(cell)}",
+                    f"{TITLES[cell['model']]}, {name_of(cell)}",
                     str(cell["threads"]),
                     _milliseconds(_beside(cell, RIVAL)),
                     _milliseconds(seconds(cell, RIVAL)),

@@ -21,6 +21,22 @@ constexpr uint64_t low_bits(int64_t count) {
   return count >= kWordBits ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
 }
 
+// Set bits of all words: of every pair, nibble and byte, and then the sum of the bytes. Without an
+// instruction for it, the compiler's own function looks up one byte after the other.
+inline int64_t count_ones(const uint64_t* words, int64_t count) {
+  constexpr uint64_t kEveryBit = ~uint64_t{0}, kEveryByte = kEveryBit / 255;  // 0x0101..
+  constexpr uint64_t kLowBits = kEveryBit / 3, kLowPairs = kEveryBit / 5;     // 0x55.., 0x33..
+  constexpr uint64_t kLowNibbles = kEveryBit / 17;                            // 0x0f0f..
+  int64_t ones = 0;
+  for (int64_t w = 0; w < count; ++w) {
+    const uint64_t pairs = words[w] - (words[w] >> 1 & kLowBits);
+    const uint64_t nibbles = (pairs & kLowPairs) + (pairs >> 2 & kLowPairs);
+    const uint64_t bytes = (nibbles + (nibbles >> 4)) & kLowNibbles;
+    ones += static_cast<int64_t>(bytes * kEveryByte >> 56);
+  }
+  return ones;
+}
+
 // The first of `rows` rows with a bit set after its last value, or -1.
 inline int64_t find_padding_bits(const uint64_t* bits, int64_t rows, int64_t depth) {
   const int64_t words = words_for(depth);

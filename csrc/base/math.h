@@ -1,6 +1,7 @@
-// The project's own elementary functions. Between ids and results, and between a checkpoint and its
-// thresholds, nothing calls the platform's libm but for fma: its last bits differ from system to
-// system. They use only + - * / and exact scaling by powers of two, in one written order.
+// The project's own elementary functions, because those of the platform's libm differ in their last
+// bits from system to system. They use only + - * / and exact scaling by powers of two, in one
+// written order. Of libm itself only fma is called on the way from ids to results, because that has
+// one right answer, and nothing on the way from a checkpoint to its thresholds.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,8 @@ double erf(double x);
 // x * (1 + erf(x / sqrt 2)) / 2: the exact GELU of Hendrycks & Gimpel (2016), section 2.
 double gelu(double x);
 
-// Sum of a[i] * b[i]: sixteen partial sums (i mod 16), then halved pairwise. The layer norm of the
-// kernels uses the same order, so that no vector width is special.
+// Sum of a[i] * b[i]: 16 partial sums (i mod 16), halved pairwise. The kernels have their own
+// order, of 32 (rows_inl.h).
 double dot(const double* a, const double* b, int64_t n);
 
 // out[i] = exp(x[i] - max x) / sum, summed from left to right.

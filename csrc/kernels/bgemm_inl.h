@@ -57,8 +57,6 @@ inline uint32_t step_word(const uint64_t* row, int64_t step) {
   return word;
 }
 
-inline constexpr int kLineWords = 64 / sizeof(uint32_t);
-
 template <class V, int kRowCount, int kPartCount>
 struct Tile {
   typename V::Sum sums[kRowCount * kPartCount];
@@ -294,6 +292,7 @@ template <class V, int kRowCount, int kPanelCount, class Epilogue>
 __attribute__((noinline)) void plain_rows(const Rows a, const Panels b, int64_t row, int64_t last,
                                           int64_t panel, const Epilogue epilogue) {
   constexpr int kPartCount = kPanelCount * V::kParts;
+  constexpr int kLineWords = 64 / sizeof(uint32_t);  // of a line of the cache
   const uint32_t* panels = b.words + panel * b.steps * kPanelWidth;
   // The next panels come from L2 or L3: a share of them with every tile.
   const int64_t panel_words = kPanelCount * b.steps * kPanelWidth;

@@ -3,8 +3,7 @@
 //
 // A product of packed rows is computed as X, and the sum of codes S follows from it:
 //   plain   X = popcount(a xor b)     pm1 x pm1:  S = K - 2 X
-//                                     u1  x pm1:  S = ones(b) - X     (ones: +1 codes of the
-//                                     column)
+//                                     u1  x pm1:  S = ones - X    (ones: +1 codes of b)
 //   masked  X = -S                    ternary codes on either side: bits under a non-zero plane
 // So one XOR kernel serves both kinds of activation, and thresholds on S become thresholds on X.
 //

@@ -2,7 +2,7 @@
 // width: sums are 32 partial sums (i mod 32), halved pairwise; fused multiply-adds are where they
 // are written, on every processor.
 //
-// V::Doubles is a vector of V::kDoubles values (1, 2, 4 or 8); masks have bit i for lane i.
+// V::Doubles is a vector of V::kDoubles values (2, 4 or 8); masks have bit i for lane i.
 #pragma once
 
 #include "kernels/bgemm_inl.h"
@@ -95,15 +95,11 @@ struct Moments {
   double mean, scale;
 };
 
-// Adds what is to be added and takes the moments of each row.
+// Adds what is to be added to kRows rows of n values, and sums them.
 template <class V, int kRows, bool kAdds>
-void add_and_measure(const NormRows& rows, int64_t row, Moments* of_row) {
+BITINFER_INLINE inline void add_and_sum(double* x, int64_t n, const ScaledSums& added,
+                                        double* sum) {
   using Doubles = typename V::Doubles;
-  const int64_t n = rows.n;
-  double* const x = rows.x + row * n;
-  const ScaledSums added = rows.added;
-  const int32_t* const products = kAdds ? added.sums + row * n : nullptr;
-  double sum[kRows];
   sum_rows<V, kRows>(
       n,
       [&](int64_t i, Doubles* sums) BITINFER_INLINE {
@@ -116,7 +112,7 @@ void add_and_measure(const NormRows& rows, int64_t row, Moments* of_row) {
           double* const at = x + r * n + i;
           Doubles value = V::load(at);
           if constexpr (kAdds) {
-            const Doubles product = V::convert(products + r * n + i);
+            const Doubles product = V::convert(added.sums + r * n + i);
             value = V::add(value, V::fma(scale, product, bias));
             V::store(at, value);
           }
@@ -126,20 +122,21 @@ void add_and_measure(const NormRows& rows, int64_t row, Moments* of_row) {
       [&](int64_t i, int r, double partial) {
         double& value = x[r * n + i];
         if constexpr (kAdds) {
-          const double product = products[r * n + i];
+          const double product = added.sums[r * n + i];
           value += __builtin_fma(added.scale[i], product, added.bias[i]);
         }
         return partial + value;
       },
       sum);
+}
 
-  const double count = static_cast<double>(n);
-  double mean[kRows];
+// Sums of squares of what kRows rows of n values differ from their means by.
+template <class V, int kRows>
+BITINFER_INLINE inline void sum_squares(const double* x, int64_t n, const double* mean,
+                                        double* sum) {
+  using Doubles = typename V::Doubles;
   Doubles means[kRows];
-  unroll<kRows>([&](auto r) BITINFER_INLINE {
-    mean[r] = sum[r] / count;
-    means[r] = V::set_all(mean[r]);
-  });
+  unroll<kRows>([&](auto r) BITINFER_INLINE { means[r] = V::set_all(mean[r]); });
   sum_rows<V, kRows>(
       n,
       [&](int64_t i, Doubles* sums) BITINFER_INLINE {
@@ -153,6 +150,20 @@ void add_and_measure(const NormRows& rows, int64_t row, Moments* of_row) {
         return __builtin_fma(deviation, deviation, partial);
       },
       sum);
+}
+
+// Adds what is to be added and takes the moments of each row.
+template <class V, int kRows, bool kAdds>
+void add_and_measure(const NormRows& rows, int64_t row, Moments* of_row) {
+  const int64_t n = rows.n;
+  double* const x = rows.x + row * n;
+  ScaledSums added = rows.added;
+  if constexpr (kAdds) added.sums += row * n;
+  double sum[kRows], mean[kRows];
+  add_and_sum<V, kRows, kAdds>(x, n, added, sum);
+  const double count = static_cast<double>(n);
+  unroll<kRows>([&](auto r) BITINFER_INLINE { mean[r] = sum[r] / count; });
+  sum_squares<V, kRows>(x, n, mean, sum);
   for (int r = 0; r < kRows; ++r) {
     of_row[r].scale = 1.0 / __builtin_sqrt(sum[r] / count + kLayerNormEpsilon);
     of_row[r].mean = mean[r];

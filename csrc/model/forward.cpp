@@ -31,8 +31,8 @@ class GroupForward {
         outputs_(outputs),
         trace_(observers.trace),
         clock_(observers.times != nullptr ? &observers.times[member] : nullptr),
-        only_pooled_(outputs.hidden == nullptr && weights.config.head != Head::kSpan &&
-                     observers.trace == nullptr),
+        reads_only_pooled_(outputs.hidden == nullptr && weights.config.head != Head::kSpan &&
+                           observers.trace == nullptr),
         group_begin_(batch.offsets[group.first_sequence]) {
     const int64_t tokens = batch.offsets[group.last_sequence] - group_begin_;
     begin_ = tokens * member / team_size;
@@ -155,7 +155,7 @@ class GroupForward {
     BitRows& value = buffers_.value[i % kKeyValueBuffers];
     project(i, layer.key, key_in_, kKeyIn, kKey, key);
     project(i, layer.value, value_in_, kValueIn, kValue, value);
-    if (only_pooled_ && i + 1 == config_.layers) keep_pooled_rows();
+    if (reads_only_pooled_ && i + 1 == config_.layers) keep_pooled_rows();
     project(i, layer.query, query_in_, kQueryIn, kQuery, buffers_.query);
     if (i + 1 < config_.layers) aim_inputs(weights_.layers[i + 1]);
     clock_.end(Stage::kProjections);
@@ -180,7 +180,7 @@ class GroupForward {
       }
       pooled.row = end_++;
     }
-    is_only_pooled_ = true;
+    kept_only_pooled_ = true;
   }
 
   // From the context to the end of the layer.
@@ -229,7 +229,7 @@ class GroupForward {
       attend(kernels_, config_, layer, {begin, batch_.keys[sequence], query_begin, query_end}, rows,
              scratch_.attention, probs, batch_.offsets[sequence + 1] - batch_.offsets[sequence]);
     };
-    if (is_only_pooled_) {
+    if (kept_only_pooled_) {
       for (const PooledRow& pooled : scratch_.pooled) {
         run(pooled.sequence, pooled.row, pooled.row + 1);
       }
@@ -302,30 +302,34 @@ class GroupForward {
   const Outputs& outputs_;
   Trace* const trace_;
   StageClock clock_;
-  const bool only_pooled_;       // nothing else is read after the last layer
-  const int64_t group_begin_;    // first token of the group within the batch
-  int64_t begin_, end_;          // this member's rows within the group
-  bool is_only_pooled_ = false;  // the rows are those of scratch_.pooled
+  const bool reads_only_pooled_;   // of what the last layer computes
+  const int64_t group_begin_;      // first token of the group within the batch
+  int64_t begin_, end_;            // this member's rows within the group
+  bool kept_only_pooled_ = false;  // they have become those of scratch_.pooled
   Input query_in_, key_in_, value_in_;
 };
+
+// visit(rows) for all rows of bits that are as wide as the states; `buffers` may be const.
+template <class Buffers, class Visit>
+void for_each_as_wide_as_states(Buffers& buffers, const Visit& visit) {
+  for (auto* rows : {&buffers.query_in, &buffers.key_in, &buffers.value_in,
+                     &buffers.intermediate_in, &buffers.query, &buffers.key[0], &buffers.key[1],
+                     &buffers.value[0], &buffers.value[1], &buffers.context}) {
+    visit(*rows);
+  }
+}
 
 }  // namespace
 
 void GroupBuffers::reserve(const Config& config, int64_t tokens) {
   hidden.reserve(static_cast<size_t>(tokens * config.hidden));
-  for (BitRows* rows : {&query_in, &key_in, &value_in, &intermediate_in, &query, &key[0], &key[1],
-                        &value[0], &value[1], &context}) {
-    rows->reserve(tokens, config.hidden);
-  }
+  for_each_as_wide_as_states(*this, [&](BitRows& rows) { rows.reserve(tokens, config.hidden); });
   ffn.reserve(tokens, config.intermediate);
 }
 
 size_t GroupBuffers::bytes() const {
   size_t sum = hidden.bytes() + ffn.bytes();
-  for (const BitRows* rows : {&query_in, &key_in, &value_in, &intermediate_in, &query, &key[0],
-                              &key[1], &value[0], &value[1], &context}) {
-    sum += rows->bytes();
-  }
+  for_each_as_wide_as_states(*this, [&](const BitRows& rows) { sum += rows.bytes(); });
   return sum;
 }
 

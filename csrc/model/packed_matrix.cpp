@@ -10,12 +10,6 @@ namespace {
 int32_t floor_half(int32_t value) { return value >> 1; }
 int32_t ceil_half(int32_t value) { return (value + 1) >> 1; }
 
-int32_t count_ones(const uint64_t* row, int64_t words) {
-  int32_t count = 0;
-  for (int64_t w = 0; w < words; ++w) count += __builtin_popcountll(row[w]);
-  return count;
-}
-
 }  // namespace
 
 void interleave_row(const uint64_t* row, int64_t index, int64_t steps, Words words,
@@ -39,7 +33,7 @@ PackedMatrix::PackedMatrix(const uint64_t* bits, int64_t rows, int64_t depth, co
   const int64_t stride = words_for(depth);
   for (int64_t row = 0; row < rows; ++row) {
     interleave_row(bits + row * stride, row, steps_, Words::kRunning, words_.data());
-    ones_[row] = count_ones(bits + row * stride, stride);
+    ones_[row] = static_cast<int32_t>(count_ones(bits + row * stride, stride));
   }
   if (zeros.count == 0) return;
 

@@ -12,10 +12,10 @@ enum class Stage {
   kProjections,      // products of query, key and value, to bits
   kWait,             // for the other threads of a sequence
   kAttention,        // scores, softmax bits, context
-  kAttentionOutput,  // product, residual
-  kNormalize,        // both LayerNorms, and the bits of what comes next
+  kAttentionOutput,  // product, to sums
+  kNormalize,        // residuals, both LayerNorms, and the bits of what comes next
   kIntermediate,     // first product of the FFN, to bits
-  kOutput,           // second product of the FFN, residual
+  kOutput,           // second product of the FFN, to sums
   kHead,             // pooler, classifier, copies of the hidden states
   kCount
 };

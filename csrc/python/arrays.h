@@ -24,6 +24,12 @@ inline std::string describe(const py::array& array) {
   return text.str();
 }
 
+// Whether its values can be read through a plain pointer.
+inline bool is_plain(const py::array& array) {
+  return (array.flags() & py::array::c_style) != 0 &&
+         reinterpret_cast<uintptr_t>(array.data()) % array.itemsize() == 0;
+}
+
 // `shape` has a size or kAnySize for each axis.
 template <class T>
 const T* read_array(const py::array& array, const char* name, const std::vector<int64_t>& shape) {
@@ -46,11 +52,15 @@ const T* read_array(const py::array& array, const char* name, const std::vector<
     }
     throw std::invalid_argument(text.str() + "]");
   }
-  const bool is_plain = (array.flags() & py::array::c_style) != 0 &&
-                        reinterpret_cast<uintptr_t>(array.data()) % alignof(T) == 0;
-  if (!is_plain)
+  if (!is_plain(array)) {
     throw std::invalid_argument(std::string(name) + ": expected an aligned C-contiguous array");
+  }
   return static_cast<const T*>(array.data());
+}
+
+// The array, or None.
+inline py::object optional_array(bool is_given, const py::array& array) {
+  return is_given ? py::object(array) : py::none();
 }
 
 template <class T>

@@ -1,3 +1,4 @@
+// The parts of the module that have a file of their own.
 #pragma once
 
 #include <pybind11/pybind11.h>

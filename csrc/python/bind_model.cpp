@@ -7,7 +7,9 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <type_traits>
 #include <variant>
+#include <vector>
 
 #include "base/error.h"
 #include "model/engine.h"
@@ -30,8 +32,9 @@ Config read_config(const ConfigDict& dict) {
   };
   const auto integer = [&](const char* key) {
     const int64_t* value = std::get_if<int64_t>(&find(key));
-    if (value == nullptr)
+    if (value == nullptr) {
       throw FormatError(std::string("config '") + key + "': expected an integer");
+    }
     return *value;
   };
   Config config{};
@@ -73,9 +76,9 @@ Tensor read_tensor(const std::string& name, const py::array& array) {
     throw FormatError("tensor '" + name + "': found " + describe(array) +
                       ", expected uint64, int32, float32 or float64");
   }
-  const bool is_plain = (array.flags() & py::array::c_style) != 0 &&
-                        reinterpret_cast<uintptr_t>(array.data()) % array.itemsize() == 0;
-  if (!is_plain) throw FormatError("tensor '" + name + "': expected an aligned C-contiguous array");
+  if (!is_plain(array)) {
+    throw FormatError("tensor '" + name + "': expected an aligned C-contiguous array");
+  }
   tensor.shape.assign(array.shape(), array.shape() + array.ndim());
   tensor.data = array.data();
   return tensor;
@@ -160,8 +163,8 @@ class Model {
 
   py::dict run(const Batch& batch, bool with_hidden, const Observers& observers) {
     const Config& config = engine_->config();
-    // The engine checks the offsets one by one; before it does, only their number is trusted.
-    const int64_t tokens = batch.offsets[batch.sequences];
+    // The engine has yet to check the offsets; their number and the last of them are right.
+    const int64_t tokens = batch.tokens();
     const int64_t rows = config.head == Head::kSpan ? tokens : batch.sequences;
     py::array_t<double> logits = make_array<double>({rows, config.labels});
     py::array_t<double> pooled = make_array<double>({batch.sequences, config.hidden});
@@ -249,8 +252,8 @@ void bind_model(py::module_& module) {
           "forward", &Model::forward, py::arg("ids"), py::arg("positions"), py::arg("segments"),
           py::arg("offsets"), py::arg("keys"), py::arg("first"), py::arg("hidden") = false,
           py::arg("stages") = false,
-          "Runs a ragged batch; returns logits, pooled and, if asked, hidden, all float64, and the "
-          "seconds that all threads together spent in every stage.")
+          "Runs a ragged batch; returns logits and pooled, and, if asked for, hidden, all float64, "
+          "and stages: the seconds that all threads together spent in each.")
       .def("trace", &Model::trace, py::arg("ids"), py::arg("positions"), py::arg("segments"),
            py::arg("keys"), py::arg("first"), py::arg("layer") = 0, py::arg("hidden") = py::none(),
            "Runs one sequence, from `layer` on, and returns the codes at every point as well.")

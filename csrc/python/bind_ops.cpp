@@ -6,11 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "base/bits.h"
 #include "base/num_threads.h"
 #include "base/thread_pool.h"
 #include "kernels/reference.h"
 #include "kernels/registry.h"
+#include "kernels/running_words.h"
 #include "model/packed_matrix.h"
 #include "python/arrays.h"
 #include "python/bind.h"
@@ -38,42 +40,39 @@ const uint64_t* read_plane(const py::array& plane, const char* name, int64_t dep
 // kernels.
 class PackedPanels {
  public:
-  PackedPanels(const py::array& bits, const OptionalArray& nonzero, int64_t depth)
-      : rows_(bits.ndim() == 2 ? bits.shape(0) : kAnySize) {
+  PackedPanels(const py::array& bits, const OptionalArray& nonzero, int64_t depth) {
     if (depth < 1 || depth > (int64_t{1} << 30)) {
       throw std::invalid_argument("k: found " + std::to_string(depth) + ", expected 1 to 2^30");
     }
-    const uint64_t* words = read_plane(bits, "bits", depth, rows_);
+    const uint64_t* words = read_plane(bits, "bits", depth, kAnySize);
+    const int64_t rows = bits.shape(0);
+    if (rows < 1) throw std::invalid_argument("bits: found no rows, expected at least one");
     bits_.assign(words, words + bits.size());
-    if (rows_ < 1) throw std::invalid_argument("bits: found no rows, expected at least one");
     std::vector<int32_t> zero_rows;
     std::vector<uint64_t> planes;
     if (nonzero) {
-      const uint64_t* plane = read_plane(*nonzero, "nonzero", depth, rows_);
+      const uint64_t* plane = read_plane(*nonzero, "nonzero", depth, rows);
       nonzero_.assign(plane, plane + nonzero->size());
       const int64_t stride = words_for(depth);
-      for (int64_t row = 0; row < rows_; ++row) {
-        int64_t set = 0;
-        for (int64_t w = 0; w < stride; ++w) set += __builtin_popcountll(plane[row * stride + w]);
-        if (set == depth) continue;
+      for (int64_t row = 0; row < rows; ++row) {
+        if (count_ones(plane + row * stride, stride) == depth) continue;
         zero_rows.push_back(static_cast<int32_t>(row));
         planes.insert(planes.end(), plane + row * stride, plane + (row + 1) * stride);
       }
     }
     matrix_.emplace(
-        words, rows_, depth,
+        words, rows, depth,
         ZeroRows{zero_rows.data(), planes.data(), static_cast<int64_t>(zero_rows.size())});
   }
 
   const PackedMatrix& matrix() const { return *matrix_; }
-  int64_t rows() const { return rows_; }
+  int64_t rows() const { return matrix_->rows(); }
   int64_t depth() const { return matrix_->depth(); }
   reference::Codes codes() const {
-    return {bits_.data(), nonzero_.empty() ? nullptr : nonzero_.data(), rows_, false};
+    return {bits_.data(), nonzero_.empty() ? nullptr : nonzero_.data(), rows(), false};
   }
 
  private:
-  int64_t rows_;
   std::vector<uint64_t> bits_, nonzero_;
   std::optional<PackedMatrix> matrix_;
 };
@@ -175,7 +174,7 @@ py::array_t<double> bgemm_affine(const py::array& a, const OptionalArray& a_nonz
   split_rows(rows, panels, num_threads, [&](int64_t first, const Rows& part) {
     AlignedBuffer<int32_t> sums(static_cast<size_t>(std::min(part.count, kBlock) * cols));
     for (int64_t row = 0; row < part.count; row += kBlock) {
-      Rows block = part.from(row, std::min(kBlock, part.count - row));
+      const Rows block = part.from(row, std::min(kBlock, part.count - row));
       kernels.store_sums(block, matrix.panels(), {sums.data(), cols, matrix.ones()});
       kernels.affine({sums.data(), scales, biases}, block.count, cols, out + (first + row) * cols);
     }
@@ -208,7 +207,7 @@ py::tuple bgemm_threshold(const py::array& a, const OptionalArray& a_nonzero, bo
                     nonzero_words != nullptr ? nonzero_words + first * words : nullptr, words,
                     Words::kCodes));
   });
-  return py::make_tuple(bits, ternary ? py::object(nonzero) : py::object(py::none()));
+  return py::make_tuple(bits, optional_array(ternary, nonzero));
 }
 
 // Kernels read doubles; a float32 row is widened first, which is exact.
@@ -237,7 +236,7 @@ py::tuple pack_rows(const py::array& x, const double* thresholds, const Kernels&
       kernels.pack_not_equal(row.data(), thresholds, depth, nonzero_words + m * words);
     }
   }
-  return py::make_tuple(bits, has_zeros ? py::object(nonzero) : py::object(py::none()));
+  return py::make_tuple(bits, optional_array(has_zeros, nonzero));
 }
 
 py::tuple pack_greater(const py::array& x, const OptionalArray& thresholds,
@@ -258,7 +257,9 @@ py::tuple pack_greater(const py::array& x, const OptionalArray& thresholds,
 
 int64_t popcount_probe(const std::string& isa, int64_t steps) {
   const Kernels& kernels = kernels_for(resolve_isa(isa));
-  if (steps < 1) throw std::invalid_argument("steps: expected at least 1");
+  if (steps < 1) {
+    throw std::invalid_argument("steps: found " + std::to_string(steps) + ", expected at least 1");
+  }
   const WithoutGil without_gil;
   return kernels.popcount_probe(steps);
 }

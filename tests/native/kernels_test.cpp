@@ -473,9 +473,7 @@ TEST(probability_bits_of_the_longest_sequence) {
               {distances.data(), words * kWordBits, 1, positions, bits.data(), words}, table,
               half_step);
           to_codes(bits.data(), words);
-          int64_t count = 0;
-          for (const uint64_t word : bits) count += __builtin_popcountll(word);
-          return count;
+          return count_ones(bits.data(), words);
         };
         const double share = 1.0 / static_cast<double>(positions);
         CHECK_EQUAL(above(share), 0);

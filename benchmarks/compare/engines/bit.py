@@ -49,7 +49,7 @@ class FakeQuantized(Contestant):
 
     def file_bytes(self) -> int:
         assert self._loaded is not None
-        return (path(self._loaded, "checkpoint") / "pytorch_model.bin").stat().st_size
+        return path(self._loaded, "checkpoint/pytorch_model.bin").stat().st_size
 
 
 def _cached(model: Reference) -> Reference:

@@ -17,15 +17,16 @@ from ..contestants import Check, Contestant
 class Bitinfer(Contestant):
     """From token ids to logits, without padding; the kind is an instruction set, or the best."""
 
+    _loaded: str | None = None
     _file: Path
     _tokens: TokenBatch
     _model: bitinfer.BitModel
 
     def prepare(self, cell: dict[str, Any]) -> str:
-        file = path(cell["model"], "packed.safetensors")
-        if getattr(self, "_file", None) != file:
-            self._file = file
-            self._model = bitinfer.load(file, num_threads=self.threads, isa=self.kind or None)
+        if self._loaded != cell["model"]:
+            self._loaded = cell["model"]
+            self._file = path(cell["model"], "packed.safetensors")
+            self._model = bitinfer.load(self._file, num_threads=self.threads, isa=self.kind or None)
         lengths = cell["lengths"]
         self._tokens = TokenBatch(
             ids=np.concatenate(random_ids(lengths)).astype(np.int32),
@@ -39,6 +40,7 @@ class Bitinfer(Contestant):
         return self._model._run(self._tokens, hidden=False)["logits"]
 
     def check(self) -> Check:
+        """Of texts of one length and of several, each against the reference alone."""
         import torch
 
         from bitinfer.checkpoints.bit import read_bit

@@ -16,6 +16,12 @@ from ..contestants import Check, Contestant
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.25, "avx2": 0.25}
 
 
+def difference(found: Any, wanted: NDArray[Any]) -> float:
+    """Of an answer, which need not be NumPy's, relative to what is wanted."""
+    apart = np.asarray(found, np.float64) - wanted
+    return float(np.linalg.norm(apart) / np.linalg.norm(wanted))
+
+
 class FloatBert(Contestant):
     """An engine that takes ids [batch, length] and gives logits [batch, 2]."""
 
@@ -33,6 +39,4 @@ class FloatBert(Contestant):
         self._model = "base"
         self.take(checked_ids())
         wanted = reference("base", "logits.npy")
-        found = np.asarray(self.call(), np.float64)
-        difference = float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
-        return Check("PyTorch in float64", difference, TOLERANCES[self.kind])
+        return Check("PyTorch in float64", difference(self.call(), wanted), TOLERANCES[self.kind])

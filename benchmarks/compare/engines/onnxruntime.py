@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,8 @@ class OnnxRuntime(FloatBert):
         options.inter_op_num_threads = 1
         for name, size in zip(("batch", "length"), ids.shape, strict=True):
             options.add_free_dimension_override_by_name(name, size)
-        file = path(self._model, f"onnx/{self.kind}.onnx")
         self._session = onnxruntime.InferenceSession(
-            str(file), options, providers=["CPUExecutionProvider"]
+            str(self._file()), options, providers=["CPUExecutionProvider"]
         )
         self._inputs = {"input_ids": ids}
         return ""
@@ -33,4 +33,7 @@ class OnnxRuntime(FloatBert):
         return self._session.run(None, self._inputs)[0]
 
     def file_bytes(self) -> int:
-        return path(self._model, f"onnx/{self.kind}.onnx").stat().st_size
+        return self._file().stat().st_size
+
+    def _file(self) -> Path:
+        return path(self._model, f"onnx/{self.kind}.onnx")

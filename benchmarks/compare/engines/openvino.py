@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..artefacts import FIRST, FOLDER, path, ragged_ids, random_ids, reference
 from ..contestants import Check
-from .float_bert import TOLERANCES, FloatBert
+from .float_bert import TOLERANCES, FloatBert, difference
 
 Ids = NDArray[np.int64]
 
@@ -127,8 +127,8 @@ class OpenVino(FloatBert):
         """Also of the file with which the start is measured; the worse answer counts."""
         checks = [super().check()]
         self.prepare({"model": "base", "lengths": [FIRST[1]] * FIRST[0], "first": True})
-        difference = _difference(self.call(), reference("base", "first.npy"))
-        checks.append(Check(checks[0].reference, difference, checks[0].tolerance))
+        apart = difference(self.call(), reference("base", "first.npy"))
+        checks.append(Check(checks[0].reference, apart, checks[0].tolerance))
         return max(checks, key=lambda check: check.difference)
 
     def file_bytes(self) -> int:
@@ -170,7 +170,7 @@ def _fastest(runs: Iterable[Run]) -> Run:
         answer = run()
         first = time.perf_counter() - begin
         wanted = answer if wanted is None else wanted
-        apart = _difference(answer, wanted)
+        apart = difference(answer, wanted)
         if not apart <= _AGREE:
             raise ValueError(f"{run.variant}: {apart:.2g} from the answer of the first variant")
         if first > _HOPELESS_FIRST * fewest:
@@ -192,10 +192,6 @@ def _trial(run: Run, fewest: float) -> float:
         if min(taken) > _HOPELESS * fewest:
             break
     return min(taken)
-
-
-def _difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
 class Padded(OpenVino):
@@ -233,8 +229,8 @@ class Padded(OpenVino):
         wanted = reference("base", "ragged.npy")
         if self._texts is not texts:  # sorted
             wanted = wanted[order]
-        difference = _difference(self.call(), wanted)
-        return Check("PyTorch in float64, text by text", difference, TOLERANCES[self.kind])
+        apart = difference(self.call(), wanted)
+        return Check("PyTorch in float64, text by text", apart, TOLERANCES[self.kind])
 
 
 class Buckets(Padded):
