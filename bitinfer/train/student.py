@@ -30,7 +30,8 @@ class Shape:
 
     Attributes:
         epsilon: of the layer norms; 1e-12 in every published BiT model.
-        row_scales: a weight scale for each output rather than one for each matrix.
+        row_scales: a weight scale for each output, as ``weight_layerwise=false`` of the published
+            code, rather than one for each matrix.
         two_set: unsigned codes for what is not negative, the probabilities and the output of ReLU
             (BiT, section 3.1); signed ones everywhere if false, which the engine does not run.
         fixed_steps: steps stay what the first batch made them.
@@ -46,7 +47,7 @@ class Shape:
     outputs: int
     activation: str
     epsilon: float = 1e-12
-    row_scales: bool = False
+    row_scales: bool = True
     two_set: bool = True
     fixed_steps: bool = False
 
