@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -140,7 +141,7 @@ def distill(
     students = check_bits(bits)
     budget = check_budget(minutes, steps, epochs, default_epochs=DISTILL_EPOCHS)
     parts = [budget.part(share) for share in check_shares(shares, len(students))]
-    weights = LossWeights(
+    losses = LossWeights(
         hidden=check_number("hidden_weight", hidden_weight, low=0),
         attention=check_number("attention_weight", attention_weight, low=0),
         labels=check_number("label_weight", label_weight, low=0),
@@ -154,13 +155,13 @@ def distill(
         shape = replace(first.shape, activation=activation, epsilon=_EPSILON)
         loop = ready.loop(default_rate=DISTILL_RATE, warmup=_WARMUP, decay=_DECAY)
         last, results = train_stages(
-            first, shape, students, parts, ready, loop=loop, weights=weights
+            first, shape, students, parts, ready, loop=loop, weights=losses
         )
         with new_folder(ready.output) as folder:
-            _write_published(folder, last, ready)
+            weights = _write_published(folder, last, ready)
             packed = _pack(folder, ready, licence) if last.bits == Bits(1, 1, 1) else None
             report = ready.report(
-                "distill", folder, teacher=taught, stages=tuple(results), packed=packed
+                "distill", weights, teacher=taught, stages=tuple(results), packed=packed
             )
             write_report(folder, report)
             write_card(folder, report, name=ready.output.name, licence=licence)
@@ -256,11 +257,17 @@ def _teacher_result(teacher: Student, ready: Session) -> TeacherResult:
 # ---- what is written
 
 
-def _write_published(folder: Path, student: Student, ready: Session) -> None:
-    torch.save(published_state(student), folder / "pytorch_model.bin")
+def _write_published(folder: Path, student: Student, ready: Session) -> Path:
+    """Write the checkpoint; the file of its weights."""
+    weights = folder / "pytorch_model.bin"
+    # Not to the file itself: of a full disk PyTorch tells in its own kind of error.
+    buffer = io.BytesIO()
+    torch.save(published_state(student), buffer)
+    weights.write_bytes(buffer.getbuffer())
     config = published_config(student, ready)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     ready.folder.write_tokenizer(folder)
+    return weights
 
 
 def published_state(student: Student) -> dict[str, Tensor]:

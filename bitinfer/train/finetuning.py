@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from bitinfer.files import new_folder
@@ -122,8 +123,8 @@ def finetune(
             show_progress_bar=ready.show_progress_bar,
         )
         with new_folder(ready.output) as folder:
-            _write_model(folder, model, ready)
-            report = ready.report("finetune", folder, teacher=None, stages=(result,), packed=None)
+            weights = _write_model(folder, model, ready)
+            report = ready.report("finetune", weights, teacher=None, stages=(result,), packed=None)
             write_report(folder, report)
             write_card(folder, report, name=ready.output.name, licence=licence)
             shutil.copy(ready.run.log_file, folder)
@@ -145,7 +146,8 @@ def _logits(model: BertForSequenceClassification, batch: Batch, dtype: torch.dty
     return output.float()
 
 
-def _write_model(folder: Path, model: BertForSequenceClassification, ready: Session) -> None:
+def _write_model(folder: Path, model: BertForSequenceClassification, ready: Session) -> Path:
+    """Write the checkpoint; the file of its weights."""
     names = dict(enumerate(ready.task.labels))
     if names:
         model.config.id2label = names
@@ -156,5 +158,11 @@ def _write_model(folder: Path, model: BertForSequenceClassification, ready: Sess
     original = ready.folder.config
     for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         setattr(model.config, key, original.get(key, 0.1))
-    model.save_pretrained(folder)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    # Not by transformers, which shows a bar and gives nobody else the right to read the file.
+    weights = folder / "model.safetensors"
+    state = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
+    weights.write_bytes(to_safetensors(state, metadata={"format": "pt"}))
     ready.folder.write_tokenizer(folder)
+    return weights

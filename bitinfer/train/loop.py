@@ -77,6 +77,7 @@ class Run:
 
     def __init__(self, folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
         self.folder = folder
+        self.earlier = 0.0  # seconds of work that were found here, and need not be done again
         self._settings = json.dumps(settings, sort_keys=True)
         if folder.exists() and any(folder.iterdir()) and not resume:
             raise InputError(
@@ -99,6 +100,7 @@ class Run:
         if saved is None:
             return None
         points = tuple(Point(**point) for point in saved["result"].pop("points"))
+        self.earlier += saved["result"]["seconds"]
         return saved["model"], StageResult(**saved["result"], points=points)
 
     def finish(self, stage: int, model: dict[str, Tensor], result: StageResult) -> None:
@@ -229,6 +231,7 @@ class _Loop:
         self.losses = saved["losses"]
         torch.set_rng_state(saved["random"])
         self.began = time.monotonic() - self.state.seconds
+        self.saves.earlier += self.state.seconds
 
     def run(self, bar: _Bar) -> None:
         """Train until the budget is used up."""
@@ -290,9 +293,11 @@ class _Loop:
         mean = sum(self.losses) / len(self.losses) if self.losses else None
         self.losses = []
         state.points.append(Point(state.step, state.seconds, mean, value))
-        if value > state.best or len(state.points) == 1:
+        if len(state.points) == 1 or _is_better(value, state.best):
             state.best, state.best_step, self.best = value, state.step, _copy(self.model)
-        self.saves.log(stage=self.name, **asdict(state.points[-1]))
+        # JSON has no nan.
+        shown = value if math.isfinite(value) else None
+        self.saves.log(stage=self.name, **(asdict(state.points[-1]) | {"value": shown}))
 
     def _save(self) -> None:
         self.state.seconds = self.seconds
@@ -367,6 +372,11 @@ def _batches(data: Dataset, options: LoopOptions, done: int) -> Iterator[Batch]:
         for indices in order[skip:]:
             yield collate(data, indices)
         epoch, skip = epoch + 1, 0
+
+
+def _is_better(value: float, best: float) -> bool:
+    """Whether a metric is; one that is not defined is nan, and worse than any other."""
+    return value > best or (math.isnan(best) and not math.isnan(value))
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

@@ -103,9 +103,9 @@ class Session:
         )
 
     def report(
-        self, command: Literal["distill", "finetune"], folder: Path, **found: Any
+        self, command: Literal["distill", "finetune"], weights: Path, **found: Any
     ) -> TrainingReport:
-        """The report of the run, whose weights lie in a folder."""
+        """The report of the run, whose weights are in a file."""
         config = self.folder.config
         threads = torch.get_num_threads()
         gpu = f", {torch.cuda.get_device_name()}" if self.device.type == "cuda" else ""
@@ -123,12 +123,12 @@ class Session:
                 positions=config["max_position_embeddings"],
                 max_length=self.max_length,
             ),
-            float_bytes=weights_file(folder).stat().st_size,
+            float_bytes=weights.stat().st_size,
             options={**self.options, "dtype": str(self.dtype).removeprefix("torch.")},
             versions=_versions(),
             machine=f"{cpu_name()}, {threads} thread{'s' * (threads != 1)}{gpu}",
             started=self.started.isoformat(timespec="seconds"),
-            seconds=time.monotonic() - self.began,
+            seconds=time.monotonic() - self.began + self.run.earlier,
             data=self.files,
             **found,
         )
