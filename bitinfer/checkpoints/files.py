@@ -25,7 +25,7 @@ from bitinfer.errors import ConversionError, UnsupportedError, quote, shorten
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CheckpointFiles", "looks_like_checkpoint", "open_checkpoint", "to_float32"]
+__all__ = ["CheckpointFiles", "looks_like_checkpoint", "open_checkpoint", "to_float32", "unpickle"]
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 ConfigSource: TypeAlias = "PathLike | Mapping[str, Any]"
@@ -74,7 +74,7 @@ def open_checkpoint(
         UnsupportedError: if PyTorch is not installed.
     """
     weights = _weights_file(Path(path))
-    content = _unpickle(weights)
+    content = unpickle(weights)
     state, extras = _split(weights, content)
     beside = weights.parent
     settings = _read_config(
@@ -143,7 +143,13 @@ def _weights_file(path: Path) -> Path:
     return found[0]
 
 
-def _unpickle(weights: Path) -> object:
+def unpickle(weights: Path) -> object:
+    """What `torch.save` wrote: tensors and plain data, and no code is run.
+
+    Raises:
+        ConversionError: it is damaged or something else.
+        UnsupportedError: PyTorch is missing, or so old that a file can subvert it.
+    """
     try:
         import torch
     except ImportError as error:

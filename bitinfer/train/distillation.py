@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from bitinfer.loading import load
 from bitinfer.packing import to_tensors
 from bitinfer.train.card import write_card
 from bitinfer.train.data import Batch, collate, evaluation_batches, training_batches
-from bitinfer.train.loop import LoopOptions
+from bitinfer.train.loop import LoopOptions, write_log
 from bitinfer.train.loop import train as train_stage
 from bitinfer.train.losses import LossWeights, distillation_loss
 from bitinfer.train.options import (
@@ -45,7 +44,7 @@ from bitinfer.train.report import (
     standard_error,
     write_report,
 )
-from bitinfer.train.session import Session, evaluate, plain, session, weights_file
+from bitinfer.train.session import Session, evaluate, plain, session, weights_files
 from bitinfer.train.student import Outputs, Shape, Student
 from bitinfer.train.teacher import as_student, read_model
 
@@ -103,7 +102,7 @@ def distill(
         output: folder to make.
         text, pair, label: names of the columns; default those of GLUE.
         labels: names of the classes in the order of the teacher's outputs; default the teacher's
-            names, or those found in train, sorted.
+            names, or if it has none, those found in train, sorted.
         regression: whether labels are numbers to predict.
         max_length: tokens a text is cut to; default 128, or all positions if those are fewer.
         minutes, steps, epochs: how long to train in all, one of them; default 12 epochs.
@@ -122,7 +121,7 @@ def distill(
         threads: of PyTorch; default all CPUs.
         licence: of the result, recorded in it and on its card.
         resume: go on with a run that was stopped.
-        show_progress_bar: default yes.
+        show_progress_bar: ``None`` shows one if the logger ``bitinfer`` is at level INFO or below.
 
     Returns:
         The report; its accuracy is that of the packed engine on dev.
@@ -148,7 +147,7 @@ def distill(
     )
     if activation not in ("relu", "gelu"):
         raise InputError(f"activation: found {activation!r}, expected 'relu' or 'gelu'")
-    with session(teacher, options) as ready:
+    with session(teacher, options, head=True) as ready:
         float_model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
         first = as_student(float_model, dtype=ready.dtype).to(ready.device)
         taught = _teacher_result(first, ready)
@@ -165,7 +164,7 @@ def distill(
             )
             write_report(folder, report)
             write_card(folder, report, name=ready.output.name, licence=licence)
-            shutil.copy(ready.run.log_file, folder)
+            write_log(folder, report.stages)
         ready.run.remove()
     return report
 
@@ -250,8 +249,8 @@ def _begin_steps(student: Student, ready: Session, loop: LoopOptions) -> None:
 def _teacher_result(teacher: Student, ready: Session) -> TeacherResult:
     teacher.eval()
     value = evaluate(lambda batch: _outputs(teacher, batch).logits, ready.dev, ready.device)
-    file = weights_file(ready.folder.path)
-    return TeacherResult(ready.folder.path.name, value, file.stat().st_size)
+    size = sum(file.stat().st_size for file in weights_files(ready.folder.path))
+    return TeacherResult(ready.folder.path.absolute().name, value, size)
 
 
 # ---- what is written

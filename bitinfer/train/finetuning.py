@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +12,11 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from bitinfer.files import new_folder
+from bitinfer.options import check_bool
 from bitinfer.train.card import write_card
 from bitinfer.train.data import Batch
 from bitinfer.train.loop import train as train_stage
+from bitinfer.train.loop import write_log
 from bitinfer.train.losses import label_loss
 from bitinfer.train.options import FINETUNE_EPOCHS, FINETUNE_RATE, check_budget, check_number
 from bitinfer.train.report import TrainingReport, write_report
@@ -79,7 +80,7 @@ def finetune(
         threads: of PyTorch; default all CPUs.
         licence: of the result, for its card.
         resume: go on with a run that was stopped.
-        show_progress_bar: default yes.
+        show_progress_bar: ``None`` shows one if the logger ``bitinfer`` is at level INFO or below.
         reinitialize_pooler: draw a new pooler, where that of the encoder was never trained.
         dropout: probability.
 
@@ -96,7 +97,8 @@ def finetune(
     options = {name: plain(value) for name, value in locals().items()}
     budget = check_budget(minutes, steps, epochs, default_epochs=FINETUNE_EPOCHS)
     check_number("dropout", dropout, low=0, below=1)
-    with session(encoder, options) as ready:
+    check_bool("reinitialize_pooler", reinitialize_pooler)
+    with session(encoder, options, head=False) as ready:
         model = read_model(
             ready.folder, outputs=ready.task.outputs, head=False, dropout=dropout
         ).to(ready.device)
@@ -127,7 +129,7 @@ def finetune(
             report = ready.report("finetune", weights, teacher=None, stages=(result,), packed=None)
             write_report(folder, report)
             write_card(folder, report, name=ready.output.name, licence=licence)
-            shutil.copy(ready.run.log_file, folder)
+            write_log(folder, report.stages)
         ready.run.remove()
     return report
 
