@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,7 +43,7 @@ class LoopOptions:
         decay: weight decay of matrices.
         evaluate_every: steps from one measurement to the next.
         seed: of the order of the examples.
-        most_gradient: norm to which the gradient is cut, or None.
+        most_gradient: norm to which the gradient is cut, which must be dense then, or None.
     """
 
     batch_size: int
@@ -142,6 +143,7 @@ class Run:
             yield None
             return
         try:
+            _check_records(path)
             saved: Any = unpickle(path)
             self._check(path, saved.pop("settings"))
             yield saved
@@ -262,13 +264,14 @@ class _Loop:
         with self.saves.unfinished(self.stage) as saved:
             if saved is None:
                 return
+            self.model.load_state_dict(saved["best"])
+            self.best = _copy(self.model)
             self.model.load_state_dict(saved["model"])
-            self.best = saved["best"]
             for optimizer, each in zip(self.optimizers, saved["optimizers"], strict=True):
                 optimizer.load_state_dict(each)
             points = [Point(**point) for point in saved["state"].pop("points")]
             self.state = _State(**saved["state"], points=points)
-            self.losses = saved["losses"]
+            self.losses = [float(each) for each in saved["losses"]]
             torch.set_rng_state(saved["random"])
         self.began = time.monotonic() - self.state.seconds
         self.saves.earlier += self.state.seconds
@@ -407,6 +410,21 @@ def _batches(data: Dataset, options: LoopOptions, done: int) -> Iterator[Batch]:
         for indices in order[skip:]:
             yield collate(data, indices)
         epoch, skip = epoch + 1, 0
+
+
+def _check_records(path: Path) -> None:
+    """Whether all is as it was written: PyTorch itself does not look at the checksums.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise ValueError(error) from None
+    if wrong is not None:
+        raise ValueError(f"wrong checksum of {wrong}")
 
 
 def _log_line(stage: str, point: Point) -> str:
