@@ -256,8 +256,8 @@ def test_help_needs_no_torch() -> None:
         (["distill", "in", *FILES, "--bits", "1-1-2, 1-1-1"], "found ' 1-1-1', expected W-E-A"),
         (["distill", "in", *FILES, "--bits", "1-1-9"], "found '1-1-9', expected W-E-A"),
         (["distill", "in", *FILES, "--bits", "0-1-1"], "found '0-1-1', expected W-E-A"),
-        (["distill", "in", *FILES, "--bits", "1-1-16"], "each 1..8 or 32"),
-        (["distill", "in", *FILES, "--bits", "1-1-\u0661"], "each 1..8 or 32"),
+        (["distill", "in", *FILES, "--bits", "1-1-16"], "1 or 32, and 1..8 or 32"),
+        (["distill", "in", *FILES, "--bits", "1-1-\u0661"], "1 or 32, and 1..8 or 32"),
         (["distill", "in", *FILES, "--shares", "1,0,1"], "--shares: found '0', expected a number"),
         (["distill", "in", *FILES, "--shares", "1,,1"], "--shares: found '', expected a number"),
         (["distill", "in", *FILES, "--labels", "yes"], "expected at least two different names"),
@@ -336,7 +336,7 @@ def test_missing_packages(
 
 
 def test_bits() -> None:
-    assert parse_bits("32-8-4") == Bits(32, 8, 4) == (32, 8, 4)
+    assert parse_bits("32-1-4") == Bits(32, 1, 4) == (32, 1, 4)
     assert check_bits(("1-1-2", "1-1-1")) == (Bits(1, 1, 2), Bits(1, 1, 1))
     with pytest.raises(InputError, match=r"bits: found '1-1-1 ', expected W-E-A"):
         check_bits(["1-1-1 "])
@@ -346,6 +346,11 @@ def test_bits() -> None:
         check_bits("1-1-1")
     with pytest.raises(InputTypeError, match="bits: found int, expected str"):
         check_bits([111])  # type: ignore[list-item]
+    with pytest.raises(InputTypeError, match="bits: found .*, expected a list"):
+        check_bits(iter(["1-1-1"]))  # type: ignore[arg-type]
+    for wrong in ("1-8-1", "8-1-1", "1-1-0", "1-1-9"):
+        with pytest.raises(InputError, match=f"bits: found '{wrong}', expected W-E-A"):
+            check_bits([wrong])
 
 
 def test_shares() -> None:
@@ -357,6 +362,8 @@ def test_shares() -> None:
         check_shares([0, 1], 2)
     with pytest.raises(InputTypeError, match="shares: found str, expected a number"):
         check_shares(["1"], 1)  # type: ignore[list-item]
+    with pytest.raises(InputTypeError, match="shares: found 1, expected a list"):
+        check_shares(1, 1)  # type: ignore[arg-type]
 
 
 def test_budget() -> None:

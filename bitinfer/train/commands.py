@@ -126,8 +126,8 @@ def add_distill(commands: Any) -> None:
         "--bits",
         type=_bits,
         metavar="W-E-A,...",
-        help="bits of weights, embeddings and activations of each student, 1..8 or 32: "
-        f"default {','.join(DEFAULT_BITS)}",
+        help="bits of weights (1 or 32), embeddings (1 or 32) and activations (1..8 or 32) of each "
+        f"student: default {','.join(DEFAULT_BITS)}",
     )
     stages.add_argument(
         "--shares",
@@ -201,7 +201,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--labels",
         type=_class_names,
         metavar="A,B",
-        help="names of the classes in order: default as found, sorted",
+        help="names of the classes in order: default as found, sorted; for distill, the teacher's",
     )
     kind.add_argument(
         "--regression",

@@ -13,4 +13,4 @@ bitinfer distill "$out/teacher" --train "$out/train.tsv" --dev "$out/dev.tsv" \
   --output "$out/student" --steps 900 --learning-rate 2e-3
 
 bitinfer verify "$out/student/model.safetensors" --data "$out/test.tsv" --at-least 0.8
-bitinfer predict "$out/student/model.safetensors" "we had soup and bread before the song"
+bitinfer predict "$out/student" "we had soup and bread before the song"
