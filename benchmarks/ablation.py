@@ -20,8 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import machine
-
 RESULTS = Path(__file__).with_name("ablation.json")
 
 
@@ -128,6 +126,7 @@ def _arguments(options: argparse.Namespace, seed: int, folder: str) -> dict[str,
 
 
 def _setup(options: argparse.Namespace) -> dict[str, Any]:
+    from bitinfer.diagnostics import cpu_name, package_version
     from bitinfer.train.session import evaluate, session
     from bitinfer.train.teacher import as_student, read_model
 
@@ -150,7 +149,8 @@ def _setup(options: argparse.Namespace) -> dict[str, Any]:
                 f"on {len(ready.dev):,} texts that had no part in training"
             ),
             "teacher": value,
-            "machine": machine.describe(),
+            "machine": f"{cpu_name()}, {os.cpu_count()} CPUs, a run on each",
+            "versions": {name: package_version(name) for name in ("bitinfer", "torch")},
         }
 
 
