@@ -25,7 +25,14 @@ from bitinfer.errors import ConversionError, UnsupportedError, quote, shorten
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CheckpointFiles", "looks_like_checkpoint", "open_checkpoint", "to_float32"]
+__all__ = [
+    "CheckpointFiles",
+    "looks_like_checkpoint",
+    "open_checkpoint",
+    "read_config",
+    "read_vocab",
+    "to_float32",
+]
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 ConfigSource: TypeAlias = "PathLike | Mapping[str, Any]"
@@ -77,10 +84,10 @@ def open_checkpoint(
     content = _unpickle(weights)
     state, extras = _split(weights, content)
     beside = weights.parent
-    settings = _read_config(
+    settings = read_config(
         _first("config", config, extras.get("config"), beside / "config.json", weights)
     )
-    tokens = _read_vocab(_first("vocab", vocab, extras.get("vocab"), beside / "vocab.txt", weights))
+    tokens = read_vocab(_first("vocab", vocab, extras.get("vocab"), beside / "vocab.txt", weights))
     return CheckpointFiles(
         state=_plain_keys(state),
         config=settings,
@@ -234,8 +241,12 @@ def _first(what: str, given: Any, inside: Any, beside: Path, weights: Path) -> A
     )
 
 
-def _read_config(source: Any) -> dict[str, Any]:
-    """Settings from a file or folder, a JSON text, or a mapping."""
+def read_config(source: Any) -> dict[str, Any]:
+    """Settings from a file or folder, a JSON text, or a mapping.
+
+    Raises:
+        ConversionError: if they cannot be read, or are not a JSON object.
+    """
     if isinstance(source, Path):
         path = source / "config.json" if source.is_dir() else source
         return _parse_config(path.name, _read_text("config", path))
@@ -256,8 +267,12 @@ def _parse_config(what: str, text: str) -> dict[str, Any]:
     return parsed
 
 
-def _read_vocab(source: Any) -> tuple[str, ...]:
-    """Tokens from a file or folder, a text of lines, a mapping of tokens to ids, or a sequence."""
+def read_vocab(source: Any) -> tuple[str, ...]:
+    """Tokens from a file or folder, a text of lines, a mapping of tokens to ids, or a sequence.
+
+    Raises:
+        ConversionError: if they cannot be read, repeat, or lack a special token.
+    """
     if isinstance(source, Path):
         source = _read_text("vocab", source / "vocab.txt" if source.is_dir() else source)
     if isinstance(source, str):

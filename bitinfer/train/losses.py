@@ -61,7 +61,6 @@ def label_loss(logits: Tensor, batch: Batch, task: Task) -> Tensor:
 
 
 def _logits_loss(student: Tensor, teacher: Tensor, task: Task) -> Tensor:
-    teacher = teacher.to(student.dtype)
     if task.kind == "regression":
         return functional.mse_loss(student, teacher)
     return functional.cross_entropy(student, torch.softmax(teacher, dim=1))

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bitinfer.checkpoints.bit import STEP_FLOOR
 
-__all__ = ["code_range", "initial_step", "quantize", "scale_gradient", "weight_codes"]
+__all__ = ["code_range", "initial_step", "quantize", "weight_codes"]
 
 
 def code_range(bits: int, *, signed: bool) -> tuple[int, int]:
@@ -49,9 +49,7 @@ def initial_step(magnitude: Tensor, bits: int, *, signed: bool) -> Tensor:
     return (2.0 if signed else 4.0) / math.sqrt(largest) * magnitude
 
 
-def quantize(
-    x: Tensor, step: Tensor, bits: int, *, signed: bool, dtype: torch.dtype | None = None
-) -> tuple[Tensor, Tensor]:
+def quantize(x: Tensor, step: Tensor, bits: int, *, signed: bool) -> tuple[Tensor, Tensor]:
     """Codes of a tensor, and the step to multiply their products by.
 
     Args:
@@ -59,99 +57,71 @@ def quantize(
         step: the learned step, a scalar; float32(1e-5) takes its place where it is not above that.
         bits: 1 .. 8, or 32, which leaves x as it is, with a step of 1.
         signed: codes ``-1, 1`` (0 only where x is 0) rather than ``0, 1``, and so on.
-        dtype: of the codes, default that of x.
 
     Returns:
         ``(codes, step)``; the gradient of the step is scaled by ``1 / sqrt(numel * Q)``.
     """
-    dtype = dtype or x.dtype
     if bits == 32:
-        return x.to(dtype), step.new_ones(())
+        return x, step.new_ones(())
     largest = code_range(bits, signed=signed)[1]
-    step = scale_gradient(_Floor.apply(step), 1 / math.sqrt(x.numel() * largest))
-    codes: Tensor = _Codes.apply(x, step, bits, signed, dtype)
+    step = _learned(step, 1 / math.sqrt(x.numel() * largest))
+    codes: Tensor = _Codes.apply(x, step, bits, signed)  # type: ignore[no-untyped-call]
     return codes, step
 
 
-def weight_codes(
-    weight: Tensor, mean: Tensor, scale: Tensor, *, dtype: torch.dtype | None = None
-) -> Tensor:
+def weight_codes(weight: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """Signs of ``weight - mean``, for a weight that stands for ``scale * codes``.
 
     Args:
         weight: [N, K].
         mean: mean of the whole matrix, a constant.
         scale: mean absolute value of the matrix, a scalar, or of its rows [N, 1], a constant.
-        dtype: of the codes, default that of the weight.
     """
-    codes: Tensor = _WeightCodes.apply(weight, mean, scale, dtype or weight.dtype)
+    codes: Tensor = _WeightCodes.apply(weight, mean, scale)  # type: ignore[no-untyped-call]
     return codes
 
 
-def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """The same value with its gradient multiplied."""
-    scaled: Tensor = _ScaleGradient.apply(x, factor)
-    return scaled
+def _learned(step: Tensor, factor: float) -> Tensor:
+    """A step, not below the floor, and its gradient multiplied.
+
+    The gradient reaches a step below the floor too: it must be able to come back.
+    """
+    value = step.detach()
+    return value.clamp_min(float(STEP_FLOOR)) + factor * (step - value)
 
 
 class _Codes(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, step: Tensor, bits: int, signed: bool, dtype: torch.dtype
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, step: Tensor, bits: int, signed: bool) -> Tensor:
         low, high = code_range(bits, signed=signed)
         ctx.ternary = bits == 1 and signed
         if ctx.ternary:
             ctx.save_for_backward(x.abs() <= step, step)
-            return torch.sign(x).to(dtype)
+            return torch.sign(x)
         ratio = x / step
         inside = (ratio >= low) & (ratio <= high)
         ctx.save_for_backward(inside, step, ratio)
-        return ratio.round().clamp_(low, high).to(dtype)
+        return ratio.round().clamp_(low, high)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inside, step, *rest = ctx.saved_tensors
-        to_x = gradient.to(step.dtype) * inside / step
+        to_x = gradient * inside / step
         # The product rule has given sum(gradient * codes) to the step already; inside the range
         # that is round(x / step), from which x / step is to be taken.
         to_step = None if ctx.ternary else -(to_x * rest[0]).sum()
-        return to_x, to_step, None, None, None
+        return to_x, to_step, None, None
 
 
 class _WeightCodes(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, mean: Tensor, scale: Tensor, dtype: torch.dtype
-    ) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(scale)
-        return torch.sign(weight - mean).to(dtype)
+        return torch.sign(weight - mean)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (scale,) = ctx.saved_tensors
         # A row of zeros stands for 0 whatever its codes are: no gradient arrives, none goes on.
         inverse = torch.where(scale > 0, 1 / scale, 0)
-        return gradient.to(scale.dtype) * inverse, None, None, None
-
-
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.factor, None
-
-
-class _Floor(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, step: Tensor) -> Tensor:
-        return step.clamp_min(float(STEP_FLOOR))
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        # A step below the floor must be able to come back.
-        return gradient
+        return gradient * inverse, None, None

@@ -106,12 +106,13 @@ class Student(nn.Module):
         Args:
             ids: token ids, int64 [B, S].
             segments: 0 for the first text, 1 for the second, int64 [B, S]; default 0.
-            mask: true for tokens, false for padding, bool [B, S]; default all true.
+            mask: true for tokens, at least one a row, false for padding, bool [B, S]; default all
+                true.
         """
         segments = torch.zeros_like(ids) if segments is None else segments
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         hidden, scores = self.bert(ids, segments, mask)
-        pooled = torch.tanh(self.bert.pooler.dense(hidden[-1][:, 0], mask[:, 0]))
+        pooled = torch.tanh(self.bert.pooler["dense"](hidden[-1][:, 0], mask[:, 0]))
         return Outputs(self.classifier(pooled), tuple(hidden), tuple(scores))
 
     @torch.no_grad()
@@ -125,14 +126,14 @@ class Student(nn.Module):
             each.fresh = False
 
     def twin(self, shape: Shape, bits: Bits) -> Student:
-        """A network of other kinds or bits with these parameters, on the same device."""
-        other = Student(shape, bits, dtype=self.bert.numerics.dtype)
+        """A network of other kinds or bits with these parameters, of their type and device."""
+        other = Student(shape, bits, dtype=self.bert.numerics.dtype).to(self.classifier.weight)
         other.load_state_dict(self.state_dict())
-        return other.to(self.classifier.weight.device)
+        return other
 
 
 class _Quantizer(nn.Module):
-    """Holds a learned step under the name it has in a checkpoint, which its owner chooses."""
+    """Makes codes with steps that its owner holds, under the names they have in a checkpoint."""
 
     def __init__(self, shape: Shape, numerics: _Numerics, *, signed: bool) -> None:
         super().__init__()
@@ -146,7 +147,8 @@ class _Quantizer(nn.Module):
         if self.fresh and self.bits != _FULL:
             magnitude = x.abs().mul(real).sum() / real.expand_as(x).sum()
             step.copy_(initial_step(magnitude, self.bits, signed=self.signed))
-        return quantize(x, step, self.bits, signed=self.signed, dtype=self.dtype)
+        codes, step = quantize(x, step, self.bits, signed=self.signed)
+        return codes.to(self.dtype), step
 
 
 class _Shift(nn.Module):
@@ -177,7 +179,9 @@ class _Linear(nn.Module):
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
         codes, step = self.quantizer(self.move(x), self.input_clip_val, real[..., None])
         weight, scale = self._weight()
-        return functional.linear(codes, weight).to(x.dtype) * (step * scale) + self.bias
+        product = functional.linear(codes, weight).to(x.dtype)
+        output: Tensor = product * (step * scale) + self.bias
+        return output
 
     def _weight(self) -> tuple[Tensor, Tensor]:
         if self.numerics.bits.weights == _FULL:
@@ -185,7 +189,7 @@ class _Linear(nn.Module):
         weight = self.weight.detach()
         scale = weight.abs().mean(1) if self.row_scales else weight.abs().mean()
         rows = scale[:, None] if self.row_scales else scale
-        return weight_codes(self.weight, weight.mean(), rows, dtype=self.numerics.dtype), scale
+        return weight_codes(self.weight, weight.mean(), rows).to(self.numerics.dtype), scale
 
 
 class _Bert(nn.Module):
@@ -193,17 +197,26 @@ class _Bert(nn.Module):
         super().__init__()
         self.numerics = numerics
         self.embeddings = _Embeddings(shape, numerics)
-        self.encoder = nn.Module()
-        layers = [_Layer(shape, numerics) for _ in range(shape.layers)]
-        self.encoder.layer = nn.ModuleList(layers)
-        self.pooler = nn.Module()
-        self.pooler.dense = _Linear(shape.hidden, shape.hidden, shape, numerics)
+        self.encoder = _Encoder(shape, numerics)
+        dense = _Linear(shape.hidden, shape.hidden, shape, numerics)
+        self.pooler = nn.ModuleDict({"dense": dense})
 
     def forward(
         self, ids: Tensor, segments: Tensor, mask: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
-        hidden, scores = [self.embeddings(ids, segments)], []
-        for layer in self.encoder.layer:
+        outputs: tuple[list[Tensor], list[Tensor]]
+        outputs = self.encoder(self.embeddings(ids, segments), mask)
+        return outputs
+
+
+class _Encoder(nn.Module):
+    def __init__(self, shape: Shape, numerics: _Numerics) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([_Layer(shape, numerics) for _ in range(shape.layers)])
+
+    def forward(self, embedded: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        hidden, scores = [embedded], []
+        for layer in self.layer:
             output, score = layer(hidden[-1], mask)
             hidden.append(output)
             scores.append(score)
@@ -247,18 +260,18 @@ class _Embeddings(nn.Module):
 class _Layer(nn.Module):
     def __init__(self, shape: Shape, numerics: _Numerics) -> None:
         super().__init__()
-        self.attention = nn.Module()
-        self.attention.self = _Attention(shape, numerics)
-        self.attention.output = _Output(shape.hidden, shape, numerics, signed=True)
-        self.intermediate = nn.Module()
-        self.intermediate.dense = _Linear(shape.hidden, shape.intermediate, shape, numerics)
+        attention = _Attention(shape, numerics)
+        output = _Output(shape.hidden, shape, numerics, signed=True)
+        self.attention = nn.ModuleDict({"self": attention, "output": output})
+        dense = _Linear(shape.hidden, shape.intermediate, shape, numerics)
+        self.intermediate = nn.ModuleDict({"dense": dense})
         self.activation = functional.relu if shape.activation == "relu" else functional.gelu
         self.output = _Output(shape.intermediate, shape, numerics, signed=False)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        context, scores = self.attention.self(hidden, mask)
-        hidden = self.attention.output(context, hidden, mask)
-        inner = self.activation(self.intermediate.dense(hidden, mask))
+        context, scores = self.attention["self"](hidden, mask)
+        hidden = self.attention["output"](context, hidden, mask)
+        inner = self.activation(self.intermediate["dense"](hidden, mask))
         return self.output(inner, hidden, mask), scores
 
 

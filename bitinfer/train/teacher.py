@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bitinfer.checkpoints.files import read_config, read_vocab
 from bitinfer.errors import ConversionError, InputError, quote, shorten
 from bitinfer.text import TextTokenizer
 from bitinfer.train.options import Bits
@@ -40,6 +41,13 @@ _SIZES = {
     "token_types": "type_vocab_size",
 }
 _HEAD = ("classifier.weight", "classifier.bias")
+_POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
+# Settings of a tokenizer, and what they are called in ``tokenizer.json``.
+_NORMALIZER = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
 _ACTIVATIONS = ("gelu", "relu")
 
 
@@ -84,37 +92,28 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
 
     Raises:
         InputError: it is not a folder.
-        ConversionError: a file is missing or damaged, or says that the model is not a BERT.
-        OSError: a file cannot be read.
+        ConversionError: a file is missing or damaged, or says that the model is not a BERT, or that
+            its tokens are not those that our tokenizer makes.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"{folder}: found no folder, expected one with the files of a BERT model")
-    config = _read_json(folder / "config.json")
-    for key, expected in _EXPECTED.items():
-        found = config.get(key, expected)
-        if found != expected:
-            raise ConversionError(
-                f"{folder}: config {key}: found {quote(found)}, expected {expected!r}"
-            )
-    for key in _SIZES.values():
-        if type(config.get(key)) is not int or config[key] < 1:
-            raise ConversionError(
-                f"{folder}: config {key}: found {quote(config.get(key))}, "
-                "expected a positive integer"
-            )
-    if config.get("hidden_act") not in _ACTIVATIONS:
+    try:
+        config = read_config(folder)
+        _check_config(config)
+        vocab, settings = _read_tokenizer(folder)
+        # The reader of what we write believes config.json first.
+        if config.get("do_lower_case") is not None:
+            settings["do_lower_case"] = config["do_lower_case"]
+        lowercase = _lowercase(settings)
+    except ConversionError as error:
+        raise ConversionError(f"{folder}: {error}") from None
+    if len(vocab) > config["vocab_size"]:
         raise ConversionError(
-            f"{folder}: config hidden_act: found {quote(config.get('hidden_act'))}, "
-            f"expected one of {_ACTIVATIONS}"
-        )
-    vocab = _read_text(folder / "vocab.txt").rstrip("\n")
-    if vocab.count("\n") >= config["vocab_size"]:
-        raise ConversionError(
-            f"{folder}: vocab.txt: found {vocab.count(chr(10)) + 1} tokens, "
+            f"{folder}: vocab: found {len(vocab)} tokens, "
             f"expected at most vocab_size {config['vocab_size']}"
         )
-    return Folder(folder, config, vocab, _lowercase(folder))
+    return Folder(folder, config, "\n".join(vocab), lowercase)
 
 
 def read_model(
@@ -124,12 +123,12 @@ def read_model(
 
     Args:
         outputs: rows of the classifier.
-        head: whether it must be in the folder; otherwise it is drawn at random, as is the pooler if
-            the folder has none.
+        head: whether it must be in the folder; otherwise one is drawn at random if the folder has
+            none of that size, as is the pooler if the folder has none.
         dropout: probability for training; default that of the configuration.
 
     Raises:
-        ConversionError: weights are missing, or of another shape than the configuration says.
+        ConversionError: weights are damaged, missing, or of another shape than expected.
     """
     from transformers import BertForSequenceClassification
 
@@ -142,13 +141,16 @@ def read_model(
                 folder.path,
                 local_files_only=True,
                 output_loading_info=True,
-                ignore_mismatched_sizes=not head,
+                ignore_mismatched_sizes=True,  # the report names them
                 dtype=torch.float32,
                 **options,
             )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ConversionError(f"{folder.path}: {shorten(str(error))}") from None
-    may_miss = () if head else (*_HEAD, "bert.pooler.dense.weight", "bert.pooler.dense.bias")
+    except Exception as error:  # a damaged file can make transformers raise anything
+        found = f"{type(error).__name__}: {shorten(str(error))}"
+        raise ConversionError(
+            f"{folder.path}: found no weights that can be read ({found}), expected those of a BERT"
+        ) from None
+    may_miss = () if head else (*_HEAD, *_POOLER)
     missing = sorted(key for key in report["missing_keys"] if key not in may_miss)
     if missing:
         hint = "; `bitinfer finetune` makes a head" if set(missing) & set(_HEAD) else ""
@@ -156,12 +158,16 @@ def read_model(
             f"{folder.path}: found no weights {', '.join(missing[:3])} "
             f"({len(missing)} missing), expected those of a BERT classifier{hint}"
         )
-    wrong = sorted(str(each[0]) for each in report["mismatched_keys"])
-    wrong = [key for key in wrong if key not in _HEAD]
-    if wrong:
-        raise ConversionError(
-            f"{folder.path}: {wrong[0]}: found another shape than the configuration says"
-        )
+    for key, found, expected in sorted(report["mismatched_keys"]):
+        if key in _HEAD and head:
+            raise ConversionError(
+                f"{folder.path}: found a head of {found[0]} outputs, expected {outputs} "
+                "(one for each label, or one for a regression)"
+            )
+        if key not in _HEAD:
+            raise ConversionError(
+                f"{folder.path}: {key}: found shape {list(found)}, expected {list(expected)}"
+            )
     return model
 
 
@@ -199,27 +205,60 @@ def _quiet() -> Iterator[None]:
             theirs.enable_progress_bar()
 
 
-def _lowercase(folder: Path) -> bool:
-    path = folder / "tokenizer_config.json"
-    if not path.exists():
-        return True
-    return bool(_read_json(path).get("do_lower_case", True))
+def _check_config(config: dict[str, Any]) -> None:
+    for key, expected in _EXPECTED.items():
+        found = config.get(key, expected)
+        if found != expected:
+            raise ConversionError(f"config {key}: found {quote(found)}, expected {expected!r}")
+    for key in _SIZES.values():
+        if type(config.get(key)) is not int or config[key] < 1:
+            raise ConversionError(
+                f"config {key}: found {quote(config.get(key))}, expected a positive integer"
+            )
+    heads, hidden = config["num_attention_heads"], config["hidden_size"]
+    if hidden % heads:
+        raise ConversionError(
+            f"config num_attention_heads: found {heads}, expected a divisor of hidden_size {hidden}"
+        )
+    if config.get("hidden_act") not in _ACTIVATIONS:
+        raise ConversionError(
+            f"config hidden_act: found {quote(config.get('hidden_act'))}, "
+            f"expected one of {_ACTIVATIONS}"
+        )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise ConversionError(f"{path}: found no JSON ({error}), expected an object") from None
-    if not isinstance(content, dict):
-        raise ConversionError(f"{path}: found {quote(content)}, expected an object")
-    return content
+def _read_tokenizer(folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The tokens, and the settings of the tokenizer by the names in ``tokenizer_config.json``."""
+    settings: dict[str, Any] = {}
+    # transformers 5 writes the second and no more the first.
+    if not (folder / "vocab.txt").exists() and (folder / "tokenizer.json").exists():
+        whole = read_config(folder / "tokenizer.json")
+        model, normalizer = (whole.get(key) for key in ("model", "normalizer"))
+        if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
+            raise ConversionError("tokenizer.json: found no vocabulary, expected one of WordPiece")
+        if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
+            raise ConversionError(
+                f"tokenizer.json normalizer: found {quote(normalizer)}, expected a BertNormalizer"
+            )
+        vocab = read_vocab(model["vocab"])
+        settings = {name: normalizer.get(key) for name, key in _NORMALIZER.items()}
+    else:
+        vocab = read_vocab(folder)
+    if (folder / "tokenizer_config.json").exists():
+        settings |= read_config(folder / "tokenizer_config.json")
+    return vocab, settings
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConversionError(f"{path}: found no such file, expected one") from None
-    except UnicodeDecodeError as error:
-        raise ConversionError(f"{path}: not UTF-8: {error}") from None
+def _lowercase(settings: dict[str, Any]) -> bool:
+    """Whether the tokenizer lower-cases, if it does what ours does."""
+    value: object = settings.get("do_lower_case")
+    lowercase = True if value is None else value
+    if not isinstance(lowercase, bool):
+        raise ConversionError(f"do_lower_case: found {quote(value)}, expected true or false")
+    for key, expected in (("strip_accents", lowercase), ("tokenize_chinese_chars", True)):
+        if settings.get(key) not in (None, expected):
+            raise ConversionError(
+                f"tokenizer {key}: found {quote(settings[key])}, expected {expected} or nothing "
+                f"where do_lower_case is {lowercase}"
+            )
+    return lowercase
