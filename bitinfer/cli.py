@@ -51,8 +51,8 @@ Run fully binarized (1-bit) BERT models on the CPU.
   bitinfer info sst2.safetensors
   bitinfer distill bert-sst2/ --train train.tsv --dev dev.tsv -o sst2-1bit/
 
-MODEL is a packed file, a checkpoint folder or file (needs PyTorch), or the name of a built-in
-model.
+MODEL is a packed file or the folder that `bitinfer distill` put one in, a checkpoint folder or file
+(needs PyTorch), or the name of a built-in model.
 """
 _MODEL = "packed file, checkpoint or built-in name"
 _EXIT_CODES = """\

@@ -32,6 +32,7 @@ __all__ = [
     "PackedFile",
     "check_metadata",
     "check_target",
+    "looks_packed",
     "open_packed",
     "read_packed",
     "write_packed",
@@ -117,6 +118,27 @@ def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
     """
     with open_packed(path) as file:
         return file.metadata, file.tensors(file.read())
+
+
+def looks_packed(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a packed file, if maybe a damaged one: judged by its metadata key.
+
+    Never raises for a path that cannot be read.
+
+    Example:
+        >>> looks_packed("pytorch_model.bin")
+        False
+    """
+    if not os.path.isfile(path):  # to open a pipe may take forever
+        return False
+    name = os.fsdecode(path)
+    try:
+        with open(path, "rb") as file:
+            container = _parse_object(_read_header(file, name)[_LENGTH_BYTES:], name)
+    except (OSError, FormatError):
+        return False
+    strings = container.get("__metadata__")
+    return isinstance(strings, dict) and _KEY in strings
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,10 @@ def load(
     """Load a model from the disk.  Nothing is ever downloaded.
 
     Args:
-        path: A packed file, a checkpoint folder, a ``.pt`` / ``.bin`` checkpoint, or the name of a
-            built-in model.  The content decides, not the ending, and an existing path wins over a
-            name.  Checkpoints are converted in memory, which needs PyTorch.
+        path: A packed file, a folder that holds one as ``model.safetensors`` (as `distill` makes
+            it), a checkpoint folder, a ``.pt`` / ``.bin`` checkpoint, or the name of a built-in
+            model.  The content decides, not the ending, and an existing path wins over a name.
+            Checkpoints are converted in memory, which needs PyTorch.
         device: ``"cpu"``.
         num_threads: Threads of one call; default ``BITINFER_NUM_THREADS``, else the CPUs this
             process may use.

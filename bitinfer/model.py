@@ -18,7 +18,7 @@ from bitinfer.errors import FormatError, InputTypeError, UnsupportedError, short
 from bitinfer.format import SIZES, Tensors
 from bitinfer.inputs import Columns, Text, TextPairs, read_columns, read_texts
 from bitinfer.loading import may_start_thread, reopen
-from bitinfer.options import check_bool, check_choice, check_int
+from bitinfer.options import check_bool, check_choice, check_int, shows_progress
 from bitinfer.origin import Origin, read_model
 from bitinfer.results import EncoderOutput, Prediction
 from bitinfer.sizes import by_part
@@ -348,7 +348,7 @@ class BitModel:
         if max_length is not None:
             length = check_int("max_length", max_length, MIN_LENGTH, positions)
         truncate = check_bool("truncation", truncation)
-        shown = _shows_progress(show_progress_bar)
+        shown = shows_progress(show_progress_bar)
         given = read_texts(texts, text_pairs)
 
         def encode() -> Iterator[TokenBatch]:
@@ -497,14 +497,6 @@ def _normalize(vectors: Floats) -> Floats:
     lengths = np.sqrt(np.add.accumulate(np.square(vectors), axis=1)[:, -1:])
     normalized: Floats = vectors / np.where(lengths == 0, 1, lengths)
     return normalized
-
-
-def _shows_progress(option: Any) -> bool:
-    if option is not None:
-        return check_bool("show_progress_bar", option)
-    # Where nobody has imported logging, nobody has asked for messages.
-    logging = sys.modules.get("logging")
-    return logging is not None and logging.getLogger("bitinfer").isEnabledFor(logging.INFO)
 
 
 def _with_progress(given: TextPairs) -> Iterator[TextPair]:

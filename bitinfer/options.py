@@ -9,7 +9,7 @@ from typing import Any
 
 from bitinfer.errors import InputError, InputTypeError
 
-__all__ = ["check_bool", "check_choice", "check_engine", "check_int"]
+__all__ = ["check_bool", "check_choice", "check_engine", "check_int", "shows_progress"]
 
 
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
@@ -45,6 +45,15 @@ def check_bool(name: str, value: Any) -> bool:
     if not _is_bool(value):
         raise InputTypeError(f"{name}: found {type(value).__name__}, expected True or False")
     return bool(value)
+
+
+def shows_progress(option: Any) -> bool:
+    """Whether to show a bar: as ``show_progress_bar`` says, or else the logger ``bitinfer``."""
+    if option is not None:
+        return check_bool("show_progress_bar", option)
+    # Where nobody has imported logging, nobody has asked for messages.
+    logging = sys.modules.get("logging")
+    return logging is not None and logging.getLogger("bitinfer").isEnabledFor(logging.INFO)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:

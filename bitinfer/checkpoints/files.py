@@ -32,6 +32,7 @@ __all__ = [
     "read_config",
     "read_vocab",
     "to_float32",
+    "unpickle",
 ]
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
@@ -81,7 +82,7 @@ def open_checkpoint(
         UnsupportedError: if PyTorch is not installed.
     """
     weights = _weights_file(Path(path))
-    content = _unpickle(weights)
+    content = unpickle(weights)
     state, extras = _split(weights, content)
     beside = weights.parent
     settings = read_config(
@@ -150,7 +151,13 @@ def _weights_file(path: Path) -> Path:
     return found[0]
 
 
-def _unpickle(weights: Path) -> object:
+def unpickle(weights: Path) -> object:
+    """What `torch.save` wrote: tensors and plain data, and no code is run.
+
+    Raises:
+        ConversionError: it is damaged or something else.
+        UnsupportedError: PyTorch is missing, or so old that a file can subvert it.
+    """
     try:
         import torch
     except ImportError as error:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from bitinfer.loading import load
 from bitinfer.packing import to_tensors
 from bitinfer.train.card import write_card
 from bitinfer.train.data import Batch, collate, evaluation_batches, training_batches
-from bitinfer.train.loop import LoopOptions
+from bitinfer.train.loop import LoopOptions, write_log
 from bitinfer.train.loop import train as train_stage
 from bitinfer.train.losses import LossWeights, distillation_loss
 from bitinfer.train.options import (
@@ -44,7 +44,7 @@ from bitinfer.train.report import (
     standard_error,
     write_report,
 )
-from bitinfer.train.session import Session, evaluate, plain, session, weights_file
+from bitinfer.train.session import Session, evaluate, plain, session, weights_files
 from bitinfer.train.student import Outputs, Shape, Student
 from bitinfer.train.teacher import as_student, read_model
 
@@ -102,7 +102,7 @@ def distill(
         output: folder to make.
         text, pair, label: names of the columns; default those of GLUE.
         labels: names of the classes in the order of the teacher's outputs; default the teacher's
-            names, or those found in train, sorted.
+            names, or if it has none, those found in train, sorted.
         regression: whether labels are numbers to predict.
         max_length: tokens a text is cut to; default 128, or all positions if those are fewer.
         minutes, steps, epochs: how long to train in all, one of them; default 12 epochs.
@@ -121,7 +121,7 @@ def distill(
         threads: of PyTorch; default all CPUs.
         licence: of the result, recorded in it and on its card.
         resume: go on with a run that was stopped.
-        show_progress_bar: default yes.
+        show_progress_bar: ``None`` shows one if the logger ``bitinfer`` is at level INFO or below.
 
     Returns:
         The report; its accuracy is that of the packed engine on dev.
@@ -140,31 +140,31 @@ def distill(
     students = check_bits(bits)
     budget = check_budget(minutes, steps, epochs, default_epochs=DISTILL_EPOCHS)
     parts = [budget.part(share) for share in check_shares(shares, len(students))]
-    weights = LossWeights(
+    losses = LossWeights(
         hidden=check_number("hidden_weight", hidden_weight, low=0),
         attention=check_number("attention_weight", attention_weight, low=0),
         labels=check_number("label_weight", label_weight, low=0),
     )
     if activation not in ("relu", "gelu"):
         raise InputError(f"activation: found {activation!r}, expected 'relu' or 'gelu'")
-    with session(teacher, options) as ready:
+    with session(teacher, options, head=True) as ready:
         float_model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
         first = as_student(float_model, dtype=ready.dtype).to(ready.device)
         taught = _teacher_result(first, ready)
         shape = replace(first.shape, activation=activation, epsilon=_EPSILON)
         loop = ready.loop(default_rate=DISTILL_RATE, warmup=_WARMUP, decay=_DECAY)
         last, results = train_stages(
-            first, shape, students, parts, ready, loop=loop, weights=weights
+            first, shape, students, parts, ready, loop=loop, weights=losses
         )
         with new_folder(ready.output) as folder:
-            _write_published(folder, last, ready)
+            weights = _write_published(folder, last, ready)
             packed = _pack(folder, ready, licence) if last.bits == Bits(1, 1, 1) else None
             report = ready.report(
-                "distill", folder, teacher=taught, stages=tuple(results), packed=packed
+                "distill", weights, teacher=taught, stages=tuple(results), packed=packed
             )
             write_report(folder, report)
             write_card(folder, report, name=ready.output.name, licence=licence)
-            shutil.copy(ready.run.log_file, folder)
+            write_log(folder, report.stages)
         ready.run.remove()
     return report
 
@@ -249,18 +249,24 @@ def _begin_steps(student: Student, ready: Session, loop: LoopOptions) -> None:
 def _teacher_result(teacher: Student, ready: Session) -> TeacherResult:
     teacher.eval()
     value = evaluate(lambda batch: _outputs(teacher, batch).logits, ready.dev, ready.device)
-    file = weights_file(ready.folder.path)
-    return TeacherResult(ready.folder.path.name, value, file.stat().st_size)
+    size = sum(file.stat().st_size for file in weights_files(ready.folder.path))
+    return TeacherResult(ready.folder.path.absolute().name, value, size)
 
 
 # ---- what is written
 
 
-def _write_published(folder: Path, student: Student, ready: Session) -> None:
-    torch.save(published_state(student), folder / "pytorch_model.bin")
+def _write_published(folder: Path, student: Student, ready: Session) -> Path:
+    """Write the checkpoint; the file of its weights."""
+    weights = folder / "pytorch_model.bin"
+    # Not to the file itself: of a full disk PyTorch tells in its own kind of error.
+    buffer = io.BytesIO()
+    torch.save(published_state(student), buffer)
+    weights.write_bytes(buffer.getbuffer())
     config = published_config(student, ready)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     ready.folder.write_tokenizer(folder)
+    return weights
 
 
 def published_state(student: Student) -> dict[str, Tensor]:

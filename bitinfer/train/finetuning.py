@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from bitinfer.files import new_folder
+from bitinfer.options import check_bool
 from bitinfer.train.card import write_card
 from bitinfer.train.data import Batch
 from bitinfer.train.loop import train as train_stage
+from bitinfer.train.loop import write_log
 from bitinfer.train.losses import label_loss
 from bitinfer.train.options import FINETUNE_EPOCHS, FINETUNE_RATE, check_budget, check_number
 from bitinfer.train.report import TrainingReport, write_report
@@ -78,7 +80,7 @@ def finetune(
         threads: of PyTorch; default all CPUs.
         licence: of the result, for its card.
         resume: go on with a run that was stopped.
-        show_progress_bar: default yes.
+        show_progress_bar: ``None`` shows one if the logger ``bitinfer`` is at level INFO or below.
         reinitialize_pooler: draw a new pooler, where that of the encoder was never trained.
         dropout: probability.
 
@@ -95,7 +97,8 @@ def finetune(
     options = {name: plain(value) for name, value in locals().items()}
     budget = check_budget(minutes, steps, epochs, default_epochs=FINETUNE_EPOCHS)
     check_number("dropout", dropout, low=0, below=1)
-    with session(encoder, options) as ready:
+    check_bool("reinitialize_pooler", reinitialize_pooler)
+    with session(encoder, options, head=False) as ready:
         model = read_model(
             ready.folder, outputs=ready.task.outputs, head=False, dropout=dropout
         ).to(ready.device)
@@ -122,11 +125,11 @@ def finetune(
             show_progress_bar=ready.show_progress_bar,
         )
         with new_folder(ready.output) as folder:
-            _write_model(folder, model, ready)
-            report = ready.report("finetune", folder, teacher=None, stages=(result,), packed=None)
+            weights = _write_model(folder, model, ready)
+            report = ready.report("finetune", weights, teacher=None, stages=(result,), packed=None)
             write_report(folder, report)
             write_card(folder, report, name=ready.output.name, licence=licence)
-            shutil.copy(ready.run.log_file, folder)
+            write_log(folder, report.stages)
         ready.run.remove()
     return report
 
@@ -145,7 +148,8 @@ def _logits(model: BertForSequenceClassification, batch: Batch, dtype: torch.dty
     return output.float()
 
 
-def _write_model(folder: Path, model: BertForSequenceClassification, ready: Session) -> None:
+def _write_model(folder: Path, model: BertForSequenceClassification, ready: Session) -> Path:
+    """Write the checkpoint; the file of its weights."""
     names = dict(enumerate(ready.task.labels))
     if names:
         model.config.id2label = names
@@ -156,5 +160,11 @@ def _write_model(folder: Path, model: BertForSequenceClassification, ready: Sess
     original = ready.folder.config
     for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
         setattr(model.config, key, original.get(key, 0.1))
-    model.save_pretrained(folder)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    # Not by transformers, which shows a bar and gives nobody else the right to read the file.
+    weights = folder / "model.safetensors"
+    state = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
+    weights.write_bytes(to_safetensors(state, metadata={"format": "pt"}))
     ready.folder.write_tokenizer(folder)
+    return weights

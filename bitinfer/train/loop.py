@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
-import pickle
 import shutil
 import time
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitinfer.errors import InputError, shorten
+from bitinfer.checkpoints.files import unpickle
+from bitinfer.errors import InputError, quote, shorten
 from bitinfer.files import write_file
 from bitinfer.train.data import Batch, Dataset, collate, training_batches
 from bitinfer.train.options import Budget
 from bitinfer.train.report import Point, StageResult
 
-__all__ = ["LoopOptions", "Run", "learning_rate", "train"]
+__all__ = ["LoopOptions", "Run", "learning_rate", "train", "write_log"]
+
+LOG = "log.jsonl"
 
 _SAVE_EVERY = 300.0  # seconds of work that a kill may cost
 _BETAS = (0.9, 0.999)
@@ -39,7 +43,7 @@ class LoopOptions:
         decay: weight decay of matrices.
         evaluate_every: steps from one measurement to the next.
         seed: of the order of the examples.
-        most_gradient: norm to which the gradient is cut, or None.
+        most_gradient: norm to which the gradient is cut, which must be dense then, or None.
     """
 
     batch_size: int
@@ -66,76 +70,115 @@ class Run:
     """A folder that holds what a training needs to go on after a kill, and its log.
 
     Args:
-        folder: made if it does not exist.
+        folder: made if it does not exist; `check_free` tells whether to go on with what it holds.
         settings: all that the result depends on, plain data.
-        resume: go on with what is in the folder, if anything is.
 
     Raises:
-        InputError: something is there and ``resume`` is false, or it was made with other settings,
-            or is damaged.
+        OSError: the folder cannot be made, read, or written to; of all methods.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder
+        self.earlier = 0.0  # seconds of work that were found here, and need not be done again
         self._settings = json.dumps(settings, sort_keys=True)
-        if folder.exists() and any(folder.iterdir()) and not resume:
+        folder.mkdir(exist_ok=True)
+
+    @staticmethod
+    def check_free(folder: Path) -> None:
+        """Whether there is nothing to go on with.
+
+        Raises:
+            InputError: an unfinished training is there.
+        """
+        if folder.exists() and any(folder.iterdir()):
             raise InputError(
                 f"{folder}: found an unfinished training, expected none (resume it, or delete it)"
             )
-        folder.mkdir(exist_ok=True)
 
-    def unfinished(self, stage: int) -> dict[str, Any] | None:
-        """What was saved in the middle of a stage, if anything."""
-        saved = self._read("state.pt")
-        return saved if saved is not None and saved["stage"] == stage else None
+    @contextlib.contextmanager
+    def unfinished(self, stage: int) -> Iterator[dict[str, Any] | None]:
+        """What was saved in the middle of a stage, if anything.
+
+        Raises:
+            InputError: it is damaged, as errors in the block show too, or of other settings.
+        """
+        with self._reading("state.pt") as saved:
+            yield saved if saved is not None and saved["stage"] == stage else None
 
     def keep(self, stage: int, state: dict[str, Any]) -> None:
         """Save the middle of a stage in place of what was saved before; a kill leaves one."""
         self._write("state.pt", {"stage": stage, **state})
 
     def finished(self, stage: int) -> tuple[dict[str, Tensor], StageResult] | None:
-        """Weights and result of a stage, if it came to its end."""
-        saved = self._read(f"stage-{stage}.pt")
-        if saved is None:
-            return None
-        points = tuple(Point(**point) for point in saved["result"].pop("points"))
-        return saved["model"], StageResult(**saved["result"], points=points)
+        """Weights and result of a stage, if it came to its end.
+
+        Raises:
+            InputError: it is damaged, or of other settings.
+        """
+        with self._reading(f"stage-{stage}.pt") as saved:
+            if saved is None:
+                return None
+            points = tuple(Point(**point) for point in saved["result"].pop("points"))
+            self.earlier += saved["result"]["seconds"]
+            return saved["model"], StageResult(**saved["result"], points=points)
 
     def finish(self, stage: int, model: dict[str, Tensor], result: StageResult) -> None:
         """Save a stage that came to its end."""
         self._write(f"stage-{stage}.pt", {"model": model, "result": asdict(result)})
 
-    @property
-    def log_file(self) -> Path:
-        """A line of JSON for each measurement."""
-        return self.folder / "log.jsonl"
-
-    def log(self, **values: object) -> None:
-        """Add a line to the log."""
-        with open(self.log_file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+    def log(self, line: str) -> None:
+        """Add a line to the log, for who looks on."""
+        with open(self.folder / LOG, "a", encoding="utf-8") as file:
+            file.write(line)
 
     def remove(self) -> None:
         """Delete the folder, when nothing is left to go on with."""
         shutil.rmtree(self.folder)
 
-    def _read(self, name: str) -> dict[str, Any] | None:
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[dict[str, Any] | None]:
+        """What is in a file, if there is one; errors in the block are those of a damaged one."""
         path = self.folder / name
         if not path.exists():
-            return None
+            yield None
+            return
         try:
-            saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-            settings = saved.pop("settings")
-        except (RuntimeError, KeyError, AttributeError, pickle.UnpicklingError, EOFError) as error:
-            raise InputError(f"{path}: damaged ({shorten(str(error))}), expected a state") from None
-        if settings != self._settings:
-            raise InputError(f"{path}: found a training with other options or data, expected these")
-        return saved
+            _check_records(path)
+            saved: Any = unpickle(path)
+            self._check(path, saved.pop("settings"))
+            yield saved
+        except InputError:
+            raise
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: damaged ({shorten(str(error))}), expected the state of a training"
+            ) from error
+
+    def _check(self, path: Path, settings: str) -> None:
+        if settings == self._settings:
+            return
+        found, now = json.loads(settings), json.loads(self._settings)
+        names = sorted(name for name in {*found, *now} if found.get(name) != now.get(name))
+        other = [f"{name} {quote(found.get(name))}, now {quote(now.get(name))}" for name in names]
+        raise InputError(
+            f"{path}: found a training with other options or data ({'; '.join(other)}), "
+            "expected the same"
+        )
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         buffer = io.BytesIO()
         torch.save({"settings": self._settings, **content}, buffer)
         write_file(self.folder / name, buffer.getbuffer(), overwrite=True)
+
+
+def write_log(folder: Path, stages: Iterable[StageResult]) -> None:
+    """Write all that was measured, a line of JSON for each point.
+
+    Not a copy of what a run logged: a kill may leave half a line, and what was done after the last
+    state was saved is done again.
+    """
+    lines = [_log_line(stage.bits, point) for stage in stages for point in stage.points]
+    (folder / LOG).write_text("".join(lines), encoding="utf-8")
 
 
 def learning_rate(progress: float, options: LoopOptions) -> float:
@@ -166,7 +209,8 @@ def train(
     """Train a model in place; at the end it has the weights that were best by ``measure``.
 
     Everything random but dropout, whose state is saved, is a function of the seed and the step: a
-    stage that was resumed ends as one that was not, unless its budget is in minutes.
+    stage that was resumed ends as one that was not, unless its budget is in minutes, or a GPU drops
+    out or adds in an order of its own.
 
     Args:
         loss: of a batch on the model's device, a scalar.
@@ -217,18 +261,20 @@ class _Loop:
 
     def resume(self) -> None:
         """Go on from what the run holds of this stage, if it does."""
-        saved = self.saves.unfinished(self.stage)
-        if saved is None:
-            return
-        self.model.load_state_dict(saved["model"])
-        self.best = saved["best"]
-        for optimizer, each in zip(self.optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(each)
-        points = [Point(**point) for point in saved["state"].pop("points")]
-        self.state = _State(**saved["state"], points=points)
-        self.losses = saved["losses"]
-        torch.set_rng_state(saved["random"])
+        with self.saves.unfinished(self.stage) as saved:
+            if saved is None:
+                return
+            self.model.load_state_dict(saved["best"])
+            self.best = _copy(self.model)
+            self.model.load_state_dict(saved["model"])
+            for optimizer, each in zip(self.optimizers, saved["optimizers"], strict=True):
+                optimizer.load_state_dict(each)
+            points = [Point(**point) for point in saved["state"].pop("points")]
+            self.state = _State(**saved["state"], points=points)
+            self.losses = [float(each) for each in saved["losses"]]
+            torch.set_rng_state(saved["random"])
         self.began = time.monotonic() - self.state.seconds
+        self.saves.earlier += self.state.seconds
 
     def run(self, bar: _Bar) -> None:
         """Train until the budget is used up."""
@@ -290,9 +336,9 @@ class _Loop:
         mean = sum(self.losses) / len(self.losses) if self.losses else None
         self.losses = []
         state.points.append(Point(state.step, state.seconds, mean, value))
-        if value > state.best or len(state.points) == 1:
+        if len(state.points) == 1 or _is_better(value, state.best):
             state.best, state.best_step, self.best = value, state.step, _copy(self.model)
-        self.saves.log(stage=self.name, **asdict(state.points[-1]))
+        self.saves.log(_log_line(self.name, state.points[-1]))
 
     def _save(self) -> None:
         self.state.seconds = self.seconds
@@ -351,10 +397,7 @@ def _optimizers(model: nn.Module, options: LoopOptions) -> list[torch.optim.Opti
         torch.optim.AdamW(groups, lr=options.rate, betas=_BETAS, fused=True)
     ]
     if sparse:
-        group = {
-            "params": sparse,
-        }
-        optimizers.append(torch.optim.SparseAdam([group], lr=options.rate, betas=_BETAS))
+        optimizers.append(torch.optim.SparseAdam(sparse, lr=options.rate, betas=_BETAS))
     return optimizers
 
 
@@ -367,6 +410,33 @@ def _batches(data: Dataset, options: LoopOptions, done: int) -> Iterator[Batch]:
         for indices in order[skip:]:
             yield collate(data, indices)
         epoch, skip = epoch + 1, 0
+
+
+def _check_records(path: Path) -> None:
+    """Whether all is as it was written: PyTorch itself does not look at the checksums.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise ValueError(error) from None
+    if wrong is not None:
+        raise ValueError(f"wrong checksum of {wrong}")
+
+
+def _log_line(stage: str, point: Point) -> str:
+    values = {"stage": stage, **asdict(point)}
+    # JSON has no nan.
+    values["value"] = point.value if math.isfinite(point.value) else None
+    return f"{json.dumps(values)}\n"
+
+
+def _is_better(value: float, best: float) -> bool:
+    """Whether a metric is; one that is not defined is nan, and worse than any other."""
+    return value > best or (math.isnan(best) and not math.isnan(value))
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

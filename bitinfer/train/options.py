@@ -132,7 +132,7 @@ def check_bits(bits: Sequence[str]) -> tuple[Bits, ...]:
     Raises:
         InputTypeError, InputError: As `parse_bits`, or there is no stage.
     """
-    if isinstance(bits, str):
+    if isinstance(bits, str) or not isinstance(bits, Sequence):
         raise InputTypeError(f"bits: found {quote(bits)}, expected a list such as ['1-1-2']")
     stages = tuple(parse_bits(each) for each in bits)
     if not stages:
@@ -152,6 +152,8 @@ def check_shares(shares: Sequence[float] | None, stages: int) -> tuple[float, ..
     """
     if shares is None:
         return (1 / stages,) * stages
+    if isinstance(shares, str) or not isinstance(shares, Sequence):
+        raise InputTypeError(f"shares: found {quote(shares)}, expected a list such as [1, 2]")
     numbers = [check_number("shares", each, above=0) for each in shares]
     if len(numbers) != stages:
         raise InputError(

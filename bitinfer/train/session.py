@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bitinfer.checkpoints.tasks import real_names
 from bitinfer.diagnostics import cpu_name, package_version
-from bitinfer.errors import InputError
-from bitinfer.options import check_int
-from bitinfer.tables import LabelledTexts, read_table
+from bitinfer.errors import ConversionError, InputError, InputTypeError, quote
+from bitinfer.options import check_bool, check_int, shows_progress
+from bitinfer.tables import LabelledTexts, class_indices, read_table
 from bitinfer.text import MIN_LENGTH
 from bitinfer.train.data import (
     Batch,
@@ -29,17 +33,20 @@ from bitinfer.train.data import (
     collate,
     evaluation_batches,
     find_task,
+    padding_share,
     tokenize,
+    training_batches,
 )
 from bitinfer.train.loop import LoopOptions, Run
 from bitinfer.train.options import check_number
 from bitinfer.train.report import Architecture, DataFile, TrainingReport, check_plotting
 from bitinfer.train.teacher import Folder, open_folder
 
-__all__ = ["Session", "evaluate", "plain", "session", "weights_file"]
+__all__ = ["Session", "evaluate", "plain", "session", "weights_files"]
 
 _MAX_LENGTH = 128
 _EVALUATION_BATCH = 64
+_MOST_SEED = 2**63 - 1
 # Looks at dev for each time through the data, where nothing is said.
 _LOOKS_PER_EPOCH = 2
 # How a run is watched and continued is no part of how its result came about.
@@ -86,7 +93,7 @@ class Session:
     @property
     def show_progress_bar(self) -> bool:
         """Whether to show how far it is."""
-        return self.options["show_progress_bar"] is not False
+        return shows_progress(self.options["show_progress_bar"])
 
     def loop(self, *, default_rate: float, **kinds: Any) -> LoopOptions:
         """How to train, by the options."""
@@ -103,9 +110,9 @@ class Session:
         )
 
     def report(
-        self, command: Literal["distill", "finetune"], folder: Path, **found: Any
+        self, command: Literal["distill", "finetune"], weights: Path, **found: Any
     ) -> TrainingReport:
-        """The report of the run, whose weights lie in a folder."""
+        """The report of the run, whose weights are in a file."""
         config = self.folder.config
         threads = torch.get_num_threads()
         gpu = f", {torch.cuda.get_device_name()}" if self.device.type == "cuda" else ""
@@ -123,24 +130,36 @@ class Session:
                 positions=config["max_position_embeddings"],
                 max_length=self.max_length,
             ),
-            float_bytes=weights_file(folder).stat().st_size,
-            options={**self.options, "dtype": str(self.dtype).removeprefix("torch.")},
+            float_bytes=weights.stat().st_size,
+            options={**self.options, **self._found_out()},
             versions=_versions(),
             machine=f"{cpu_name()}, {threads} thread{'s' * (threads != 1)}{gpu}",
             started=self.started.isoformat(timespec="seconds"),
-            seconds=time.monotonic() - self.began,
+            seconds=time.monotonic() - self.began + self.run.earlier,
             data=self.files,
             **found,
         )
 
+    def _found_out(self) -> dict[str, Any]:
+        """What no option says."""
+        size, seed = self.options["batch_size"], self.options["seed"]
+        batches = training_batches(self.train.lengths, size, seed=seed, epoch=0)
+        return {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "padding": f"{padding_share(self.train.lengths, batches):.1%}",
+        }
+
 
 @contextlib.contextmanager
-def session(model: str | os.PathLike[str], options: Mapping[str, Any]) -> Iterator[Session]:
+def session(
+    model: str | os.PathLike[str], options: Mapping[str, Any], *, head: bool
+) -> Iterator[Session]:
     """Check the options, read the tables, decide where to compute.
 
     Args:
         model: folder to begin with.
         options: the arguments of the call.
+        head: whether the classifier in the folder is used, and decides what the classes are.
 
     Raises:
         InputError, InputTypeError: a table or option is not as expected; names it.
@@ -151,12 +170,11 @@ def session(model: str | os.PathLike[str], options: Mapping[str, Any]) -> Iterat
     """
     check_plotting()
     _check(options)
-    output = Path(options["output"])
-    _check_output(output)
+    partial = _check_output(Path(options["output"]), resume=options["resume"])
     folder = open_folder(model)
+    longest = _longest(options["max_length"], folder)
     texts = {name: _read(options, name) for name in ("train", "dev")}
-    task = find_task(texts["train"], labels=options["labels"], regression=options["regression"])
-    longest = min(options["max_length"] or _MAX_LENGTH, folder.positions)
+    task = _find_task(texts["train"], options, folder if head else None)
     tokenizer = folder.tokenizer()
     data = {
         name: tokenize(each, task, tokenizer, longest, name=os.fspath(options[name]))
@@ -170,24 +188,29 @@ def session(model: str | os.PathLike[str], options: Mapping[str, Any]) -> Iterat
     bf16 = _has_bf16(device) if options["bf16"] is None else options["bf16"]
     settings = {key: value for key, value in options.items() if key not in _FREE}
     settings |= {name: each.sha256 for name, each in files.items()}
-    settings["model"] = _sha256(weights_file(folder.path))
-    with _threads(options["threads"]):
-        torch.manual_seed(options["seed"])
-        yield Session(
-            options=options,
-            folder=folder,
-            task=task,
-            train=data["train"],
-            dev=data["dev"],
-            texts=texts["dev"],
-            files=files,
-            max_length=longest,
-            device=device,
-            dtype=torch.bfloat16 if bf16 else torch.float32,
-            run=Run(output.with_name(f"{output.name}.partial"), settings, resume=options["resume"]),
-            started=datetime.now(timezone.utc).astimezone(),
-            began=time.monotonic(),
-        )
+    settings["model"] = ",".join(_sha256(file) for file in weights_files(folder.path))
+    run = Run(partial, settings)
+    try:
+        with _threads(options["threads"]), torch.random.fork_rng():
+            torch.manual_seed(options["seed"])
+            yield Session(
+                options=options,
+                folder=folder,
+                task=task,
+                train=data["train"],
+                dev=data["dev"],
+                texts=texts["dev"],
+                files=files,
+                max_length=longest,
+                device=device,
+                dtype=torch.bfloat16 if bf16 else torch.float32,
+                run=run,
+                started=datetime.now(timezone.utc).astimezone(),
+                began=time.monotonic(),
+            )
+    finally:
+        with contextlib.suppress(OSError):
+            partial.rmdir()  # if nothing came to be in it
 
 
 @torch.no_grad()
@@ -206,41 +229,121 @@ def evaluate(logits: Callable[[Batch], Tensor], data: Dataset, device: torch.dev
 
 
 def plain(value: Any) -> Any:
-    """An argument as it is reported: a path as text, a sequence as a list."""
-    if isinstance(value, os.PathLike):
+    """An argument as it is reported: a path as text, a sequence as a list, numbers as Python's."""
+    if isinstance(value, (os.PathLike, bytes)):
         return os.fsdecode(value)
-    return list(value) if isinstance(value, (list, tuple)) else value
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(each) for each in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def weights_file(folder: Path) -> Path:
-    """The weights of a folder, or the list of the files they are in.
+def weights_files(folder: Path) -> list[Path]:
+    """The files that hold the weights of a folder, mostly one.
 
     Raises:
-        InputError: it holds none.
+        ConversionError: there is none, or the list of several is damaged.
     """
     names = ("model.safetensors", "pytorch_model.bin")
-    names += tuple(f"{name}.index.json" for name in names)
     for name in names:
         if (folder / name).is_file():
-            return folder / name
-    raise InputError(f"{folder}: found no weights, expected {' or '.join(names[:2])}")
+            return [folder / name]
+    for name in names:
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return _listed(index)
+    raise ConversionError(f"{folder}: found no weights, expected {' or '.join(names)}")
 
 
 def _check(options: Mapping[str, Any]) -> None:
     check_int("batch_size", options["batch_size"], 1)
-    check_int("seed", options["seed"], 0)
+    check_int("seed", options["seed"], 0, _MOST_SEED)
     for name, low in (("evaluate_every", 1), ("threads", 1), ("max_length", MIN_LENGTH)):
         if options[name] is not None:
             check_int(name, options[name], low)
     if options["learning_rate"] is not None:
         check_number("learning_rate", options["learning_rate"], above=0)
+    for name in ("regression", "resume"):
+        check_bool(name, options[name])
+    for name in ("bf16", "show_progress_bar"):
+        if options[name] is not None:
+            check_bool(name, options[name])
+    for name in ("text", "pair", "label", "licence"):
+        if not isinstance(options[name], (str, NoneType)):
+            raise InputTypeError(f"{name}: found {type(options[name]).__name__}, expected str")
+    labels = options["labels"]
+    if not isinstance(labels, (list, NoneType)):
+        found = type(labels).__name__
+        raise InputTypeError(f"labels: found {found}, expected a sequence of names")
+    for name in ("train", "dev", "output"):
+        if not isinstance(options[name], str):
+            found = type(options[name]).__name__
+            raise InputTypeError(f"{name}: found {found}, expected a path")
 
 
-def _check_output(output: Path) -> None:
+def _check_output(output: Path, *, resume: bool) -> Path:
+    """The folder for what is needed to go on."""
     if os.path.lexists(output):
         raise FileExistsError(f"{output} exists; expected a new folder")
     if not output.name or not output.parent.is_dir():
         raise InputError(f"output: found {str(output)!r}, expected a new folder in one that exists")
+    partial = output.with_name(f"{output.name}.partial")
+    if not resume:
+        Run.check_free(partial)
+    return partial
+
+
+def _longest(max_length: int | None, folder: Folder) -> int:
+    if max_length is None:
+        return min(_MAX_LENGTH, folder.positions)
+    return check_int("max_length", max_length, MIN_LENGTH, folder.positions)
+
+
+def _find_task(train: LabelledTexts, options: Mapping[str, Any], teacher: Folder | None) -> Task:
+    """What is to be learned: what the teacher, if there is one, was taught."""
+    labels, regression = options["labels"], options["regression"]
+    named = None
+    if teacher is not None and labels is None and not regression:
+        named = _class_names(teacher)
+    task = find_task(train, labels=named if labels is None else labels, regression=regression)
+    if teacher is not None and task.outputs != _outputs(teacher):
+        found = "a number" if regression else f"labels {quote(list(task.labels))}"
+        raise InputError(
+            f"{options['train']}: found {found} to predict, expected {_outputs(teacher)}, as many "
+            f"as the classifier of {teacher.path} has outputs (labels: the names of all, in order)"
+        )
+    if named is not None:
+        try:
+            class_indices(train.labels, named, source=options["train"])
+        except InputError as error:
+            raise InputError(
+                f"{error}, as {teacher.path} has it (labels: other names, in the same order)"
+            ) from None
+    return task
+
+
+def _class_names(folder: Folder) -> tuple[str, ...] | None:
+    """The names of the classes, if the folder has any but numbers."""
+    try:
+        names = real_names(folder.config.get("id2label"))
+        if names is not None and len({*names}) != len(names):
+            raise ConversionError(f"config id2label: found a name twice in {quote(list(names))}")
+    except ConversionError as error:
+        raise ConversionError(f"{folder.path}: {error}") from None
+    return names
+
+
+def _outputs(folder: Folder) -> int:
+    """Rows of the classifier, as transformers has it from the configuration."""
+    names = folder.config.get("id2label")
+    return len(names) if isinstance(names, dict) else folder.config.get("num_labels", 2)
+
+
+def _listed(index: Path) -> list[Path]:
+    try:
+        names = json.loads(index.read_bytes())["weight_map"].values()
+        return sorted({index.with_name(name) for name in names})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConversionError(f"{index}: found no weight_map ({error}), expected one") from None
 
 
 def _read(options: Mapping[str, Any], name: str) -> LabelledTexts:

@@ -1,0 +1,512 @@
+"""The loop of training by itself: budgets, rates, what is kept, and going on after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch: Any = pytest.importorskip("torch", reason="needs the extra train")
+
+from bitinfer.errors import InputError  # noqa: E402
+from bitinfer.text import TokenBatch  # noqa: E402
+from bitinfer.train import loop  # noqa: E402
+from bitinfer.train.data import Batch, Dataset, Task  # noqa: E402
+from bitinfer.train.loop import LoopOptions, Run, learning_rate, train, write_log  # noqa: E402
+from bitinfer.train.options import Budget  # noqa: E402
+from bitinfer.train.report import Point, StageResult  # noqa: E402
+
+OPTIONS = LoopOptions(batch_size=4, rate=0.1, warmup=0.25, decay=0.01, evaluate_every=3, seed=0)
+ROWS = 10  # three batches an epoch
+SETTINGS = {"seed": 0, "train": "f00d"}
+
+
+class Network(torch.nn.Module):  # type: ignore[misc]
+    """A table of which a batch touches some rows, and something random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(20, 8, sparse=True)
+        self.dropout = torch.nn.Dropout(0.3)
+        self.head = torch.nn.Linear(8, 2)
+
+    def forward(self, batch: Batch) -> Any:
+        words = self.dropout(self.table(batch.ids)) * batch.mask[..., None]
+        return self.head(words.sum(1))
+
+
+@pytest.fixture
+def network() -> Any:
+    torch.manual_seed(0)
+    return Network()
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    random = np.random.RandomState(0)
+    lengths = random.randint(3, 9, ROWS)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    ids = random.randint(0, 20, offsets[-1]).astype(np.int32)
+    tokens = TokenBatch(ids, ids * 0, ids * 0, offsets)
+    targets = torch.from_numpy(random.randint(0, 2, ROWS))
+    return Dataset(tokens, targets, Task("classification", ("no", "yes")))
+
+
+class Training:
+    """A stage of a network whose dev metric is what a test says."""
+
+    def __init__(self, network: Any, data: Dataset, folder: Path) -> None:
+        self.network, self.data, self.folder = network, data, folder
+        self.values: Iterator[float] | None = None
+        self.stop_at: int | None = None
+        self.seen: list[Any] = []
+        self.steps = 0
+
+    def loss(self, batch: Batch) -> Any:
+        if self.steps == self.stop_at:
+            raise KeyboardInterrupt
+        self.steps += 1
+        assert self.network.training
+        return torch.nn.functional.cross_entropy(self.network(batch), batch.targets)
+
+    def measure(self) -> float:
+        assert not self.network.training
+        self.seen.append({k: v.clone() for k, v in self.network.state_dict().items()})
+        if self.values is not None:
+            return next(self.values)
+        return self.network.head.weight.sum().item()
+
+    def __call__(self, budget: Budget, options: LoopOptions = OPTIONS, **more: Any) -> StageResult:
+        return train(
+            self.network,
+            more.pop("loss", self.loss),
+            self.measure,
+            self.data,
+            name="1-1-2",
+            budget=budget,
+            options=options,
+            run=Run(self.folder, SETTINGS),
+            show_progress_bar=more.pop("show_progress_bar", False),
+            **more,
+        )
+
+
+@pytest.fixture
+def training(network: Any, data: Dataset, tmp_path: Path) -> Training:
+    return Training(network, data, tmp_path / "run")
+
+
+# ---- how long
+
+
+def test_budget_in_steps(training: Training) -> None:
+    result = training(Budget(steps=7))
+    assert training.steps == result.steps == 7
+    assert result.epochs == pytest.approx(7 / 3)
+    assert [point.step for point in result.points] == [3, 6, 7]
+
+
+def test_budget_in_epochs(training: Training) -> None:
+    assert training(Budget(epochs=1.7)).steps == 5
+    assert training.steps == 5
+
+
+def test_budget_in_epochs_is_at_least_a_step(training: Training) -> None:
+    assert training(Budget(epochs=0.01)).steps == 1
+
+
+def test_budget_in_minutes(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring and all else counts too."""
+    now = [0.0]
+
+    def later() -> float:
+        now[0] += 1
+        return now[0]
+
+    monkeypatch.setattr("time.monotonic", later)
+    result = training(Budget(minutes=0.5))
+    assert 30 <= result.seconds <= 33
+    assert 0 < result.steps < 30
+    monkeypatch.undo()
+    assert training(Budget(minutes=1e-9), stage=1).steps == 0
+
+
+def test_measurements(training: Training) -> None:
+    """One at the end, not two, however the steps fall."""
+    result = training(Budget(steps=6))
+    assert [point.step for point in result.points] == [3, 6]
+    assert all(point.loss is not None and math.isfinite(point.loss) for point in result.points)
+    seconds = [point.seconds for point in result.points]
+    assert 0 < seconds[0] < seconds[1] == result.seconds
+
+
+# ---- rates
+
+
+def test_learning_rate() -> None:
+    options = replace(OPTIONS, rate=2.0, warmup=0.2)
+    rates = [learning_rate(progress, options) for progress in (0.0, 0.1, 0.2, 0.6, 1.0)]
+    assert rates == pytest.approx([0, 1, 2, 1, 0])
+    assert learning_rate(0.0, replace(OPTIONS, warmup=0.0)) == OPTIONS.rate
+
+
+def test_every_step_has_its_rate(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+
+    class Recorder(torch.optim.SGD):  # type: ignore[misc]
+        def step(self) -> None:
+            rates.append(self.param_groups[0]["lr"])
+            norm = sum(float(p.grad.square().sum()) for p in self.param_groups[0]["params"])
+            assert math.sqrt(norm) <= 1e-3 * 1.001
+
+    def optimizers(model: Any, options: LoopOptions) -> list[Any]:
+        return [Recorder(model.head.parameters(), lr=99.0)]
+
+    monkeypatch.setattr(loop, "_optimizers", optimizers)
+    training.network.table.sparse = False
+    training(Budget(steps=8), replace(OPTIONS, most_gradient=1e-3))
+    assert rates == pytest.approx([learning_rate(step / 8, OPTIONS) for step in range(8)])
+
+
+def test_only_matrices_decay(network: Any) -> None:
+    dense, sparse = loop._optimizers(network, OPTIONS)
+    groups = [[id(each) for each in group["params"]] for group in dense.param_groups]
+    assert groups == [[id(network.head.weight)], [id(network.head.bias)]]
+    assert [group["weight_decay"] for group in dense.param_groups] == [0.01, 0.0]
+    assert sparse.param_groups[0]["params"] == [network.table.weight]
+
+
+def test_untrained_parameters_have_no_optimizer(network: Any) -> None:
+    network.table.sparse = False
+    network.head.bias.requires_grad = False
+    (dense,) = loop._optimizers(network, OPTIONS)
+    assert [len(group["params"]) for group in dense.param_groups] == [2, 0]
+
+
+# ---- what is kept
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [
+        ([0.2, 0.7, 0.5], 1),
+        ([0.2, 0.7, 0.7], 1),  # the first of equals
+        ([-0.5, -0.7, -0.4], 2),
+        ([math.nan, 0.1, 0.05], 1),
+        ([0.1, math.nan, 0.05], 0),
+        ([math.nan, -1.0, 0.2], 2),
+        ([math.nan, math.nan, math.nan], 0),
+    ],
+)
+def test_the_best_is_kept(training: Training, values: list[float], best: int) -> None:
+    training.values = iter(values)
+    result = training(Budget(steps=9))
+    assert result.best_step == 3 * (best + 1)
+    assert result.best == pytest.approx(values[best], nan_ok=True)
+    assert [point.value for point in result.points] == pytest.approx(values, nan_ok=True)
+    assert not training.network.training
+    for name, tensor in training.network.state_dict().items():
+        assert torch.equal(tensor, training.seen[best][name]), name
+        assert not torch.equal(tensor, training.seen[best - 1][name]), name
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_a_loss_that_is_not_finite(training: Training, bad: float) -> None:
+    def loss(batch: Batch) -> Any:
+        return training.loss(batch) * (bad if training.steps == 5 else 1)
+
+    with pytest.raises(InputError, match=rf"stage 1-1-2, step 5: the loss became {bad}; .*0\.1"):
+        training(Budget(steps=9), loss=loss)
+
+
+def test_log(training: Training) -> None:
+    training.values = iter([0.5, math.nan])
+    result = training(Budget(steps=6))
+    lines = (training.folder / "log.jsonl").read_text()
+    write_log(training.folder.parent, [result])
+    assert (training.folder.parent / "log.jsonl").read_text() == lines
+    logged = [json.loads(line, parse_constant=pytest.fail) for line in lines.splitlines()]
+    assert [(line["stage"], line["step"]) for line in logged] == [("1-1-2", 3), ("1-1-2", 6)]
+    assert [line["value"] for line in logged] == [0.5, None]
+    assert [line["loss"] for line in logged] == [point.loss for point in result.points]
+
+
+def test_progress(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    training.values = iter([0.1234, 0.5])
+    training(Budget(steps=6))
+    assert capsys.readouterr() == ("", "")
+    training.values = iter([0.1234, 0.5])
+    training(Budget(steps=6), stage=1, show_progress_bar=True)
+    shown = capsys.readouterr().err
+    assert "1-1-2 " in shown
+    assert "dev=0.5000" in shown or "dev=0.1234" in shown
+
+
+# ---- going on
+
+
+@pytest.fixture
+def save_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+
+
+def outcome(result: StageResult, network: Any) -> tuple[Any, ...]:
+    """All but times."""
+    points = [(point.step, point.loss, point.value) for point in result.points]
+    state = {name: tensor.numpy().tobytes() for name, tensor in network.state_dict().items()}
+    return result.steps, result.best_step, result.best, points, state
+
+
+def start(data: Dataset, folder: Path) -> Training:
+    torch.manual_seed(0)
+    return Training(Network(), data, folder)
+
+
+@pytest.mark.parametrize("kills", [[1], [3], [4], [8], [2, 7], [9]])
+@pytest.mark.usefixtures("save_always")
+def test_a_resumed_stage_ends_like_any_other(
+    kills: list[int], data: Dataset, tmp_path: Path
+) -> None:
+    unbroken = start(data, tmp_path / "a")
+    expected = outcome(unbroken(Budget(steps=9)), unbroken.network)
+    for kill in kills:
+        broken = start(data, tmp_path / "b")
+        broken.stop_at = kill - (kills[0] if kill != kills[0] else 0)
+        if kill < 9:
+            with pytest.raises(KeyboardInterrupt):
+                broken(Budget(steps=9))
+        else:
+            broken(Budget(steps=9))  # all steps were done, and nothing was made of it
+    resumed = start(data, tmp_path / "b")
+    torch.manual_seed(1)  # the state of what draws dropout is saved too
+    result = resumed(Budget(steps=9))
+    assert resumed.steps == 9 - kills[-1]
+    assert outcome(result, resumed.network) == expected
+
+
+def test_what_was_not_saved_is_done_again(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken = start(data, tmp_path / "a")
+    expected = outcome(unbroken(Budget(steps=9)), unbroken.network)
+    broken = start(data, tmp_path / "b")
+    keep, kept = Run.keep, []
+
+    def keep_once(run: Run, stage: int, state: dict[str, Any]) -> None:
+        kept.append(stage)
+        if len(kept) == 4:
+            keep(run, stage, state)
+
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    monkeypatch.setattr(Run, "keep", keep_once)
+    broken.stop_at = 7
+    with pytest.raises(KeyboardInterrupt):
+        broken(Budget(steps=9))
+    monkeypatch.undo()
+    resumed = start(data, tmp_path / "b")
+    result = resumed(Budget(steps=9))
+    assert resumed.steps == 5
+    assert outcome(result, resumed.network) == expected
+
+
+@pytest.mark.usefixtures("save_always")
+def test_time_goes_on(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def later() -> float:
+        now[0] += 1
+        return now[0]
+
+    monkeypatch.setattr("time.monotonic", later)
+    broken = start(data, tmp_path)
+    broken.stop_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        broken(Budget(minutes=1))
+    spent = torch.load(tmp_path / "state.pt")["state"]["seconds"]
+    assert spent > 10
+    now[0] = 1e6
+    resumed = start(data, tmp_path)
+    result = resumed(Budget(minutes=1))
+    assert 60 <= result.seconds <= 65
+    seconds = [point.seconds for point in result.points]
+    assert seconds == sorted(seconds)
+    run = Run(tmp_path, SETTINGS)
+    run.finish(0, {}, result)
+    run.finished(0)
+    assert run.earlier == result.seconds
+
+
+@pytest.mark.usefixtures("save_always")
+def test_the_state_of_another_stage_is_left_alone(data: Dataset, tmp_path: Path) -> None:
+    first = start(data, tmp_path)
+    first(Budget(steps=3))
+    second = start(data, tmp_path)
+    assert second(Budget(steps=3), stage=1).steps == 3
+    assert second.steps == 3
+
+
+def test_saving_takes_place_now_and_then(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training(Budget(steps=5))
+    assert not (training.folder / "state.pt").exists()
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    training(Budget(steps=5))
+    assert (training.folder / "state.pt").exists()
+    assert [path.name for path in training.folder.glob(".*")] == []
+
+
+@pytest.mark.usefixtures("save_always")
+def test_a_full_disk(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state before is still there, and the error says what it is."""
+    training.stop_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        training(Budget(steps=5))
+    before = (training.folder / "state.pt").read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    training.stop_at = None
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        training(Budget(steps=5))
+    assert (training.folder / "state.pt").read_bytes() == before
+    assert {path.name for path in training.folder.iterdir()} == {"state.pt", "log.jsonl"}
+
+
+# ---- what is on the disk may be anything
+
+
+RESULT = StageResult("1-1-2", 5, 1.5, 2.0, 3, 0.5, (Point(3, 1.0, None, 0.5),))
+
+
+def test_finished_stages(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", SETTINGS)
+    assert run.finished(0) is None
+    run.finish(0, {"a": torch.arange(3)}, RESULT)
+    found = Run(tmp_path / "run", SETTINGS).finished(0)
+    assert found is not None
+    assert torch.equal(found[0]["a"], torch.arange(3))
+    assert found[1] == RESULT
+    assert run.finished(1) is None
+    run.remove()
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unfinished_training_is_no_free_place(tmp_path: Path) -> None:
+    Run.check_free(tmp_path / "run")
+    Run(tmp_path / "run", SETTINGS)
+    Run.check_free(tmp_path / "run")
+    Run(tmp_path / "run", SETTINGS).log("")
+    with pytest.raises(InputError, match=r"run: found an unfinished training, expected none \(res"):
+        Run.check_free(tmp_path / "run")
+
+
+def test_other_settings(tmp_path: Path) -> None:
+    Run(tmp_path, SETTINGS).finish(0, {}, RESULT)
+    message = "options or data .seed 0, now 1., expected the same"
+    with pytest.raises(InputError, match=message):
+        Run(tmp_path, SETTINGS | {"seed": 1}).finished(0)
+    with pytest.raises(InputError, match="more None, now 'x'; train 'f00d', now 'cafe'"):
+        Run(tmp_path, SETTINGS | {"train": "cafe", "more": "x"}).finished(0)
+    with pytest.raises(InputError, match="train 'f00d', now None"):
+        Run(tmp_path, {"seed": 0}).finished(0)
+
+
+def save(path: Path, content: Any) -> None:
+    torch.save(content, path)
+
+
+class Evil:
+    """Says so if it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return pytest.exit, ("a pickle was executed",)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("no state"),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "evil": lambda path: save(path, {"settings": Evil(), "stage": 0}),
+    "evil pickle": lambda path: path.write_bytes(pickle.dumps({"settings": Evil()})),
+    "list": lambda path: save(path, [1, 2]),
+    "tensor": lambda path: save(path, torch.zeros(3)),
+    "no settings": lambda path: save(path, {"stage": 0}),
+    "number": lambda path: save(path, {"settings": 5, "stage": 0}),
+    "no JSON": lambda path: save(path, {"settings": "{", "stage": 0}),
+    "no object": lambda path: save(path, {"settings": "[]", "stage": 0}),
+    "no stage": lambda path: save(path, {"settings": json.dumps(SETTINGS, sort_keys=True)}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_states(damage: str, training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    training(Budget(steps=3))
+    Run(training.folder, SETTINGS).finish(0, {}, RESULT)
+    for name in ("state.pt", "stage-0.pt"):
+        DAMAGES[damage](training.folder / name)
+    expected = r"{}: (damaged \(|found a training with other options)"
+    with pytest.raises(InputError, match=expected.format("state.pt")):
+        training(Budget(steps=3))
+    with pytest.raises(InputError, match=expected.format("stage-0.pt")):
+        Run(training.folder, SETTINGS).finished(0)
+
+
+@pytest.mark.parametrize("key", ["model", "best", "optimizers", "state", "losses", "random"])
+@pytest.mark.parametrize("how", ["missing", "other"])
+def test_states_with_parts_that_do_not_fit(
+    key: str, how: str, training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    training(Budget(steps=3))
+    path = training.folder / "state.pt"
+    content = torch.load(path)
+    del content[key]
+    if how == "other":
+        content[key] = {"x": 1}
+    save(path, content)
+    with pytest.raises(InputError, match=r"state.pt: damaged \("):
+        training(Budget(steps=5))
+
+
+@pytest.mark.usefixtures("save_always")
+def test_flipped_bytes_are_an_error_or_nothing(data: Dataset, tmp_path: Path) -> None:
+    broken = start(data, tmp_path)
+    broken.stop_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        broken(Budget(steps=4))
+    path = tmp_path / "state.pt"
+    content = path.read_bytes()
+    clean = start(data, tmp_path)
+    expected = outcome(clean(Budget(steps=4)), clean.network)
+    with zipfile.ZipFile(path) as archive:
+        end = archive.start_dir  # what follows has no checksum
+    for place in range(0, end, end // 100):
+        changed = bytearray(content)
+        changed[place] ^= 0x10
+        path.write_bytes(changed)
+        resumed = start(data, tmp_path)
+        with contextlib.suppress(InputError):
+            result = resumed(Budget(steps=4))
+            assert outcome(result, resumed.network) == expected, place
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        Run(tmp_path / "file", SETTINGS)
+    with pytest.raises(OSError, match="file"):
+        Run(tmp_path / "file" / "run", SETTINGS)
