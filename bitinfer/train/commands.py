@@ -117,7 +117,11 @@ def add_distill(commands: Any) -> None:
         "`bitinfer finetune` gives it one. Each student learns from the one before, the first\n"
         f"from the teacher. Also in OUT: the packed file.\n\n{_TABLES}",
     )
-    parser.add_argument("teacher", metavar="TEACHER", help="folder of the float model")
+    parser.add_argument(
+        "teacher",
+        metavar="TEACHER",
+        help="folder of the float model; one without a head is fine-tuned first",
+    )
     _add_files(parser)
     _add_data(parser)
     _add_budget(parser, DISTILL_EPOCHS, "split over the stages")

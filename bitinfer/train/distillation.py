@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from bitinfer.loading import load
 from bitinfer.packing import to_tensors
 from bitinfer.train.card import write_card
 from bitinfer.train.data import Batch, collate, evaluation_batches, training_batches
+from bitinfer.train.finetuning import finetune
 from bitinfer.train.loop import LoopOptions, write_log
 from bitinfer.train.loop import train as train_stage
 from bitinfer.train.losses import LossWeights, distillation_loss
@@ -44,9 +45,9 @@ from bitinfer.train.report import (
     standard_error,
     write_report,
 )
-from bitinfer.train.session import Session, evaluate, plain, session, weights_files
+from bitinfer.train.session import Session, check_output, evaluate, plain, session
 from bitinfer.train.student import Outputs, Shape, Student
-from bitinfer.train.teacher import as_student, read_model
+from bitinfer.train.teacher import as_student, has_head, open_folder, read_model, weights_files
 
 __all__ = ["distill", "train_stages"]
 
@@ -54,6 +55,11 @@ _PACKED = "model.safetensors"
 _EPSILON = 1e-12  # of the layer norms of every BiT model
 _WARMUP, _DECAY = 0.1, 0.01
 _PARITY_BATCH = 16
+# What fine-tuning is told where the teacher has no head: all but how long and how fast.
+_SHARED = (
+    *("text", "pair", "label", "labels", "regression", "max_length", "batch_size", "seed"),
+    *("bf16", "threads", "licence", "resume", "show_progress_bar"),
+)
 
 
 def distill(
@@ -95,8 +101,9 @@ def distill(
     name ends in ``.partial``.
 
     Args:
-        teacher: local Hugging Face folder of a BERT with a classification head, as `finetune`
-            makes it.
+        teacher: local Hugging Face folder of a BERT with a classification head; without one
+            `finetune` first makes a teacher of it, with its own defaults, in a folder beside the
+            output whose name ends in ``.teacher``.
         train, dev: tables of labelled texts, ``.tsv``, ``.csv`` or ``.jsonl``; dev chooses the
             weights that are kept.
         output: folder to make.
@@ -147,6 +154,8 @@ def distill(
     )
     if activation not in ("relu", "gelu"):
         raise InputError(f"activation: found {activation!r}, expected 'relu' or 'gelu'")
+    if not has_head(open_folder(teacher)):
+        teacher = _make_teacher(options)
     with session(teacher, options, head=True) as ready:
         float_model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
         first = as_student(float_model, dtype=ready.dtype).to(ready.device)
@@ -204,6 +213,17 @@ def train_stages(
         results.append(result)
         teacher = student.eval()
     return teacher, results
+
+
+def _make_teacher(options: Mapping[str, Any]) -> Path:
+    """Fine-tune what has no head, if a run that is resumed has not done it."""
+    output = Path(options["output"])
+    check_output(output, resume=options["resume"])
+    teacher = output.with_name(f"{output.name}.teacher")
+    if not (options["resume"] and teacher.exists()):
+        shared = {name: options[name] for name in _SHARED}
+        finetune(options["teacher"], options["train"], options["dev"], teacher, **shared)
+    return teacher
 
 
 def _train_student(

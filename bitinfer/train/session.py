@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 import platform
@@ -40,9 +39,9 @@ from bitinfer.train.data import (
 from bitinfer.train.loop import LoopOptions, Run
 from bitinfer.train.options import check_number
 from bitinfer.train.report import Architecture, DataFile, TrainingReport, check_plotting
-from bitinfer.train.teacher import Folder, open_folder
+from bitinfer.train.teacher import Folder, open_folder, weights_files
 
-__all__ = ["Session", "evaluate", "plain", "session", "weights_files"]
+__all__ = ["Session", "check_output", "evaluate", "plain", "session"]
 
 _MAX_LENGTH = 128
 _EVALUATION_BATCH = 64
@@ -170,7 +169,7 @@ def session(
     """
     check_plotting()
     _check(options)
-    partial = _check_output(Path(options["output"]), resume=options["resume"])
+    partial = check_output(Path(options["output"]), resume=options["resume"])
     folder = open_folder(model)
     longest = _longest(options["max_length"], folder)
     texts = {name: _read(options, name) for name in ("train", "dev")}
@@ -237,23 +236,6 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def weights_files(folder: Path) -> list[Path]:
-    """The files that hold the weights of a folder, mostly one.
-
-    Raises:
-        ConversionError: there is none, or the list of several is damaged.
-    """
-    names = ("model.safetensors", "pytorch_model.bin")
-    for name in names:
-        if (folder / name).is_file():
-            return [folder / name]
-    for name in names:
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            return _listed(index)
-    raise ConversionError(f"{folder}: found no weights, expected {' or '.join(names)}")
-
-
 def _check(options: Mapping[str, Any]) -> None:
     check_int("batch_size", options["batch_size"], 1)
     check_int("seed", options["seed"], 0, _MOST_SEED)
@@ -280,8 +262,13 @@ def _check(options: Mapping[str, Any]) -> None:
             raise InputTypeError(f"{name}: found {found}, expected a path")
 
 
-def _check_output(output: Path, *, resume: bool) -> Path:
-    """The folder for what is needed to go on."""
+def check_output(output: Path, *, resume: bool) -> Path:
+    """The folder for what is needed to go on.
+
+    Raises:
+        InputError: the output cannot be made there, or is unfinished and not to be resumed.
+        FileExistsError: it is there already.
+    """
     if os.path.lexists(output):
         raise FileExistsError(f"{output} exists; expected a new folder")
     if not output.name or not output.parent.is_dir():
@@ -336,14 +323,6 @@ def _outputs(folder: Folder) -> int:
     """Rows of the classifier, as transformers has it from the configuration."""
     names = folder.config.get("id2label")
     return len(names) if isinstance(names, dict) else folder.config.get("num_labels", 2)
-
-
-def _listed(index: Path) -> list[Path]:
-    try:
-        names = json.loads(index.read_bytes())["weight_map"].values()
-        return sorted({index.with_name(name) for name in names})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConversionError(f"{index}: found no weight_map ({error}), expected one") from None
 
 
 def _read(options: Mapping[str, Any], name: str) -> LabelledTexts:
