@@ -113,15 +113,12 @@ def add_distill(commands: Any) -> None:
         "  bitinfer distill bert-sst2/ --train train.tsv --dev dev.tsv -o sst2-1bit/ --minutes 60\n"
         "  bitinfer distill bert-nli/ --train nli.jsonl --dev dev.jsonl -o nli-1bit/ \\\n"
         "    --text premise --pair hypothesis --label gold --bits 1-1-2,1-1-1 --shares 1,2\n\n"
-        "TEACHER is a local Hugging Face folder of BERT architecture with a classification head;\n"
-        "`bitinfer finetune` gives it one. Each student learns from the one before, the first\n"
-        f"from the teacher. Also in OUT: the packed file.\n\n{_TABLES}",
+        "TEACHER is a local Hugging Face folder of BERT architecture. One without a classification\n"
+        "head is fine-tuned first, as `bitinfer finetune` does by default, into OUT.teacher. Each\n"
+        "student learns from the one before, the first from the teacher. Also in OUT: the packed\n"
+        f"file.\n\n{_TABLES}",
     )
-    parser.add_argument(
-        "teacher",
-        metavar="TEACHER",
-        help="folder of the float model; one without a head is fine-tuned first",
-    )
+    parser.add_argument("teacher", metavar="TEACHER", help="folder of the float model")
     _add_files(parser)
     _add_data(parser)
     _add_budget(parser, DISTILL_EPOCHS, "split over the stages")
