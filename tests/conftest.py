@@ -41,6 +41,16 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return functools.cache(functools.partial(_pack, tmp_path_factory.mktemp("packed")))
 
 
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A task that can be learned, as `toy.Toy`."""
+    pytest.importorskip("torch", reason="needs the extra train")
+    pytest.importorskip("transformers", reason="needs the extra train")
+    import toy
+
+    return toy.make(tmp_path_factory.mktemp("toy"))
+
+
 def _pack(folder: Path, **changes: Any) -> Path:
     pytest.importorskip("torch", reason="checkpoints are read with PyTorch")
     import seeded

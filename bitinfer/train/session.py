@@ -229,7 +229,7 @@ def evaluate(logits: Callable[[Batch], Tensor], data: Dataset, device: torch.dev
 
 def plain(value: Any) -> Any:
     """An argument as it is reported: a path as text, a sequence as a list, numbers as Python's."""
-    if isinstance(value, (os.PathLike, bytes)):
+    if isinstance(value, os.PathLike):
         return os.fsdecode(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(each) for each in value]
@@ -289,7 +289,7 @@ def _find_task(train: LabelledTexts, options: Mapping[str, Any], teacher: Folder
     """What is to be learned: what the teacher, if there is one, was taught."""
     labels, regression = options["labels"], options["regression"]
     named = None
-    if teacher is not None and labels is None and not regression:
+    if teacher is not None and labels is None and not regression and _outputs(teacher) > 1:
         named = _class_names(teacher)
     task = find_task(train, labels=named if labels is None else labels, regression=regression)
     if teacher is not None and task.outputs != _outputs(teacher):

@@ -1,0 +1,544 @@
+"""What all training has in common: what is read and refused before it, what is left after it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toy import WORDS, Toy, write_bert, write_table
+
+torch: Any = pytest.importorskip("torch", reason="needs the extra train")
+transformers: Any = pytest.importorskip("transformers", reason="needs the extra train")
+
+import bitinfer.train.loop  # noqa: E402
+import bitinfer.train.session  # noqa: E402
+from bitinfer.errors import (  # noqa: E402
+    BitinferError,
+    ConversionError,
+    InputError,
+    InputTypeError,
+)
+from bitinfer.text import TextTokenizer  # noqa: E402
+from bitinfer.train import distill, finetune, read_report  # noqa: E402
+from bitinfer.train.data import Batch, find_task, tokenize  # noqa: E402
+from bitinfer.train.session import evaluate, plain, session, weights_files  # noqa: E402
+
+FEW: dict[str, Any] = {"steps": 4, "batch_size": 8, "threads": 1}
+TRAINERS = [distill, finetune]
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def start(kind: Callable[..., Any], toy: Toy, output: object, /, **changes: Any) -> Any:
+    """Some training of that kind."""
+    model = toy.teacher if kind is distill else toy.encoder
+    files = {"model": model, "train": toy.train, "dev": toy.dev, "output": output}
+    given = [changes.pop(name, value) for name, value in files.items()]
+    return kind(*given, **{**FEW, **changes})
+
+
+# ---- what is refused, before anything is done
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "message"),
+    [
+        ({"batch_size": 0}, InputError, "batch_size: found 0, expected at least 1"),
+        ({"batch_size": 8.0}, InputTypeError, "batch_size: found float, expected an integer"),
+        ({"seed": -1}, InputError, "seed: found -1"),
+        ({"seed": 2**63}, InputError, "seed: found 9223372036854775808"),
+        ({"evaluate_every": 0}, InputError, "evaluate_every: found 0"),
+        ({"threads": 0}, InputError, "threads: found 0"),
+        ({"threads": True}, InputTypeError, "threads: found bool"),
+        ({"max_length": 2}, InputError, "max_length: found 2, expected at least 3"),
+        ({"max_length": 33}, InputError, "max_length: found 33, expected 3..32"),
+        ({"learning_rate": 0}, InputError, "learning_rate: found 0"),
+        ({"learning_rate": math.nan}, InputError, "learning_rate: found nan"),
+        ({"learning_rate": "1"}, InputTypeError, "learning_rate: found str"),
+        ({"regression": "no"}, InputTypeError, "regression: found str, expected True or False"),
+        ({"resume": None}, InputTypeError, "resume: found NoneType, expected True or False"),
+        ({"bf16": "no"}, InputTypeError, "bf16: found str, expected True or False"),
+        ({"show_progress_bar": 1}, InputTypeError, "show_progress_bar: found int"),
+        ({"text": 1}, InputTypeError, "text: found int, expected str"),
+        ({"licence": b"MIT"}, InputTypeError, "licence: found bytes, expected str"),
+        ({"labels": "abc"}, InputTypeError, "labels: found str, expected a sequence of names"),
+        ({"labels": {"a", "b"}}, InputTypeError, "labels: found set, expected a sequence"),
+        ({"labels": ["a", "a"]}, InputError, "label 1: found 'a' again"),
+        ({"labels": ["a", "b"], "regression": True}, InputError, "expected none for a regression"),
+        ({"steps": None, "minutes": -1}, InputError, "minutes: found -1"),
+        ({"minutes": 1}, InputError, "found minutes and steps, expected one of"),
+        ({"output": 7}, InputTypeError, "output: found int, expected a path"),
+        ({"dev": None}, InputTypeError, "dev: found NoneType, expected a path"),
+    ],
+)
+@pytest.mark.parametrize("train", TRAINERS)
+def test_options_that_are_refused(
+    train: Any, option: dict[str, Any], error: type[Exception], message: str, toy: Toy,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        start(train, toy, tmp_path / "out", **option)
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "message"),
+    [
+        ({"dropout": 1.0}, InputError, "dropout: found 1, expected a finite number of at least 0"),
+        ({"dropout": "0"}, InputTypeError, "dropout: found str"),
+        ({"reinitialize_pooler": "yes"}, InputTypeError, "reinitialize_pooler: found str"),
+    ],
+)
+def test_options_of_finetune(
+    option: dict[str, Any], error: type[Exception], message: str, toy: Toy, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        start(finetune, toy, tmp_path / "out", **option)
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "message"),
+    [
+        ({"bits": "1-1-1"}, InputTypeError, "bits: found '1-1-1', expected a list"),
+        ({"bits": iter(["1-1-1"])}, InputTypeError, "bits: found <.*expected a list"),
+        ({"bits": []}, InputError, "bits: found no stage"),
+        ({"shares": [1]}, InputError, "shares: found 1, expected 3"),
+        ({"shares": 3}, InputTypeError, "shares: found 3, expected a list"),
+        ({"activation": "tanh"}, InputError, "activation: found 'tanh', expected 'relu' or 'gelu'"),
+        ({"label_weight": -1}, InputError, "label_weight: found -1"),
+        ({"hidden_weight": math.inf}, InputError, "hidden_weight: found inf"),
+        ({"attention_weight": "x"}, InputTypeError, "attention_weight: found str"),
+    ],
+)
+def test_options_of_distill(
+    option: dict[str, Any], error: type[Exception], message: str, toy: Toy, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        start(distill, toy, tmp_path / "out", **option)
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("train", TRAINERS)
+def test_places_that_are_taken(
+    train: Any, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told before anything is read, which may take long."""
+    monkeypatch.setattr(bitinfer.train.session, "read_table", pytest.fail)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "log.jsonl").touch()
+    for name in ("folder", "file", "link"):
+        with pytest.raises(FileExistsError, match=f"{name} exists; expected a new folder"):
+            start(train, toy, tmp_path / name, resume=True)
+    with pytest.raises(InputError, match=r"out\.partial: found an unfinished training"):
+        start(train, toy, tmp_path / "out")
+    for output in (tmp_path / "none" / "out", tmp_path / "file" / "out"):
+        with pytest.raises(InputError, match=r"output: found .*, expected a new folder in"):
+            start(train, toy, output)
+    assert names(tmp_path) == {"folder", "file", "link", "out.partial"}
+
+
+@pytest.mark.parametrize("train", TRAINERS)
+def test_bad_tables(train: Any, toy: Toy, tmp_path: Path) -> None:
+    new = write_table(tmp_path / "new.tsv", [["so good", "good"], ["so new", "new"]])
+    with pytest.raises(InputError, match=r"new\.tsv, row 1: found label 'new', expected one of"):
+        start(train, toy, tmp_path / "out", dev=new)
+    empty = write_table(tmp_path / "empty.tsv", [])
+    for name in ("train", "dev"):
+        with pytest.raises(InputError, match="found"):
+            start(train, toy, tmp_path / "out", **{name: empty})
+        with pytest.raises(OSError, match=r"none\.tsv"):
+            start(train, toy, tmp_path / "out", **{name: tmp_path / "none.tsv"})
+    with pytest.raises(InputError, match=r"columns sentence, label; expected 'review'"):
+        start(train, toy, tmp_path / "out", text="review")
+    assert names(tmp_path) == {"new.tsv", "empty.tsv"}
+
+
+@pytest.mark.parametrize("train", TRAINERS)
+def test_bad_models(train: Any, toy: Toy, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none: found no folder"):
+        start(train, toy, tmp_path / "out", model=tmp_path / "none")
+    empty = write_bert(tmp_path / "empty", outputs=3)
+    (empty / "model.safetensors").unlink()
+    with pytest.raises(ConversionError, match=r"empty: found no weights, expected model\.safet"):
+        start(train, toy, tmp_path / "out", model=empty)
+    (empty / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(BitinferError, match="empty"):
+        start(train, toy, tmp_path / "out", model=empty)
+    assert names(tmp_path) == {"empty"}
+
+
+def test_a_teacher_without_a_head(toy: Toy, tmp_path: Path) -> None:
+    encoder = write_bert(tmp_path / "encoder", num_labels=3)
+    with pytest.raises(ConversionError, match="`bitinfer finetune` makes a head"):
+        start(distill, toy, tmp_path / "out", model=encoder)
+    assert names(tmp_path) == {"encoder"}
+
+
+# ---- what the classes are
+
+
+def labels_of(toy: Toy, tmp_path: Path, **changes: Any) -> tuple[str, ...]:
+    """What a distillation would take for its classes."""
+    options = {"text": None, "pair": None, "label": None, "labels": None, "regression": False}
+    options |= {"max_length": None, "batch_size": 8, "seed": 0, "evaluate_every": None}
+    options |= {"bf16": None, "threads": 1, "licence": None, "resume": False}
+    options |= {"learning_rate": None, "show_progress_bar": None, "output": str(tmp_path / "out")}
+    files = {"train": str(toy.train), "dev": str(toy.dev)}
+    model = changes.pop("model", toy.teacher)
+    with session(model, {**options, **files, **changes}, head=changes.pop("head", True)) as ready:
+        return ready.task.labels
+
+
+def table_of(folder: Path, labels: Sequence[object]) -> dict[str, str]:
+    path = write_table(folder / "table.tsv", [["so good", label] for label in labels])
+    return {"train": str(path), "dev": str(path)}
+
+
+def teacher_of(folder: Path, *labels: str) -> Path:
+    return write_bert(folder / "teacher", len(labels), id2label=dict(enumerate(labels)))
+
+
+def test_labels_of_the_teacher(toy: Toy, tmp_path: Path) -> None:
+    """Their order is that of its outputs; that of the alphabet would be wrong."""
+    teacher = teacher_of(tmp_path, "positive", "negative", "neutral")
+    named = {"model": teacher, **table_of(tmp_path, ["neutral", "positive"])}
+    assert labels_of(toy, tmp_path, **named) == ("positive", "negative", "neutral")
+    numbered = {"model": teacher, **table_of(tmp_path, [0, 1])}
+    assert labels_of(toy, tmp_path, **numbered) == ("positive", "negative", "neutral")
+
+
+def test_labels_given(toy: Toy, tmp_path: Path) -> None:
+    teacher = teacher_of(tmp_path, "positive", "negative", "neutral")
+    named = {"model": teacher, **table_of(tmp_path, ["up", "down"])}
+    assert labels_of(toy, tmp_path, **named, labels=["up", "down", "same"]) == (
+        "up",
+        "down",
+        "same",
+    )
+    message = (
+        r"table.tsv, row 0: found label 'up', expected one of \['positive', 'negative', 'neutral'\]"
+        r" or an index, as .*teacher has it \(labels: other names, in the same order\)"
+    )
+    with pytest.raises(InputError, match=message):
+        labels_of(toy, tmp_path, **named)
+
+
+def test_labels_found(toy: Toy, tmp_path: Path) -> None:
+    """Where the teacher has no names."""
+    teacher = write_bert(tmp_path / "teacher", 3)
+    assert json.loads((teacher / "config.json").read_text())["id2label"]["2"] == "LABEL_2"
+    assert labels_of(toy, tmp_path, model=teacher) == ("bad", "fine", "good")
+    found = table_of(tmp_path, [10, 9, 8])
+    assert labels_of(toy, tmp_path, model=teacher, **found) == ("8", "9", "10")
+
+
+def test_finetuning_makes_a_new_head(toy: Toy, tmp_path: Path) -> None:
+    found = table_of(tmp_path, ["a", "b"])
+    options = {"model": toy.teacher, "head": False, **found}
+    assert labels_of(toy, tmp_path, **options) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "options", "message"),
+    [
+        (3, {}, r"table.tsv: found labels \['a', 'b'\] to predict, expected 3, as many as the"),
+        (3, {"regression": True}, "found a number to predict, expected 3, as many as"),
+        (1, {}, r"found labels \['a', 'b'\] to predict, expected 1"),
+        (3, {"labels": ["a", "b"]}, r"found labels \['a', 'b'\] to predict, expected 3"),
+        (2, {"labels": ["a", "b", "c"]}, r"'b', 'c'\] to predict, expected 2"),
+    ],
+)
+def test_a_teacher_of_another_size(
+    outputs: int, options: dict[str, Any], message: str, toy: Toy, tmp_path: Path
+) -> None:
+    teacher = write_bert(tmp_path / "teacher", outputs)
+    found = table_of(tmp_path, ["a", "b"])
+    with pytest.raises(InputError, match=message):
+        labels_of(toy, tmp_path, model=teacher, **found, **options)
+
+
+def test_outputs_as_transformers_counts_them(toy: Toy, tmp_path: Path) -> None:
+    teacher = write_bert(tmp_path / "teacher", 3)
+    config = json.loads((teacher / "config.json").read_text())
+    del config["id2label"]
+    (teacher / "config.json").write_text(json.dumps(config))
+    found = table_of(tmp_path, ["a", "b"])
+    assert labels_of(toy, tmp_path, model=teacher, **found) == ("a", "b")
+    (teacher / "config.json").write_text(json.dumps(config | {"num_labels": 3}))
+    with pytest.raises(InputError, match="expected 3"):
+        labels_of(toy, tmp_path, model=teacher, **found)
+
+
+@pytest.mark.parametrize("names", [{"0": "a", "2": "b"}, {"0": "a", "1": "a"}, {"0": "a", "1": 5}])
+def test_damaged_names(names: dict[str, Any], toy: Toy, tmp_path: Path) -> None:
+    teacher = write_bert(tmp_path / "teacher", 2)
+    config = json.loads((teacher / "config.json").read_text())
+    (teacher / "config.json").write_text(json.dumps(config | {"id2label": names}))
+    with pytest.raises(ConversionError, match="teacher: config id2label: found"):
+        labels_of(toy, tmp_path, model=teacher, **table_of(tmp_path, ["a", "b"]))
+
+
+# ---- pieces
+
+
+def test_plain() -> None:
+    assert plain(Path("a")) == "a"
+    found = plain(("a", np.int64(3), [np.float32(0.5), np.bool_(True)]))
+    assert json.dumps(found) == '["a", 3, [0.5, true]]'
+    assert plain(None) is None
+
+
+def test_weights_files(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"found no weights, expected model\.safetensors or"):
+        weights_files(tmp_path)
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "b.bin", "y": "a.bin", "z": "b.bin"}}))
+    assert weights_files(tmp_path) == [tmp_path / "a.bin", tmp_path / "b.bin"]
+    for broken in ("{", "[]", "{}", '{"weight_map": 5}', '{"weight_map": {"x": 5}}'):
+        index.write_text(broken)
+        with pytest.raises(ConversionError, match=r"index\.json: found no weight_map"):
+            weights_files(tmp_path)
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        (tmp_path / name).touch()
+        assert weights_files(tmp_path) == [tmp_path / name]
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_evaluate(regression: bool) -> None:
+    """Whatever the order in which the rows are computed."""
+    random = np.random.RandomState(0)
+    count = 150
+    tokenizer = TextTokenizer("[PAD]\n[UNK]\n[CLS]\n[SEP]\na")
+    from bitinfer.tables import LabelledTexts
+
+    texts = [("a " * random.randint(1, 9), None) for _ in range(count)]
+    labels = [str(random.randint(0, 3)) for _ in range(count)]
+    task = find_task(LabelledTexts(texts, labels), labels=None, regression=regression)
+    data = tokenize(LabelledTexts(texts, labels), task, tokenizer, 16, name="x")
+    answers = torch.from_numpy(random.standard_normal((count, task.outputs)))
+
+    def logits(batch: Batch) -> Any:
+        assert not torch.is_grad_enabled()
+        return answers[batch.indices]
+
+    found = evaluate(logits, data, torch.device("cpu"))
+    truth = np.array(labels, float)
+    if regression:
+        assert found == pytest.approx(np.corrcoef(answers[:, 0], truth)[0, 1], abs=1e-6)
+        constant = evaluate(lambda batch: torch.ones(len(batch.indices), 1), data, "cpu")  # type: ignore[arg-type]
+        assert math.isnan(constant)
+    else:
+        assert found == pytest.approx((answers.numpy().argmax(1) == truth).mean(), abs=1e-12)
+
+
+# ---- what is left
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_process_is_as_before(fails: bool, toy: Toy, tmp_path: Path) -> None:
+    """Threads and the state of random numbers of PyTorch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    try:
+        if fails:
+            with pytest.raises(InputError, match="the loss became"):
+                start(finetune, toy, tmp_path / "out", learning_rate=1e30, steps=20)
+        else:
+            start(finetune, toy, tmp_path / "out")
+        assert torch.get_num_threads() == 3
+        assert torch.equal(torch.rand(3), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_finetuned_folder(toy: Toy, tmp_path: Path) -> None:
+    report = start(finetune, toy, tmp_path / "out", licence="MIT", max_length=16)
+    out = tmp_path / "out"
+    assert names(tmp_path) == {"out"}
+    expected = {"config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json"}
+    expected |= {"report.json", "report.md", "report.svg", "README.md", "log.jsonl"}
+    assert names(out) == expected
+    assert len({(out / name).stat().st_mode for name in expected}) == 1
+    assert read_report(out) == replace(report, options=read_report(out).options)
+    assert report.command == "finetune"
+    assert report.teacher is report.packed is None
+    assert report.labels == tuple(WORDS)
+    assert report.architecture.max_length == 16
+    assert report.float_bytes == (out / "model.safetensors").stat().st_size
+    assert report.options["padding"].endswith("%")
+    (stage,) = report.stages
+    assert stage.bits == "32-32-32"
+    assert len((out / "log.jsonl").read_text().splitlines()) == len(stage.points)
+    assert "MIT" in (out / "README.md").read_text()
+
+
+def test_transformers_reads_what_was_finetuned(toy: Toy, tmp_path: Path) -> None:
+    report = start(finetune, toy, tmp_path / "out", steps=40, learning_rate=1e-2)
+    kind = transformers.AutoModelForSequenceClassification
+    transformers.utils.logging.disable_progress_bar()
+    model, found = kind.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(found.values())
+    assert model.config.id2label == dict(enumerate(WORDS))
+    assert model.config.label2id == {name: index for index, name in enumerate(WORDS)}
+    assert model.config.problem_type == "single_label_classification"
+    assert model.config.hidden_dropout_prob == 0.1
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer("A GOOD film")["input_ids"] == tokenizer("a good film")["input_ids"]
+    rows = [line.split("\t") for line in toy.dev.read_text().splitlines()[1:]]
+    with torch.no_grad():
+        batch = tokenizer([text for text, _ in rows], padding=True, return_tensors="pt")
+        indices = model.eval()(**batch).logits.argmax(1).tolist()
+    right = [list(WORDS)[index] == label for index, (_, label) in zip(indices, rows, strict=True)]
+    assert report.stages[0].best > 0.5
+    assert sum(right) / len(rows) == pytest.approx(report.stages[0].best, abs=1 / len(rows))
+
+
+def test_a_finetuned_regression(toy: Toy, tmp_path: Path) -> None:
+    values = dict(zip(WORDS, (-1.0, 0.0, 1.5), strict=True))
+    files = {}
+    for name in ("train", "dev"):
+        rows = [line.split("\t") for line in getattr(toy, name).read_text().splitlines()[1:]]
+        table = [[text, values[label]] for text, label in rows]
+        files[name] = write_table(tmp_path / f"{name}.tsv", table)
+    options = {"regression": True, "steps": 60, "learning_rate": 5e-3}
+    report = start(finetune, toy, tmp_path / "out", **files, **options)
+    assert report.metric == "pearson"
+    assert report.labels == ()
+    assert report.stages[0].best > 0.5
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["problem_type"] == "regression"
+    assert len(config["id2label"]) == 1
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_same_seed_same_weights(toy: Toy, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        start(finetune, toy, tmp_path / name, seed=seed)
+        torch.manual_seed(seed + 17)  # what the caller does has no influence
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert weights(tmp_path / "a") != weights(tmp_path / "c")
+
+
+def test_options_have_an_effect(toy: Toy, tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [{}, {"dropout": 0.0}, {"reinitialize_pooler": True}]
+    changes += [{"batch_size": 4}, {"learning_rate": 1e-3}, {"max_length": 4}]
+    found = set()
+    for index, change in enumerate(changes):
+        start(finetune, toy, tmp_path / str(index), **change)
+        found.add(weights(tmp_path / str(index)))
+    assert len(found) == len(changes)
+
+
+def test_a_new_pooler(toy: Toy, tmp_path: Path) -> None:
+    options = {"learning_rate": 1e-12, "steps": 1}
+    start(finetune, toy, tmp_path / "a", **options)
+    start(finetune, toy, tmp_path / "b", **options, reinitialize_pooler=True)
+    from safetensors.torch import load_file
+
+    key = "pooler.dense.weight"
+    before = load_file(toy.encoder / "model.safetensors")[key]
+    kept, drawn = (load_file(tmp_path / name / "model.safetensors")[f"bert.{key}"] for name in "ab")
+    assert torch.allclose(kept, before, atol=1e-6)
+    assert not torch.allclose(drawn, before, atol=1e-2)
+    assert float(drawn.std()) == pytest.approx(0.15, rel=0.1)  # the encoder's initializer_range
+
+
+def test_finetuning_goes_on(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the dropout that it would have had."""
+    options = {"steps": 9, "evaluate_every": 2, "resume": True}
+    expected = start(finetune, toy, tmp_path / "a", **options)
+    monkeypatch.setattr(bitinfer.train.loop, "_SAVE_EVERY", -1.0)
+    log, logged = bitinfer.train.loop.Run.log, []
+
+    def stop(run: Any, line: str) -> None:
+        logged.append(line)
+        log(run, line)
+        if len(logged) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(bitinfer.train.loop.Run, "log", stop)
+    with pytest.raises(KeyboardInterrupt):
+        start(finetune, toy, tmp_path / "b", **options)
+    assert names(tmp_path) == {"a", "b.partial"}
+    report = start(finetune, toy, tmp_path / "b", **options)
+    assert names(tmp_path) == {"a", "b"}
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    for one, other in zip(report.stages[0].points, expected.stages[0].points, strict=True):
+        assert (one.step, one.loss, one.value) == (other.step, other.loss, other.value)
+    # What the kill took is measured again, and in the log once.
+    lines = (tmp_path / "b" / "log.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == [2, 4, 6, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed 0, now 1"),
+        ({"learning_rate": 1e-3}, "learning_rate None, now 0.001"),
+        ({"steps": 5}, "steps 4, now 5"),
+        ({"train": "other"}, "train '[0-9a-f]{64}', now '[0-9a-f]{64}'"),
+        ({"model": "other"}, "encoder '.*', now '.*'; model '[0-9a-f]{64}', now '"),
+    ],
+)
+def test_going_on_with_other_options(
+    change: dict[str, Any], message: str, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bitinfer.train.loop, "_SAVE_EVERY", -1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("bitinfer.train.finetuning.new_folder", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            start(finetune, toy, tmp_path / "out")
+    if "train" in change:
+        change = {"train": write_table(tmp_path / "train.tsv", [["x", name] for name in WORDS])}
+    if "model" in change:
+        change = {"model": write_bert(tmp_path / "other", seed=1)}
+    with pytest.raises(InputError, match=rf"state\.pt: found a training with other .* \({message}"):
+        start(finetune, toy, tmp_path / "out", resume=True, **change)
+    free = {"threads": 2, "show_progress_bar": False}
+    start(finetune, toy, tmp_path / "out", resume=True, **free)
+
+
+def stopped(*_: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("option", "level", "shown"),
+    [
+        (None, logging.WARNING, False),
+        (None, logging.INFO, True),
+        (True, logging.WARNING, True),
+        (False, logging.INFO, False),
+    ],
+)
+def test_progress_as_of_prediction(
+    option: bool | None, level: int, shown: bool, toy: Toy, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    caplog.set_level(level, "bitinfer")
+    start(finetune, toy, tmp_path / "out", show_progress_bar=option)
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert ("32-32-32" in errors) == shown
+    assert shown or errors == ""
