@@ -113,7 +113,7 @@ def add_distill(commands: Any) -> None:
         "  bitinfer distill bert-sst2/ --train train.tsv --dev dev.tsv -o sst2-1bit/ --minutes 60\n"
         "  bitinfer distill bert-nli/ --train nli.jsonl --dev dev.jsonl -o nli-1bit/ \\\n"
         "    --text premise --pair hypothesis --label gold --bits 1-1-2,1-1-1 --shares 1,2\n\n"
-        "TEACHER is a local Hugging Face folder of BERT architecture. One without a classification\n"
+        "TEACHER is a local Hugging Face folder of BERT architecture. One with no classification\n"
         "head is fine-tuned first, as `bitinfer finetune` does by default, into OUT.teacher. Each\n"
         "student learns from the one before, the first from the teacher. Also in OUT: the packed\n"
         f"file.\n\n{_TABLES}",
