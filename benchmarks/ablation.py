@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bitinfer.files import write_file
+
 RESULTS = Path(__file__).with_name("ablation.json")
 
 
@@ -44,8 +46,11 @@ def main() -> None:
     """Train what is missing."""
     options = _options()
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"setup": {}, "runs": []}
-    found["setup"] = _setup(options)
-    done = {(run["arm"], run["seed"]) for run in found["runs"] if run["steps"] == options.steps}
+    setup = _setup(options)
+    if found["setup"] not in ({}, setup):
+        raise SystemExit(f"{RESULTS}: found runs of another setup; delete it, or run that")
+    found["setup"] = setup
+    done = {(run["arm"], run["seed"]) for run in found["runs"]}
     wanted = [(arm, seed) for seed in range(options.seeds) for arm in ARMS]
     # A forked child could not use PyTorch's threads.
     context = multiprocessing.get_context("spawn")
@@ -55,7 +60,7 @@ def main() -> None:
         for future in as_completed(futures):
             found["runs"].append(future.result())
             found["runs"].sort(key=lambda run: (run["seed"], list(ARMS).index(run["arm"])))
-            RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+            write_file(RESULTS, f"{json.dumps(found, indent=2)}\n".encode(), overwrite=True)
             print(future.result(), flush=True)
 
 
@@ -142,7 +147,8 @@ def _setup(options: argparse.Namespace) -> dict[str, Any]:
         return {
             "description": (
                 f"{sizes.layers} layers x {sizes.hidden}, {sizes.outputs} classes, "
-                f"{len(ready.train):,} training texts, {options.steps} steps of 32, measured once "
+                f"{len(ready.train):,} training texts, {options.steps} steps of 32 at a rate of "
+                f"{options.rate:g}, measured once "
                 f"on {len(ready.dev):,} texts that had no part in training"
             ),
             "teacher": value,
