@@ -239,7 +239,7 @@ def plain(value: Any) -> Any:
     """An argument as it is reported: a path as text, a sequence as a list, numbers as Python's."""
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [plain(each) for each in value]
     return value.item() if isinstance(value, np.generic) else value
 
