@@ -164,7 +164,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("teacher", help="folder of a float model with a head, as of finetune")
     parser.add_argument("train", help="labelled texts to learn")
     parser.add_argument("test", help="labelled texts to measure on")
-    parser.add_argument("--steps", type=int, default=400, help="of all students of an arm: 400")
+    parser.add_argument("--steps", type=int, default=300, help="of all students of an arm: 300")
     parser.add_argument("--seeds", type=int, default=3, help="default 3")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate: default 0.001")
     return parser.parse_args()

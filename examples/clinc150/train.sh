@@ -15,8 +15,8 @@ if [ ! -e "$out/teacher/report.json" ]; then
 fi
 if [ ! -e "$out/student/report.json" ]; then
   bitinfer distill "$out/teacher" --train "$data/train.tsv" --dev "$data/dev.tsv" \
-    --output "$out/student" --bits 1-1-2,1-1-1 --shares 1,2 --steps 1800 \
-    --learning-rate 1e-3 --max-length 64 --evaluate-every 300 --licence Apache-2.0 --resume
+    --output "$out/student" --bits 1-1-2,1-1-1 --shares 1,2 --steps 1500 \
+    --learning-rate 1e-3 --max-length 64 --evaluate-every 250 --licence Apache-2.0 --resume
 fi
 
 # The test set has no say in anything above.
