@@ -5,8 +5,9 @@ Needs PyTorch.  The accuracy needs data that does not come with the repository, 
 
 - ``data/sst2/test.tsv``, the 872 sentences that GLUE calls the SST-2 development set: columns
   ``sentence`` and ``label``;
-- ``models/bit-sst2/golden.npz``, logits of the published model code for the checkpoint of the
-  built-in model and these sentences, once in float64 and twice in float32.
+- ``models/bit-sst2``, a checkpoint that was trained with the published code, with ``golden.npz``:
+  ids and labels of these sentences, and the logits of that code for them, once in float64 and twice
+  in float32.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from numpy.typing import NDArray
 
 import bitinfer
 from bitinfer.checkpoints.bit import read_bit
+from bitinfer.checkpoints.description import Description
 from bitinfer.converter import measure_parity
 from bitinfer.origin import find_model, read_model
 from bitinfer.packing import from_tensors, to_tensors
 from bitinfer.reference import Reference
 from bitinfer.tables import read_table
+from bitinfer.text import TokenBatch
 
 _ROOT = Path(__file__).parents[1]
 sys.path.append(str(_ROOT / "tests"))
@@ -44,44 +47,67 @@ _GOLDEN = _SHARED / "models" / "bit-sst2" / "golden.npz"
 
 
 def measure() -> dict[str, Any]:
-    """Disagreement with float64 on random models and, if the data are there, on SST-2."""
+    """Disagreement with float64 on random models and, if the data are there, on trained ones."""
     results: dict[str, Any] = {"random": [_random_model(spec) for spec in _SPECS]}
     if _SST2.is_file():
-        results["sst2"] = _sst2()
+        results["sst2"] = _builtin()
+    if _GOLDEN.is_file():
+        results["published"] = _published()
     return results
 
 
-def _sst2() -> dict[str, Any]:
-    """Runs against the float64 definition, on the sentences of the table.
-
-    The float32 runs of the reference and of the published code mean the same network; they differ
-    in where they round.
-    """
+def _builtin() -> dict[str, Any]:
+    """Runs of the built-in model on the sentences of the table."""
     data = read_table(_SST2)
     model = bitinfer.load("sst2")
     labels = np.array([int(label) for label in data.labels])
     metadata, tensors = read_model(find_model("sst2"))
-    description = from_tensors(tensors, metadata)
     encoded = model._tokenizer.encode(data.texts, max_length=model.max_length)
     ids = np.split(encoded.ids, encoded.offsets[1:-1])
-    exact = Reference(description)
+    runs = {"bitinfer": model.logits(data.texts)}
+    return _compared(runs, from_tensors(tensors, metadata), ids, labels)
+
+
+def _published() -> dict[str, Any]:
+    """Runs of a checkpoint on the same sentences, those of the code that trained it among them."""
+    model = bitinfer.load(_GOLDEN.parent)
+    with np.load(_GOLDEN) as golden:
+        ids = np.split(golden["ids"], golden["offsets"][1:-1])
+        positions = np.concatenate([np.arange(len(row), dtype=np.int32) for row in ids])
+        segments = np.zeros_like(positions)
+        tokens = TokenBatch(golden["ids"], positions, segments, golden["offsets"])
+        labels = golden["labels"].astype(np.int64)
+        runs = {
+            "bitinfer": model._run(tokens, hidden=False)["logits"],
+            "published code, float64": golden["logits"],
+            "published code, float32": golden["logits_float32"],
+            "published code, float32, batches of 32": golden["logits_float32_batched"],
+        }
+    return _compared(runs, read_bit(_GOLDEN.parent), ids, labels)
+
+
+def _compared(
+    runs: dict[str, Logits],
+    description: Description,
+    ids: list[NDArray[np.int32]],
+    labels: NDArray[np.int64],
+) -> dict[str, Any]:
+    """Those runs, and float32 ones of the reference, against the float64 definition.
+
+    The float32 runs of the reference and of the published code mean the same network; they differ
+    in where they round.
+    """
     single = Reference(description, dtype=torch.float32)
-    definition = _logits(exact, ids, 1)
-    runs = {
-        "bitinfer": model.logits(data.texts),
+    definition = _logits(Reference(description), ids, 1)
+    float32 = {
         "reference, float32": _logits(single, ids, 1),
         "reference, float32, batches of 32": _logits(single, ids, 32),
     }
-    if _GOLDEN.is_file():
-        with np.load(_GOLDEN) as golden:
-            runs["published code, float64"] = golden["logits"]
-            runs["published code, float32"] = golden["logits_float32"]
-            runs["published code, float32, batches of 32"] = golden["logits_float32_batched"]
     return {
         "sentences": len(labels),
         "runs": {
             name: {"correct": int((run.argmax(1) == labels).sum()), **_difference(run, definition)}
-            for name, run in runs.items()
+            for name, run in (runs | float32).items()
         },
     }
 

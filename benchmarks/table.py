@@ -7,7 +7,8 @@
     python benchmarks/table.py --update footprint exactness     ... measure only these parts
     python benchmarks/table.py --rewrite       rewrite the blocks from results.json
 
-The comparison with other engines is measured by ``python -m benchmarks.compare`` and shown here.
+Shown here, but measured elsewhere: the comparison with other engines (``python -m
+benchmarks.compare``), training (``examples/publish.py``, ``benchmarks/trained.py``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+from benchmarks import trained
 from benchmarks.compare.tables import TABLES as COMPARISONS
 from benchmarks.markdown import (
     QUIET,
@@ -38,7 +40,7 @@ from benchmarks.markdown import (
 
 RESULTS = ROOT / "benchmarks" / "results.json"
 COMPARISON = ROOT / "benchmarks" / "compare" / "results.json"
-PARTS = ("benchmarks", "stages", "stream", "footprint", "exactness", "demo")
+PARTS = ("benchmarks", "stages", "stream", "footprint", "exactness", "evaluation", "demo")
 
 
 # ---- measuring
@@ -83,15 +85,17 @@ _MEASURES: dict[str, Callable[[], Data]] = {
     "stream": lambda: {"stream": json.loads(_run("benchmarks/stream.py"))},
     "footprint": lambda: {"footprint": json.loads(_run("benchmarks/footprint.py"))},
     "exactness": lambda: {"exactness": json.loads(_run("benchmarks/exactness.py"))},
+    "evaluation": lambda: {"evaluation": json.loads(_run("benchmarks/evaluation.py"))},
     "demo": lambda: {"demo": _run("examples/demo.py")},
 }
 
 
-def comparison() -> Data:
-    """The saved comparison, if there is one."""
-    if not COMPARISON.is_file():
-        return {}
-    return {"compare": json.loads(COMPARISON.read_text("utf-8"))}
+def saved_elsewhere() -> Data:
+    """The comparison and the trainings, as far as there are any."""
+    found = trained.saved()
+    if COMPARISON.is_file():
+        found["compare"] = json.loads(COMPARISON.read_text("utf-8"))
+    return found
 
 
 # ---- tables
@@ -267,18 +271,20 @@ def footprint(results: Data) -> str:
 
 def accuracy(results: Data) -> str:
     """Runs of the built-in model against the float64 definition."""
-    found = results["exactness"]["sst2"]
+    return _against_float64(results["exactness"]["sst2"])
+
+
+def published(results: Data) -> str:
+    """The same of a checkpoint that the published code trained, with the runs of that code."""
+    return _against_float64(results["exactness"]["published"])
+
+
+def _against_float64(found: Data) -> str:
     rows = []
     for name, run in found["runs"].items():
         share = run["correct"] / found["sentences"]
-        rows.append(
-            [
-                name,
-                f"{share:.2%}",
-                f"{run['largest']:.2g}",
-                *map(str, (run["sentences"], run["labels"])),
-            ]
-        )
+        counts = map(str, (run["sentences"], run["labels"]))
+        rows.append([name, f"{share:.2%}", f"{run['largest']:.2g}", *counts])
     head = ["run", "accuracy", "largest difference of a logit", "sentences whose logits differ"]
     return table([*head, "labels that differ"], rows)
 
@@ -310,9 +316,10 @@ TABLES: dict[str, Callable[[Data], str]] = {
     render.__name__: render
     for render in (
         *(machine, kernels, isas, models, predict, stages, stream),
-        *(sizes, footprint, accuracy, chaos, demo),
+        *(sizes, footprint, accuracy, published, chaos, demo),
     )
-} | COMPARISONS
+}
+TABLES |= COMPARISONS | trained.TABLES
 
 
 def main() -> None:
@@ -331,9 +338,9 @@ def main() -> None:
     if "benchmarks" in results:
         results = from_pytest(results)
     if options.rewrite or options.update is not None:
-        rewrite(results | comparison(), TABLES)
+        rewrite(results | saved_elsewhere(), TABLES)
     else:
-        show(results | comparison(), TABLES)
+        show(results | saved_elsewhere(), TABLES)
 
 
 if __name__ == "__main__":

@@ -486,7 +486,7 @@ def _add_verify(commands: Any) -> None:
         _verify,
         "compare a packed file with the float64 reference, code by code (needs PyTorch)",
         "  bitinfer verify sst2.safetensors --checkpoint bit-sst2/\n"
-        "  bitinfer verify sst2 --data dev.tsv --at-least 0.82 --no-parity\n"
+        "  bitinfer verify sst2 --data dev.tsv --at-least 0.8 --no-parity\n"
         "  bitinfer verify sst2 --data plain.tsv --text-column 2 --label-column 1\n"
         "  bitinfer verify sst2 --data reviews.jsonl --text-column review --no-parity\n\n"
         "data: a file .csv (commas, quotes as in RFC 4180), .jsonl (one object a line, whose keys\n"

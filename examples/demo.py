@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ STARTED = time.perf_counter()
 
 import bitinfer  # noqa: E402  # importing it is part of what is timed
 
-# What each sentence means, and the sentence.  The model misreads two of them; they stay.
+# What each sentence means, and the sentence.  Those that the model misreads stay.
 SENTENCES = [
     ("positive", "A warm, funny film with a heart as big as its cast."),
     ("positive", "The best documentary about bees you will ever see."),
@@ -27,6 +28,7 @@ SENTENCES = [
     ("negative", "The soundtrack is the only thing worth remembering."),
 ]
 TEXTS = [text for _, text in SENTENCES]
+BUILTIN = Path(bitinfer.__file__).parent / "builtin"
 PASSES = 30
 
 
@@ -55,14 +57,21 @@ def show_labels(predictions: list[bitinfer.Prediction]) -> None:
         right += found.label == meant
         note = "" if found.label == meant else f"  <- meant {meant}"
         print(f"  {found.label} {found.score:.2f}  {text}{note}")
-    print(f"\n  {right} of {len(SENTENCES)} as meant (SST-2 development set: 82.1 %)\n")
+    print(f"\n  {right} of {len(SENTENCES)} as meant (SST-2 development set: {accuracy()})\n")
+
+
+def accuracy() -> str:
+    """What the card of the model says about the test set: percent, with its standard error."""
+    card = (BUILTIN / "sst2.md").read_text("utf-8")
+    found = re.search(r"^Test set, .*: accuracy \*\*(.+?)\*\*", card, re.MULTILINE)
+    return found[1] if found else "see its card"
 
 
 def show_costs(model: bitinfer.BitModel, start: float) -> None:
     one = fastest(lambda: [model.predict(text) for text in TEXTS]) / len(TEXTS)
     batch = fastest(lambda: model.predict(TEXTS)) / len(TEXTS)
-    file = Path(bitinfer.__file__).parent / "builtin" / "sst2.safetensors"
-    size, float_size = file.stat().st_size, model.info()["report"]["checkpoint_bytes"]
+    size = (BUILTIN / "sst2.safetensors").stat().st_size
+    float_size = model.info()["report"]["checkpoint_bytes"]
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts kilobytes
     print(f"  time    {1e3 * one:.2f} ms a sentence one by one, {1e3 * batch:.2f} ms in a batch")
     print(f"  file    {size / 1e6:.1f} MB with vocabulary; {float_size / 1e6:.0f} MB in float32")

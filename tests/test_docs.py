@@ -65,6 +65,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bitinfer.convert(folder / "my-checkpoint", folder / "model.safetensors", verify=False)
     (folder / "reviews.txt").write_text("a warm and funny film\na dull one\nfine\n")
     (folder / "dev.tsv").write_text("sentence\tlabel\na warm and funny film\t1\na dull one\t0\n")
+    run_script("examples/tiny/make.py", str(folder / "toy"))
     (folder / "dev.jsonl").write_text('{"review": "a warm and funny film", "positive": 1}\n')
     return folder
 
@@ -76,6 +77,19 @@ def desk(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(files, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+def run_script(script: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, str(ROOT / script), *arguments], env=environment(), check=True)
+
+
+def shortened(code: str) -> str:
+    """Code or a command that trains, with so few steps that it can be run here."""
+    if not re.search(r"\b(finetune|distill)\b", code):
+        return code
+    for package in ("transformers", "matplotlib"):
+        pytest.importorskip(package, reason="training needs the extra train")
+    return re.sub(r"(--steps |steps=)\d+", r"\g<1>6", code)
 
 
 # ---- code
@@ -102,7 +116,7 @@ def test_python_blocks(document: Path, desk: Path) -> None:
     for number, (language, code) in enumerate(blocks(document, "python", "pycon")):
         where = f"{document.name}, block {number}"
         if language == "python":
-            exec(compile(code, where, "exec"), names)
+            exec(compile(shortened(code), where, "exec"), names)
         else:
             examples = doctest.DocTestParser().get_doctest(code, names, where, where, 0)
             run_examples(examples)
@@ -132,16 +146,18 @@ def test_docstrings(module: str, desk: Path) -> None:
 
 @each_document
 def test_shell_blocks(document: Path, desk: Path) -> None:
-    """Lines with ``bitinfer`` succeed, in the order of the page; ``make`` has the targets named."""
+    """Lines run, in the order of the page, but pip; ``make`` has the targets named."""
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for _, block in blocks(document, "sh"):
         for line in block.splitlines():
-            words = shlex.split(line, comments=True)
+            words = shlex.split(shortened(line), comments=True)
             if words[:1] == ["make"]:
                 assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), line
             elif words[:1] == ["bitinfer"] and not {"|", ">"} & {*words}:
                 with contextlib.redirect_stdout(io.StringIO()):
                     assert cli.main(words[1:]) == 0, line
+            elif words[:1] == ["python"]:
+                run_script(*words[1:])
             elif "bitinfer" in words:
                 run_in_shell(line)
             else:
@@ -168,6 +184,17 @@ def test_readme_names_every_command() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     for command in commands:
         assert f"`bitinfer {command} " in readme or f"`bitinfer {command}`" in readme
+
+
+def test_toy_is_trained_as_its_script_does() -> None:
+    """Of the commands above only fewer steps were run: with all of them the toy learns."""
+
+    def settings(path: str) -> list[str]:
+        return re.findall(r"--steps \d+ --learning-rate \S+", (ROOT / path).read_text("utf-8"))
+
+    assert len(settings("examples/tiny/train.sh")) == 2
+    for page in ("README.md", "docs/training.md"):
+        assert settings(page) == settings("examples/tiny/train.sh")
 
 
 # ---- files and tables
@@ -212,7 +239,7 @@ def test_tables_are_those_of_the_saved_results(document: Path, table: ModuleType
     """Nobody edits a figure by hand: ``python benchmarks/table.py --rewrite`` mends it."""
     from benchmarks.markdown import BLOCK, rewritten
 
-    results = json.loads(table.RESULTS.read_text("utf-8")) | table.comparison()
+    results = json.loads(table.RESULTS.read_text("utf-8")) | table.saved_elsewhere()
     text = document.read_text("utf-8")
     assert text.count("<!-- table:") == len(BLOCK.findall(text)) == text.count("<!-- /table")
     assert {block[1] for block in BLOCK.findall(text)} <= set(table.TABLES)

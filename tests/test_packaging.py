@@ -7,6 +7,7 @@ import platform
 import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,15 @@ def test_licence_is_apache() -> None:
 def test_package_data() -> None:
     for file in ("py.typed", "_core.pyi"):
         assert (PACKAGE / file).is_file()
-    assert list((PACKAGE / "builtin").glob("*.safetensors"))
+    models = {path.stem for path in (PACKAGE / "builtin").glob("*.safetensors")}
+    cards = {path.stem for path in (PACKAGE / "builtin").glob("*.md")}
+    assert models == cards != set()
+
+
+def test_wheel_is_small() -> None:
+    """Its files, compressed as a wheel compresses them; ``.ci/run`` looks at a real one."""
+    files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert sum(len(zlib.compress(path.read_bytes())) for path in files) < 10_000_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF file")

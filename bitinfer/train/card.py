@@ -34,6 +34,8 @@ def model_card(
     licence: str | None = None,
     terms: str | None = None,
     limits: Sequence[str] = (),
+    origin: Sequence[str] = (),
+    tests: Sequence[str] = (),
 ) -> str:
     """What the model is, data, terms, recipe, accuracy and limits, as Markdown.
 
@@ -45,6 +47,8 @@ def model_card(
         licence: of the model, in the user's words.
         terms: under which the data and the teacher were had, in the user's words.
         limits: sentences to add to those that hold for every such model.
+        origin: paragraphs to put before the recipe, such as where the teacher came from.
+        tests: paragraphs on what was measured on other rows than those of dev.
     """
     sections = [
         f"# {' '.join(name.split())}",
@@ -55,12 +59,14 @@ def model_card(
         "## Licence and terms",
         _terms(licence, terms),
         "## Recipe",
+        *origin,
         recipe(report),
         _made(report),
         "## Accuracy" if report.metric == "accuracy" else "## Correlation",
         _accuracy(report),
         result_table(report),
         *notes(report),
+        *tests,
         "## Limits",
         "\n".join(f"- {each}" for each in (*_limits(report), *limits)),
     ]
@@ -112,6 +118,10 @@ def _answer(labels: Sequence[str]) -> str:
 
 def _use(report: TrainingReport) -> str:
     if report.packed is None:
+        if report.command == "distill":
+            return (
+                "Made with bitinfer, whose engine runs only models of 1-1-1 bits, and not this one."
+            )
         return "Made with bitinfer; to be read with transformers, or to be distilled to one bit."
     arguments = '"one text", "another"' if report.pairs else '"some text"'
     call = f'bitinfer.load("{report.packed.file}").predict({arguments})'

@@ -113,9 +113,10 @@ def add_distill(commands: Any) -> None:
         "  bitinfer distill bert-sst2/ --train train.tsv --dev dev.tsv -o sst2-1bit/ --minutes 60\n"
         "  bitinfer distill bert-nli/ --train nli.jsonl --dev dev.jsonl -o nli-1bit/ \\\n"
         "    --text premise --pair hypothesis --label gold --bits 1-1-2,1-1-1 --shares 1,2\n\n"
-        "TEACHER is a local Hugging Face folder of BERT architecture with a classification head;\n"
-        "`bitinfer finetune` gives it one. Each student learns from the one before, the first\n"
-        f"from the teacher. Also in OUT: the packed file.\n\n{_TABLES}",
+        "TEACHER is a local Hugging Face folder of BERT architecture. One with no classification\n"
+        "head is fine-tuned first, as `bitinfer finetune` does by default, into OUT.teacher. Each\n"
+        "student learns from the one before, the first from the teacher. Also in OUT: the packed\n"
+        f"file.\n\n{_TABLES}",
     )
     parser.add_argument("teacher", metavar="TEACHER", help="folder of the float model")
     _add_files(parser)
@@ -255,7 +256,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--show-progress-bar",
         action=argparse.BooleanOptionalAction,
-        help="default if standard error is a terminal; OUT/log.jsonl tells the same",
+        help="default if standard error is a terminal; OUT.partial/log.jsonl tells the same",
     )
 
 

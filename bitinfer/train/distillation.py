@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from torch import Tensor
 from bitinfer import evaluation
 from bitinfer.checkpoints.bit import DEAD, QUANTIZATION, read_bit
 from bitinfer.converter import convert, measure_parity
-from bitinfer.errors import InputError
+from bitinfer.errors import InputError, quote
 from bitinfer.files import new_folder
+from bitinfer.format import read_packed
 from bitinfer.loading import load
-from bitinfer.packing import to_tensors
 from bitinfer.train.card import write_card
 from bitinfer.train.data import Batch, collate, evaluation_batches, training_batches
+from bitinfer.train.finetuning import finetune
 from bitinfer.train.loop import LoopOptions, write_log
 from bitinfer.train.loop import train as train_stage
 from bitinfer.train.losses import LossWeights, distillation_loss
@@ -41,12 +42,21 @@ from bitinfer.train.report import (
     StageResult,
     TeacherResult,
     TrainingReport,
+    read_report,
     standard_error,
     write_report,
 )
-from bitinfer.train.session import Session, evaluate, plain, session, weights_files
+from bitinfer.train.session import (
+    Session,
+    check_options,
+    check_output,
+    evaluate,
+    file_sha256,
+    plain,
+    session,
+)
 from bitinfer.train.student import Outputs, Shape, Student
-from bitinfer.train.teacher import as_student, read_model
+from bitinfer.train.teacher import as_student, has_head, open_folder, read_model, weights_files
 
 __all__ = ["distill", "train_stages"]
 
@@ -54,6 +64,12 @@ _PACKED = "model.safetensors"
 _EPSILON = 1e-12  # of the layer norms of every BiT model
 _WARMUP, _DECAY = 0.1, 0.01
 _PARITY_BATCH = 16
+# What fine-tuning is told where the teacher has no head: all but how long and how fast.
+_WATCHING = ("threads", "licence", "resume", "show_progress_bar")
+_SHARED = (
+    *("text", "pair", "label", "labels", "regression", "max_length", "batch_size", "seed"),
+    *("bf16", *_WATCHING),
+)
 
 
 def distill(
@@ -95,8 +111,9 @@ def distill(
     name ends in ``.partial``.
 
     Args:
-        teacher: local Hugging Face folder of a BERT with a classification head, as `finetune`
-            makes it.
+        teacher: local Hugging Face folder of a BERT with a classification head; without one
+            `finetune` first makes a teacher of it, with its own defaults, in a folder beside the
+            output whose name ends in ``.teacher``.
         train, dev: tables of labelled texts, ``.tsv``, ``.csv`` or ``.jsonl``; dev chooses the
             weights that are kept.
         output: folder to make.
@@ -147,10 +164,13 @@ def distill(
     )
     if activation not in ("relu", "gelu"):
         raise InputError(f"activation: found {activation!r}, expected 'relu' or 'gelu'")
+    check_options(options)
+    if not has_head(open_folder(teacher)):
+        teacher = _make_teacher(options)
     with session(teacher, options, head=True) as ready:
         float_model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
         first = as_student(float_model, dtype=ready.dtype).to(ready.device)
-        taught = _teacher_result(first, ready)
+        taught = _teacher_result(as_student(float_model, dtype=torch.float32), ready)
         shape = replace(first.shape, activation=activation, epsilon=_EPSILON)
         loop = ready.loop(default_rate=DISTILL_RATE, warmup=_WARMUP, decay=_DECAY)
         last, results = train_stages(
@@ -206,6 +226,34 @@ def train_stages(
     return teacher, results
 
 
+def _make_teacher(options: Mapping[str, Any]) -> Path:
+    """Fine-tune what has no head, if a run that is resumed has not done it."""
+    output = Path(options["output"])
+    check_output(output, resume=options["resume"])
+    teacher = output.with_name(f"{output.name}.teacher")
+    shared = {name: options[name] for name in _SHARED}
+    if options["resume"] and teacher.exists():
+        _check_made_so(teacher, options)
+    else:
+        finetune(options["teacher"], options["train"], options["dev"], teacher, **shared)
+    return teacher
+
+
+def _check_made_so(teacher: Path, options: Mapping[str, Any]) -> None:
+    """Whether a teacher that is found was made by the same options from the same tables."""
+    report = read_report(teacher)
+    wanted = {"encoder": options["teacher"]}
+    wanted |= {name: options[name] for name in _SHARED if name not in _WATCHING}
+    wanted |= {name: file_sha256(Path(options[name])) for name in report.data}
+    found = {**report.options, **{name: file.sha256 for name, file in report.data.items()}}
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise InputError(
+                f"{teacher}: found a teacher made with {name} {quote(found.get(name))}, "
+                f"expected {quote(value)}"
+            )
+
+
 def _train_student(
     student: Student,
     teacher: Student,
@@ -247,7 +295,7 @@ def _begin_steps(student: Student, ready: Session, loop: LoopOptions) -> None:
 
 
 def _teacher_result(teacher: Student, ready: Session) -> TeacherResult:
-    teacher.eval()
+    teacher.eval().to(ready.device)
     value = evaluate(lambda batch: _outputs(teacher, batch).logits, ready.dev, ready.device)
     size = sum(file.stat().st_size for file in weights_files(ready.folder.path))
     return TeacherResult(ready.folder.path.absolute().name, value, size)
@@ -321,7 +369,8 @@ def _pack(folder: Path, ready: Session, licence: str | None) -> PackedResult:
         tuple(each.long().numpy() for each in (batch.ids, batch.segments, batch.mask))
         for batch in batches
     )
-    parity = measure_parity(description, to_tensors(description), samples)
+    _, tensors = read_packed(file)
+    parity = measure_parity(description, tensors, samples)
     found = evaluation.evaluate(load(file), ready.texts)
     return PackedResult(
         file=_PACKED,

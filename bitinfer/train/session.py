@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 import platform
@@ -40,9 +39,17 @@ from bitinfer.train.data import (
 from bitinfer.train.loop import LoopOptions, Run
 from bitinfer.train.options import check_number
 from bitinfer.train.report import Architecture, DataFile, TrainingReport, check_plotting
-from bitinfer.train.teacher import Folder, open_folder
+from bitinfer.train.teacher import Folder, open_folder, weights_files
 
-__all__ = ["Session", "evaluate", "plain", "session", "weights_files"]
+__all__ = [
+    "Session",
+    "check_options",
+    "check_output",
+    "evaluate",
+    "file_sha256",
+    "plain",
+    "session",
+]
 
 _MAX_LENGTH = 128
 _EVALUATION_BATCH = 64
@@ -169,8 +176,8 @@ def session(
         UnsupportedError: a package is missing.
     """
     check_plotting()
-    _check(options)
-    partial = _check_output(Path(options["output"]), resume=options["resume"])
+    check_options(options)
+    partial = check_output(Path(options["output"]), resume=options["resume"])
     folder = open_folder(model)
     longest = _longest(options["max_length"], folder)
     texts = {name: _read(options, name) for name in ("train", "dev")}
@@ -181,14 +188,14 @@ def session(
         for name, each in texts.items()
     }
     files = {
-        name: DataFile(Path(options[name]).name, len(data[name]), _sha256(Path(options[name])))
+        name: DataFile(Path(options[name]).name, len(data[name]), file_sha256(Path(options[name])))
         for name in data
     }
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bf16 = _has_bf16(device) if options["bf16"] is None else options["bf16"]
     settings = {key: value for key, value in options.items() if key not in _FREE}
     settings |= {name: each.sha256 for name, each in files.items()}
-    settings["model"] = ",".join(_sha256(file) for file in weights_files(folder.path))
+    settings["model"] = ",".join(file_sha256(file) for file in weights_files(folder.path))
     run = Run(partial, settings)
     try:
         with _threads(options["threads"]), torch.random.fork_rng():
@@ -237,24 +244,12 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def weights_files(folder: Path) -> list[Path]:
-    """The files that hold the weights of a folder, mostly one.
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check what needs no file.
 
     Raises:
-        ConversionError: there is none, or the list of several is damaged.
+        InputError, InputTypeError: an option has a value or a type that is not allowed; names it.
     """
-    names = ("model.safetensors", "pytorch_model.bin")
-    for name in names:
-        if (folder / name).is_file():
-            return [folder / name]
-    for name in names:
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            return _listed(index)
-    raise ConversionError(f"{folder}: found no weights, expected {' or '.join(names)}")
-
-
-def _check(options: Mapping[str, Any]) -> None:
     check_int("batch_size", options["batch_size"], 1)
     check_int("seed", options["seed"], 0, _MOST_SEED)
     for name, low in (("evaluate_every", 1), ("threads", 1), ("max_length", MIN_LENGTH)):
@@ -280,8 +275,13 @@ def _check(options: Mapping[str, Any]) -> None:
             raise InputTypeError(f"{name}: found {found}, expected a path")
 
 
-def _check_output(output: Path, *, resume: bool) -> Path:
-    """The folder for what is needed to go on."""
+def check_output(output: Path, *, resume: bool) -> Path:
+    """The folder for what is needed to go on.
+
+    Raises:
+        InputError: the output cannot be made there, or is unfinished and not to be resumed.
+        FileExistsError: it is there already.
+    """
     if os.path.lexists(output):
         raise FileExistsError(f"{output} exists; expected a new folder")
     if not output.name or not output.parent.is_dir():
@@ -338,20 +338,13 @@ def _outputs(folder: Folder) -> int:
     return len(names) if isinstance(names, dict) else folder.config.get("num_labels", 2)
 
 
-def _listed(index: Path) -> list[Path]:
-    try:
-        names = json.loads(index.read_bytes())["weight_map"].values()
-        return sorted({index.with_name(name) for name in names})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConversionError(f"{index}: found no weight_map ({error}), expected one") from None
-
-
 def _read(options: Mapping[str, Any], name: str) -> LabelledTexts:
     columns = {key: options[key] for key in ("text", "pair", "label")}
     return read_table(options[name], **columns)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Of the bytes of a file, hexadecimal."""
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):

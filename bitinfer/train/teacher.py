@@ -6,14 +6,15 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
-from bitinfer.checkpoints.files import read_config, read_vocab
+from bitinfer.checkpoints.files import read_config, read_vocab, unpickle
 from bitinfer.errors import ConversionError, InputError, quote, shorten
 from bitinfer.text import TextTokenizer
 from bitinfer.train.options import Bits
@@ -22,7 +23,7 @@ from bitinfer.train.student import Shape, Student
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
 
-__all__ = ["Folder", "as_student", "open_folder", "read_model"]
+__all__ = ["Folder", "as_student", "has_head", "open_folder", "read_model", "weights_files"]
 
 # What the configuration of a BERT can say that our network does not do.
 _EXPECTED = {
@@ -114,6 +115,32 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
             f"expected at most vocab_size {config['vocab_size']}"
         )
     return Folder(folder, config, "\n".join(vocab), lowercase)
+
+
+def has_head(folder: Folder) -> bool:
+    """Whether the folder holds a classifier, and not an encoder alone.
+
+    Raises:
+        ConversionError: its weights cannot be read.
+    """
+    return any(_HEAD[0] in _keys(file) for file in weights_files(folder.path))
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """The files that hold the weights of a folder, mostly one.
+
+    Raises:
+        ConversionError: there is none, or the list of several is damaged.
+    """
+    names = ("model.safetensors", "pytorch_model.bin")
+    for name in names:
+        if (folder / name).is_file():
+            return [folder / name]
+    for name in names:
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return _listed(index)
+    raise ConversionError(f"{folder}: found no weights, expected {' or '.join(names)}")
 
 
 def read_model(
@@ -215,6 +242,11 @@ def _check_config(config: dict[str, Any]) -> None:
             raise ConversionError(
                 f"config {key}: found {quote(config.get(key))}, expected a positive integer"
             )
+    for key in ("weight_bits", "input_bits"):
+        if config.get(key, 32) != 32:
+            raise ConversionError(
+                f"config {key}: found {quote(config[key])}, expected a float model to begin with"
+            )
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
     if hidden % heads:
         raise ConversionError(
@@ -262,3 +294,23 @@ def _lowercase(settings: dict[str, Any]) -> bool:
                 f"where do_lower_case is {lowercase}"
             )
     return lowercase
+
+
+def _keys(file: Path) -> Collection[str]:
+    """Names of the tensors in a file."""
+    if file.suffix != ".safetensors":
+        content = unpickle(file)
+        return content if isinstance(content, dict) else ()
+    try:
+        with safe_open(file, "pt") as tensors:  # type: ignore[no-untyped-call]
+            return list(tensors.keys())
+    except (OSError, SafetensorError) as error:
+        raise ConversionError(f"{file}: cannot be read: {error}") from None
+
+
+def _listed(index: Path) -> list[Path]:
+    try:
+        names = json.loads(index.read_bytes())["weight_map"].values()
+        return sorted({index.with_name(name) for name in names})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConversionError(f"{index}: found no weight_map ({error}), expected one") from None

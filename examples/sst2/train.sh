@@ -8,18 +8,15 @@ set -eu
 data=$1 encoder=$2 out=$3
 mkdir -p "$out"
 
-# Minutes on 2 CPUs.
-teacher_minutes=20
-student_minutes=240
-
 if [ ! -e "$out/teacher/report.json" ]; then
   bitinfer finetune "$encoder" --train "$data/train.tsv" --dev "$data/dev.tsv" \
-    --output "$out/teacher" --labels negative,positive --minutes "$teacher_minutes" \
-    --resume
+    --output "$out/teacher" --labels negative,positive --reinitialize-pooler \
+    --epochs 2 --learning-rate 8e-5 --evaluate-every 500 --resume
 fi
 if [ ! -e "$out/student/report.json" ]; then
   bitinfer distill "$out/teacher" --train "$data/train.tsv" --dev "$data/dev.tsv" \
-    --output "$out/student" --labels negative,positive --minutes "$student_minutes" \
+    --output "$out/student" --labels negative,positive --max-length 64 \
+    --bits 1-1-2,1-1-1 --shares 1,2 --steps 10800 --learning-rate 1e-3 --evaluate-every 450 \
     --licence Apache-2.0 --resume
 fi
 

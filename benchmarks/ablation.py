@@ -1,0 +1,174 @@
+"""What the parts of the training method are worth: students trained with and without each.
+
+    python benchmarks/ablation.py TEACHER TRAIN TEST
+
+Every arm differs from the first in one thing, has the same teacher, data and number of steps, and
+is trained with several seeds, which order the examples.  There is no choice of the best step: what
+counts is the student at the end.  Results are added to ``ablation.json`` as they come; those that
+are there already are not made again.  A process with one thread for each CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bitinfer.files import write_file
+
+RESULTS = Path(__file__).with_name("ablation.json")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train."""
+
+    bits: tuple[str, ...] = ("1-1-2", "1-1-1")
+    two_set: bool = True
+    fixed_steps: bool = False
+
+
+ARMS = {
+    "multi-distilled, two-set, learned steps": Arm(),
+    "one set of codes": Arm(two_set=False),
+    "fixed steps": Arm(fixed_steps=True),
+    "single step, straight to 1-1-1": Arm(bits=("1-1-1",)),
+}
+
+
+def main() -> None:
+    """Train what is missing."""
+    options = _options()
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"setup": {}, "runs": []}
+    setup = _setup(options)
+    if found["setup"] not in ({}, setup):
+        raise SystemExit(f"{RESULTS}: found runs of another setup; delete it, or run that")
+    found["setup"] = setup
+    done = {(run["arm"], run["seed"]) for run in found["runs"]}
+    wanted = [(arm, seed) for seed in range(options.seeds) for arm in ARMS]
+    # A forked child could not use PyTorch's threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        missing = [each for each in wanted if each not in done]
+        futures = [pool.submit(_train, arm, seed, options) for arm, seed in missing]
+        for future in as_completed(futures):
+            found["runs"].append(future.result())
+            found["runs"].sort(key=lambda run: (run["seed"], list(ARMS).index(run["arm"])))
+            write_file(RESULTS, f"{json.dumps(found, indent=2)}\n".encode(), overwrite=True)
+            print(future.result(), flush=True)
+
+
+def _train(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    from bitinfer.train.distillation import train_stages
+    from bitinfer.train.losses import LossWeights
+    from bitinfer.train.options import Budget, check_bits
+    from bitinfer.train.session import session
+    from bitinfer.train.teacher import as_student, read_model
+
+    arm = ARMS[name]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        session(options.teacher, _arguments(options, seed, folder), head=True) as ready,
+    ):
+        model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
+        teacher = as_student(model, dtype=ready.dtype)
+        shape = replace(
+            teacher.shape,
+            activation="relu",
+            epsilon=1e-12,
+            two_set=arm.two_set,
+            fixed_steps=arm.fixed_steps,
+        )
+        stages = len(arm.bits)
+        _, results = train_stages(
+            teacher,
+            shape,
+            check_bits(arm.bits),
+            [Budget(steps=options.steps // stages)] * stages,
+            ready,
+            loop=ready.loop(default_rate=options.rate, warmup=0.1, decay=0.01),
+            weights=LossWeights(),
+        )
+        return {
+            "arm": name,
+            "seed": seed,
+            "bits": list(arm.bits),
+            "two_set": arm.two_set,
+            "fixed_steps": arm.fixed_steps,
+            "row_scales": shape.row_scales,
+            "steps": options.steps,
+            "seconds": round(sum(result.seconds for result in results), 1),
+            "value": results[-1].points[-1].value,
+            "count": len(ready.dev),
+        }
+
+
+def _arguments(options: argparse.Namespace, seed: int, folder: str) -> dict[str, Any]:
+    return {
+        **dict.fromkeys(("text", "pair", "label", "labels", "max_length", "bf16")),
+        "train": options.train,
+        "dev": options.test,
+        "output": f"{folder}/student",
+        "licence": None,
+        "regression": False,
+        "batch_size": 32,
+        "learning_rate": options.rate,
+        "seed": seed,
+        "evaluate_every": options.steps,
+        "threads": 1,
+        "resume": False,
+        "show_progress_bar": False,
+    }
+
+
+def _setup(options: argparse.Namespace) -> dict[str, Any]:
+    from bitinfer.diagnostics import cpu_name, package_version
+    from bitinfer.train.session import evaluate, session
+    from bitinfer.train.teacher import as_student, read_model
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        session(options.teacher, _arguments(options, 0, folder), head=True) as ready,
+    ):
+        model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
+        teacher = as_student(model, dtype=ready.dtype)
+        value = evaluate(
+            lambda batch: teacher(batch.ids, batch.segments, batch.mask).logits,
+            ready.dev,
+            ready.device,
+        )
+        sizes = teacher.shape
+        return {
+            "description": (
+                f"{sizes.layers} layers x {sizes.hidden}, {sizes.outputs} classes, "
+                f"{len(ready.train):,} training texts, {options.steps} steps of 32 at a rate of "
+                f"{options.rate:g}, measured once "
+                f"on {len(ready.dev):,} texts that had no part in training"
+            ),
+            "teacher": value,
+            "machine": f"{cpu_name()}, {os.cpu_count()} CPUs, a run on each",
+            "versions": {name: package_version(name) for name in ("bitinfer", "torch")},
+        }
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("teacher", help="folder of a float model with a head, as of finetune")
+    parser.add_argument("train", help="labelled texts to learn")
+    parser.add_argument("test", help="labelled texts to measure on")
+    parser.add_argument("--steps", type=int, default=300, help="of all students of an arm: 300")
+    parser.add_argument("--seeds", type=int, default=3, help="default 3")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate: default 0.001")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Publishing a model that was distilled: what is written where, and what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from children import environment
+
+pytest.importorskip("torch", reason="needs the extra train")
+pytest.importorskip("transformers", reason="needs the extra train")
+pytest.importorskip("matplotlib", reason="needs the extra train")
+
+import bitinfer
+import bitinfer.train
+from bitinfer.train.report import read_report
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("publish", ROOT / "examples" / "publish.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy model, trained so little that what it answers is nearly random."""
+    folder = tmp_path_factory.mktemp("toy")
+    command = [sys.executable, str(ROOT / "examples" / "tiny" / "make.py"), str(folder)]
+    subprocess.run(command, env=environment(), check=True)
+    files = (folder / "train.tsv", folder / "dev.tsv")
+    quiet = {"show_progress_bar": False, "threads": 1}
+    bitinfer.train.finetune(folder / "encoder", *files, folder / "teacher", steps=4, **quiet)
+    options = {"bits": ["1-1-1"], "steps": 2, "licence": "Apache-2.0", **quiet}
+    bitinfer.train.distill(folder / "teacher", *files, folder / "student", **options)
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Stands for the repository."""
+    (tmp_path / "bitinfer" / "builtin").mkdir(parents=True)
+    return tmp_path
+
+
+def arguments(toy: Path, root: Path, *more: str) -> list[str]:
+    test = ["--test", str(toy / "test.tsv"), "--root", str(root)]
+    return ["sst2", str(toy / "student"), *test, *more]
+
+
+def test_built_in(script: ModuleType, toy: Path, root: Path) -> None:
+    script.main(arguments(toy, root, "--teacher", str(toy / "teacher")))
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*"))
+    examples = [f"examples/sst2/{name}" for name in ("report.json", "report.svg", "test.json")]
+    assert files == ["bitinfer/builtin/sst2.md", "bitinfer/builtin/sst2.safetensors", *examples]
+
+    model = bitinfer.load(root / "bitinfer" / "builtin" / "sst2.safetensors")
+    test = json.loads((root / "examples" / "sst2" / "test.json").read_text())
+    assert test["sha256"] == model.info()["sha256"]
+    assert (test["labels"], test["rows"], test["table"]) == (3, 400, "test.tsv")
+    assert 0 <= test["teacher"] <= 1
+
+    report = read_report(root / "examples" / "sst2")
+    assert report.options["train"] == "train.tsv"
+    assert report.options["output"] == "student"
+    card = (root / "bitinfer" / "builtin" / "sst2.md").read_text("utf-8")
+    assert str(toy) not in card
+    assert 'bitinfer.load("sst2").predict("some text")' in card
+    assert "Licence of the model, as its maker says: Apache-2.0." in card
+    assert "bitinfer distill teacher --train train.tsv --dev dev.tsv --output student" in card
+    value = f"{100 * test['value']:.1f} ± {100 * test['standard_error']:.1f} %"
+    teacher = f"{100 * test['teacher']:.1f} %"
+    assert re.search(
+        rf"^Test set, 400 rows \(.*\) that had no part in any of this: accuracy \*\*{value}\*\*; "
+        f"its float teacher reaches {teacher}\\.$",
+        card,
+        re.MULTILINE,
+    )
+
+
+def test_teacher_is_measured_as_its_own_report_does(
+    script: ModuleType, toy: Path, root: Path
+) -> None:
+    """On dev, where both are known."""
+    words = arguments(toy, root, "--teacher", str(toy / "teacher"), "--not-built-in")
+    words[words.index("--test") + 1] = str(toy / "dev.tsv")
+    script.main(words)
+    test = json.loads((root / "examples" / "sst2" / "test.json").read_text())
+    report = read_report(toy / "student")
+    assert report.packed is not None
+    assert report.teacher is not None
+    assert test["value"] == report.packed.value
+    # One of them may have been computed with products in bfloat16.
+    assert test["teacher"] == pytest.approx(report.teacher.value, abs=0.02)
+
+
+def test_not_built_in(script: ModuleType, toy: Path, root: Path) -> None:
+    script.main(arguments(toy, root, "--not-built-in"))
+    assert not any((root / "bitinfer" / "builtin").iterdir())
+    card = (root / "examples" / "sst2" / "README.md").read_text("utf-8")
+    assert 'bitinfer.load("model.safetensors")' in card
+    assert "its float teacher reaches" not in card
+
+
+def test_refused(script: ModuleType, toy: Path, root: Path, tmp_path: Path) -> None:
+    """Nothing is written for a model that is not what its checkpoint means, or without licence."""
+    other = tmp_path / "other"
+    shutil.copytree(toy / "student", other)
+    shutil.copyfile(bitinfer.origin.find_model("sst2").path, other / "model.safetensors")
+    with pytest.raises(SystemExit, match=r"publish.py: .*: bitinfer verify failed"):
+        script.main([*arguments(toy, root)[:1], str(other), *arguments(toy, root)[2:]])
+
+    (other / "model.safetensors").unlink()
+    bitinfer.convert(other, other / "model.safetensors", verify=False)
+    with pytest.raises(SystemExit, match="found no licence, expected one"):
+        script.main([*arguments(toy, root)[:1], str(other), *arguments(toy, root)[2:]])
+    assert not (root / "examples").exists()
+    assert not any((root / "bitinfer" / "builtin").iterdir())
