@@ -48,7 +48,7 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
     return target
 
 
-def write_file(path: Path, data: bytes | bytearray, *, overwrite: bool) -> None:
+def write_file(path: Path, data: bytes | bytearray | memoryview, *, overwrite: bool) -> None:
     """Write beside the target, flush to the disk, then take the name in one step.
 
     A file that is replaced keeps its permissions, and links to it remain links.

@@ -346,7 +346,7 @@ def test_bits() -> None:
         check_bits("1-1-1")
     with pytest.raises(InputTypeError, match="bits: found int, expected str"):
         check_bits([111])  # type: ignore[list-item]
-    with pytest.raises(InputTypeError, match="bits: found .*, expected a list"):
+    with pytest.raises(InputTypeError, match=r"bits: found <.*, expected a list"):
         check_bits(iter(["1-1-1"]))  # type: ignore[arg-type]
     for wrong in ("1-8-1", "8-1-1", "1-1-0", "1-1-9"):
         with pytest.raises(InputError, match=f"bits: found '{wrong}', expected W-E-A"):

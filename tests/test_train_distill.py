@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -349,6 +350,53 @@ def test_shares_and_looks(toy: Toy, tmp_path: Path) -> None:
 def test_a_budget_in_minutes(toy: Toy, tmp_path: Path) -> None:
     report = start(toy, tmp_path / "out", steps=None, minutes=0.02)
     assert all(stage.seconds >= 0.6 for stage in report.stages)
+
+
+# ---- a BERT without a head
+
+
+def from_encoder(toy: Toy, output: Path, **changes: Any) -> TrainingReport:
+    return start(toy, output, teacher=toy.encoder, **changes)
+
+
+def test_without_a_head_a_teacher_is_made_first(toy: Toy, tmp_path: Path) -> None:
+    report = from_encoder(toy, tmp_path / "out", seed=3)
+    assert names(tmp_path) == {"out", "out.teacher"}
+    assert report.teacher is not None
+    assert report.teacher.name == "out.teacher"
+    made = read_report(tmp_path / "out.teacher")
+    assert made.command == "finetune"
+    assert made.options["seed"] == 3
+    assert report.teacher.value == pytest.approx(made.stages[0].best, abs=1 / 60)
+    with pytest.raises(FileExistsError, match=r"out\.teacher exists"):
+        shutil.rmtree(tmp_path / "out")
+        from_encoder(toy, tmp_path / "out", seed=3)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_going_on_without_a_head(
+    stage: int, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the teacher that is made, and after it."""
+    from_encoder(toy, tmp_path / "a")
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    with monkeypatch.context() as patch:
+        stopping = Stopping(loop.Run.keep, 20 + 90 * stage)
+        patch.setattr(loop.Run, "keep", lambda *given: stopping(*given))
+        with pytest.raises(KeyboardInterrupt):
+            from_encoder(toy, tmp_path / "b", steps=60)
+    kept = "b.partial" if stage else "b.teacher.partial"
+    assert kept in names(tmp_path)
+    if stage:
+        with pytest.raises(
+            InputError, match=r"b\.teacher: found a teacher made with seed 0, expec"
+        ):
+            from_encoder(toy, tmp_path / "b", steps=60, resume=True, seed=1)
+    from_encoder(toy, tmp_path / "b", steps=60, resume=True)
+    assert names(tmp_path) == {"a", "a.teacher", "b", "b.teacher"}
+    for name in ("config.json", "model.safetensors"):
+        one, other = (tmp_path / f"{each}.teacher" / name for each in "ab")
+        assert one.read_bytes() == other.read_bytes()
 
 
 # ---- the same again

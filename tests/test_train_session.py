@@ -28,7 +28,8 @@ from bitinfer.errors import (  # noqa: E402
 from bitinfer.text import TextTokenizer  # noqa: E402
 from bitinfer.train import distill, finetune, read_report  # noqa: E402
 from bitinfer.train.data import Batch, find_task, tokenize  # noqa: E402
-from bitinfer.train.session import evaluate, plain, session, weights_files  # noqa: E402
+from bitinfer.train.session import evaluate, plain, session  # noqa: E402
+from bitinfer.train.teacher import weights_files  # noqa: E402
 
 FEW: dict[str, Any] = {"steps": 4, "batch_size": 8, "threads": 1}
 TRAINERS = [distill, finetune]
@@ -179,13 +180,6 @@ def test_bad_models(train: Any, toy: Toy, tmp_path: Path) -> None:
     with pytest.raises(BitinferError, match="empty"):
         start(train, toy, tmp_path / "out", model=empty)
     assert names(tmp_path) == {"empty"}
-
-
-def test_a_teacher_without_a_head(toy: Toy, tmp_path: Path) -> None:
-    encoder = write_bert(tmp_path / "encoder", num_labels=3)
-    with pytest.raises(ConversionError, match="`bitinfer finetune` makes a head"):
-        start(distill, toy, tmp_path / "out", model=encoder)
-    assert names(tmp_path) == {"encoder"}
 
 
 # ---- what the classes are

@@ -227,8 +227,13 @@ class Batch:
         """The same on a device."""
         if self.ids.device == device:
             return self
-        tensors = (self.ids, self.segments, self.mask, self.targets)
-        return Batch(*(each.to(device) for each in tensors), indices=self.indices)
+        return Batch(
+            self.ids.to(device),
+            self.segments.to(device),
+            self.mask.to(device),
+            self.targets.to(device),
+            self.indices,
+        )
 
 
 def collate(data: Dataset, indices: NDArray[np.integer]) -> Batch:

@@ -10,8 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from bitinfer import evaluation
 from bitinfer.checkpoints.bit import DEAD, QUANTIZATION, read_bit
@@ -361,16 +364,11 @@ def _pack(folder: Path, ready: Session, licence: str | None) -> PackedResult:
     labels = ready.task.labels or None
     convert(folder, file, labels=labels, max_length=ready.max_length, licence=licence)
     description = read_bit(folder, labels=labels)
-    batches = (
-        collate(ready.dev, indices)
-        for indices in evaluation_batches(ready.dev.lengths, _PARITY_BATCH)
-    )
-    samples = (
-        tuple(each.long().numpy() for each in (batch.ids, batch.segments, batch.mask))
-        for batch in batches
-    )
     _, tensors = read_packed(file)
-    parity = measure_parity(description, tensors, samples)
+    batches = evaluation_batches(ready.dev.lengths, _PARITY_BATCH)
+    samples = (_sample(collate(ready.dev, indices)) for indices in batches)
+    shown = tqdm(samples, "parity", len(batches), disable=not ready.show_progress_bar)
+    parity = measure_parity(description, tensors, shown)
     found = evaluation.evaluate(load(file), ready.texts)
     return PackedResult(
         file=_PACKED,
@@ -380,3 +378,8 @@ def _pack(folder: Path, ready: Session, licence: str | None) -> PackedResult:
         standard_error=standard_error(found.metric, found.value, found.count),
         parity=parity,
     )
+
+
+def _sample(batch: Batch) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Ids, segments and mask as the engine and the reference take them."""
+    return batch.ids.numpy(), batch.segments.numpy(), batch.mask.long().numpy()

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from bitinfer.checkpoints.files import unpickle
 from bitinfer.errors import InputError, quote, shorten
@@ -358,8 +359,6 @@ class _Bar:
     """Progress of a stage in percent of its budget, with the loss and the dev metric."""
 
     def __init__(self, name: str, show: bool) -> None:
-        from tqdm.auto import tqdm
-
         form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
         self._bar = tqdm(total=1.0, desc=name, disable=not show, bar_format=form)
 

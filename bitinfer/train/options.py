@@ -133,7 +133,7 @@ def check_bits(bits: Sequence[str]) -> tuple[Bits, ...]:
         InputTypeError, InputError: As `parse_bits`; or there is no stage, or the last one has other
             bits for embeddings than for weights.
     """
-    if isinstance(bits, str) or not isinstance(bits, Sequence):
+    if not _is_list(bits):
         raise InputTypeError(f"bits: found {quote(bits)}, expected a list such as ['1-1-2']")
     stages = tuple(parse_bits(each) for each in bits)
     if not stages:
@@ -159,7 +159,7 @@ def check_shares(shares: Sequence[float] | None, stages: int) -> tuple[float, ..
     """
     if shares is None:
         return (1 / stages,) * stages
-    if isinstance(shares, str) or not isinstance(shares, Sequence):
+    if not _is_list(shares):
         raise InputTypeError(f"shares: found {quote(shares)}, expected a list such as [1, 2]")
     numbers = [check_number("shares", each, above=0) for each in shares]
     if len(numbers) != stages:
@@ -238,3 +238,7 @@ def check_installed() -> None:
             f"training needs {' and '.join(missing)}, which this Python does not have: "
             "pip install bitinfer[train]"
         )
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))

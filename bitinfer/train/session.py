@@ -301,24 +301,31 @@ def _longest(max_length: int | None, folder: Folder) -> int:
 def _find_task(train: LabelledTexts, options: Mapping[str, Any], teacher: Folder | None) -> Task:
     """What is to be learned: what the teacher, if there is one, was taught."""
     labels, regression = options["labels"], options["regression"]
-    named = None
-    if teacher is not None and labels is None and not regression and _outputs(teacher) > 1:
-        named = _class_names(teacher)
-    task = find_task(train, labels=named if labels is None else labels, regression=regression)
-    if teacher is not None and task.outputs != _outputs(teacher):
+    if teacher is None:
+        return find_task(train, labels=labels, regression=regression)
+    outputs = _outputs(teacher)
+    if labels is None and not regression and outputs > 1:
+        labels = _class_names(teacher)
+        if labels is not None:
+            _check_named(train, options["train"], labels, teacher)
+    task = find_task(train, labels=labels, regression=regression)
+    if task.outputs != outputs:
         found = "a number" if regression else f"labels {quote(list(task.labels))}"
         raise InputError(
-            f"{options['train']}: found {found} to predict, expected {_outputs(teacher)}, as many "
-            f"as the classifier of {teacher.path} has outputs (labels: the names of all, in order)"
+            f"{options['train']}: found {found} to predict, expected {outputs}, as many as the "
+            f"classifier of {teacher.path} has outputs (labels: the names of all, in order)"
         )
-    if named is not None:
-        try:
-            class_indices(train.labels, named, source=options["train"])
-        except InputError as error:
-            raise InputError(
-                f"{error}, as {teacher.path} has it (labels: other names, in the same order)"
-            ) from None
     return task
+
+
+def _check_named(train: LabelledTexts, source: str, names: Sequence[str], teacher: Folder) -> None:
+    """Whether the labels of a table are those of the teacher."""
+    try:
+        class_indices(train.labels, names, source=source)
+    except InputError as error:
+        raise InputError(
+            f"{error}, as {teacher.path} has it (labels: other names, in the same order)"
+        ) from None
 
 
 def _class_names(folder: Folder) -> tuple[str, ...] | None:
@@ -361,7 +368,7 @@ def _versions() -> dict[str, str]:
 def _has_bf16(device: torch.device) -> bool:
     """Whether products of bfloat16 are fast: elsewhere they are emulated."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
