@@ -368,8 +368,8 @@ def test_without_a_head_a_teacher_is_made_first(toy: Toy, tmp_path: Path) -> Non
     assert made.command == "finetune"
     assert made.options["seed"] == 3
     assert report.teacher.value == pytest.approx(made.stages[0].best, abs=1 / 60)
+    shutil.rmtree(tmp_path / "out")
     with pytest.raises(FileExistsError, match=r"out\.teacher exists"):
-        shutil.rmtree(tmp_path / "out")
         from_encoder(toy, tmp_path / "out", seed=3)
 
 
