@@ -339,7 +339,6 @@ def test_scripts_without_arguments(name: str) -> None:
 def test_scripts_call_commands_that_exist(
     name: str, bitinfer_command: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("bitinfer.train.finetune", reason="needs the extra train")
     calls = tmp_path / "calls"
     bitinfer_command.write_text(f'#!/bin/sh\nprintf "%s\\t" "$@" >> {calls}\necho >> {calls}\n')
     done = run(name, tmp_path / "data", tmp_path / "encoder", tmp_path / "out")
@@ -365,7 +364,7 @@ def test_scripts_do_nothing_twice(bitinfer_command: Path, tmp_path: Path) -> Non
 
 def test_toy_trains(bitinfer_command: Path, tmp_path: Path) -> None:
     """From tables to labels; a minute of work."""
-    pytest.importorskip("bitinfer.train.finetune", reason="needs the extra train")
+    pytest.importorskip("matplotlib", reason="needs the extra train")
     pytest.importorskip("transformers", reason="needs the extra train")
     bitinfer_command.write_text('#!/bin/sh\nexec "$PYTHON" -m bitinfer "$@"\n')
     done = run("tiny/train.sh", tmp_path / "out")
