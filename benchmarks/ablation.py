@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bitinfer.files import write_file
+
 RESULTS = Path(__file__).with_name("ablation.json")
 
 
@@ -30,16 +32,13 @@ class Arm:
     bits: tuple[str, ...] = ("1-1-2", "1-1-1")
     two_set: bool = True
     fixed_steps: bool = False
-    row_scales: bool = True
 
 
 ARMS = {
-    "multi-distilled, two-set, learned steps, row scales": Arm(),
+    "multi-distilled, two-set, learned steps": Arm(),
     "one set of codes": Arm(two_set=False),
     "fixed steps": Arm(fixed_steps=True),
-    "one weight scale a matrix": Arm(row_scales=False),
     "single step, straight to 1-1-1": Arm(bits=("1-1-1",)),
-    "one more student, 1-1-4": Arm(bits=("1-1-4", "1-1-2", "1-1-1")),
 }
 
 
@@ -47,8 +46,11 @@ def main() -> None:
     """Train what is missing."""
     options = _options()
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"setup": {}, "runs": []}
-    found["setup"] = _setup(options)
-    done = {(run["arm"], run["seed"]) for run in found["runs"] if run["steps"] == options.steps}
+    setup = _setup(options)
+    if found["setup"] not in ({}, setup):
+        raise SystemExit(f"{RESULTS}: found runs of another setup; delete it, or run that")
+    found["setup"] = setup
+    done = {(run["arm"], run["seed"]) for run in found["runs"]}
     wanted = [(arm, seed) for seed in range(options.seeds) for arm in ARMS]
     # A forked child could not use PyTorch's threads.
     context = multiprocessing.get_context("spawn")
@@ -58,7 +60,7 @@ def main() -> None:
         for future in as_completed(futures):
             found["runs"].append(future.result())
             found["runs"].sort(key=lambda run: (run["seed"], list(ARMS).index(run["arm"])))
-            RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+            write_file(RESULTS, f"{json.dumps(found, indent=2)}\n".encode(), overwrite=True)
             print(future.result(), flush=True)
 
 
@@ -72,7 +74,7 @@ def _train(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     arm = ARMS[name]
     with (
         tempfile.TemporaryDirectory() as folder,
-        session(options.teacher, _arguments(options, seed, folder)) as ready,
+        session(options.teacher, _arguments(options, seed, folder), head=True) as ready,
     ):
         model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
         teacher = as_student(model, dtype=ready.dtype)
@@ -82,7 +84,6 @@ def _train(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             epsilon=1e-12,
             two_set=arm.two_set,
             fixed_steps=arm.fixed_steps,
-            row_scales=arm.row_scales,
         )
         stages = len(arm.bits)
         _, results = train_stages(
@@ -100,7 +101,7 @@ def _train(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             "bits": list(arm.bits),
             "two_set": arm.two_set,
             "fixed_steps": arm.fixed_steps,
-            "row_scales": arm.row_scales,
+            "row_scales": shape.row_scales,
             "steps": options.steps,
             "seconds": round(sum(result.seconds for result in results), 1),
             "value": results[-1].points[-1].value,
@@ -114,6 +115,7 @@ def _arguments(options: argparse.Namespace, seed: int, folder: str) -> dict[str,
         "train": options.train,
         "dev": options.test,
         "output": f"{folder}/student",
+        "licence": None,
         "regression": False,
         "batch_size": 32,
         "learning_rate": options.rate,
@@ -132,7 +134,7 @@ def _setup(options: argparse.Namespace) -> dict[str, Any]:
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        session(options.teacher, _arguments(options, 0, folder)) as ready,
+        session(options.teacher, _arguments(options, 0, folder), head=True) as ready,
     ):
         model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
         teacher = as_student(model, dtype=ready.dtype)
@@ -145,7 +147,8 @@ def _setup(options: argparse.Namespace) -> dict[str, Any]:
         return {
             "description": (
                 f"{sizes.layers} layers x {sizes.hidden}, {sizes.outputs} classes, "
-                f"{len(ready.train):,} training texts, {options.steps} steps of 32, measured once "
+                f"{len(ready.train):,} training texts, {options.steps} steps of 32 at a rate of "
+                f"{options.rate:g}, measured once "
                 f"on {len(ready.dev):,} texts that had no part in training"
             ),
             "teacher": value,
@@ -161,7 +164,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("teacher", help="folder of a float model with a head, as of finetune")
     parser.add_argument("train", help="labelled texts to learn")
     parser.add_argument("test", help="labelled texts to measure on")
-    parser.add_argument("--steps", type=int, default=800, help="of all students of an arm: 800")
+    parser.add_argument("--steps", type=int, default=300, help="of all students of an arm: 300")
     parser.add_argument("--seeds", type=int, default=3, help="default 3")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate: default 0.001")
     return parser.parse_args()

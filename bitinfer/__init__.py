@@ -25,6 +25,7 @@ from bitinfer.errors import (
 
 if TYPE_CHECKING:
     from bitinfer import ops as ops
+    from bitinfer import train as train
     from bitinfer._core import available_isas as available_isas
     from bitinfer.converter import convert as convert
     from bitinfer.diagnostics import show_config as show_config
@@ -64,6 +65,7 @@ __all__ = [
     "load",
     "ops",
     "show_config",
+    "train",
 ]
 
 
@@ -72,8 +74,8 @@ if not TYPE_CHECKING:  # a type checker that saw this would believe in any name
     def __getattr__(name: str) -> Any:
         if name == "__version__":
             value = importlib.import_module("bitinfer._core").build_info()["version"]
-        elif name == "ops":
-            value = importlib.import_module("bitinfer.ops")
+        elif name in ("ops", "train"):
+            value = importlib.import_module(f"bitinfer.{name}")
         elif name in _HOMES:
             value = getattr(importlib.import_module(f"bitinfer.{_HOMES[name]}"), name)
         else:

@@ -115,6 +115,10 @@ def publish(options: argparse.Namespace) -> None:
     report = read_report(options.out)
     if report.packed is None:
         raise ValueError(f"{options.out}: found no packed file in the report, expected one")
+    used = {file.sha256: name for name, file in report.data.items()}
+    digest = hashlib.sha256(options.test.read_bytes()).hexdigest()
+    if digest in used:
+        raise ValueError(f"{options.test}: found the {used[digest]} table, expected other rows")
     packed = options.out / report.packed.file
     verify(packed, options.out, options.test)
     model = bitinfer.load(packed)

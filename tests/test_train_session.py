@@ -390,7 +390,7 @@ def test_finetuned_folder(toy: Toy, tmp_path: Path) -> None:
 
 
 def test_transformers_reads_what_was_finetuned(toy: Toy, tmp_path: Path) -> None:
-    report = start(finetune, toy, tmp_path / "out", steps=40, learning_rate=1e-2)
+    report = start(finetune, toy, tmp_path / "out", steps=100, learning_rate=5e-3)
     kind = transformers.AutoModelForSequenceClassification
     transformers.utils.logging.disable_progress_bar()
     model, found = kind.from_pretrained(tmp_path / "out", output_loading_info=True)

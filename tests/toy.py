@@ -86,7 +86,9 @@ def write_bert(folder: Path, outputs: int | None = None, seed: int = 0, **settin
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 64, "max_position_embeddings": 32, "vocab_size": len(VOCAB)}
     # So few and small layers need larger weights than usual, or all texts look alike.
-    config = BertConfig(**sizes, initializer_range=0.15, num_labels=outputs or 2, **settings)
+    config = BertConfig(**sizes, initializer_range=0.15, **settings)
+    if outputs is not None and "id2label" not in settings:
+        config.num_labels = outputs
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         kind = BertModel if outputs is None else BertForSequenceClassification

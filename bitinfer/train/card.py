@@ -118,6 +118,10 @@ def _answer(labels: Sequence[str]) -> str:
 
 def _use(report: TrainingReport) -> str:
     if report.packed is None:
+        if report.command == "distill":
+            return (
+                "Made with bitinfer, whose engine runs only models of 1-1-1 bits, and not this one."
+            )
         return "Made with bitinfer; to be read with transformers, or to be distilled to one bit."
     arguments = '"one text", "another"' if report.pairs else '"some text"'
     call = f'bitinfer.load("{report.packed.file}").predict({arguments})'

@@ -256,7 +256,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--show-progress-bar",
         action=argparse.BooleanOptionalAction,
-        help="default if standard error is a terminal; OUT/log.jsonl tells the same",
+        help="default if standard error is a terminal; OUT.partial/log.jsonl tells the same",
     )
 
 

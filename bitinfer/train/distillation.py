@@ -16,10 +16,10 @@ from torch import Tensor
 from bitinfer import evaluation
 from bitinfer.checkpoints.bit import DEAD, QUANTIZATION, read_bit
 from bitinfer.converter import convert, measure_parity
-from bitinfer.errors import InputError
+from bitinfer.errors import InputError, quote
 from bitinfer.files import new_folder
+from bitinfer.format import read_packed
 from bitinfer.loading import load
-from bitinfer.packing import to_tensors
 from bitinfer.train.card import write_card
 from bitinfer.train.data import Batch, collate, evaluation_batches, training_batches
 from bitinfer.train.finetuning import finetune
@@ -42,10 +42,19 @@ from bitinfer.train.report import (
     StageResult,
     TeacherResult,
     TrainingReport,
+    read_report,
     standard_error,
     write_report,
 )
-from bitinfer.train.session import Session, check_output, evaluate, plain, session
+from bitinfer.train.session import (
+    Session,
+    check_options,
+    check_output,
+    evaluate,
+    file_sha256,
+    plain,
+    session,
+)
 from bitinfer.train.student import Outputs, Shape, Student
 from bitinfer.train.teacher import as_student, has_head, open_folder, read_model, weights_files
 
@@ -56,9 +65,10 @@ _EPSILON = 1e-12  # of the layer norms of every BiT model
 _WARMUP, _DECAY = 0.1, 0.01
 _PARITY_BATCH = 16
 # What fine-tuning is told where the teacher has no head: all but how long and how fast.
+_WATCHING = ("threads", "licence", "resume", "show_progress_bar")
 _SHARED = (
     *("text", "pair", "label", "labels", "regression", "max_length", "batch_size", "seed"),
-    *("bf16", "threads", "licence", "resume", "show_progress_bar"),
+    *("bf16", *_WATCHING),
 )
 
 
@@ -154,12 +164,13 @@ def distill(
     )
     if activation not in ("relu", "gelu"):
         raise InputError(f"activation: found {activation!r}, expected 'relu' or 'gelu'")
+    check_options(options)
     if not has_head(open_folder(teacher)):
         teacher = _make_teacher(options)
     with session(teacher, options, head=True) as ready:
         float_model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
         first = as_student(float_model, dtype=ready.dtype).to(ready.device)
-        taught = _teacher_result(first, ready)
+        taught = _teacher_result(as_student(float_model, dtype=torch.float32), ready)
         shape = replace(first.shape, activation=activation, epsilon=_EPSILON)
         loop = ready.loop(default_rate=DISTILL_RATE, warmup=_WARMUP, decay=_DECAY)
         last, results = train_stages(
@@ -220,10 +231,27 @@ def _make_teacher(options: Mapping[str, Any]) -> Path:
     output = Path(options["output"])
     check_output(output, resume=options["resume"])
     teacher = output.with_name(f"{output.name}.teacher")
-    if not (options["resume"] and teacher.exists()):
-        shared = {name: options[name] for name in _SHARED}
+    shared = {name: options[name] for name in _SHARED}
+    if options["resume"] and teacher.exists():
+        _check_made_so(teacher, options)
+    else:
         finetune(options["teacher"], options["train"], options["dev"], teacher, **shared)
     return teacher
+
+
+def _check_made_so(teacher: Path, options: Mapping[str, Any]) -> None:
+    """Whether a teacher that is found was made by the same options from the same tables."""
+    report = read_report(teacher)
+    wanted = {"encoder": options["teacher"]}
+    wanted |= {name: options[name] for name in _SHARED if name not in _WATCHING}
+    wanted |= {name: file_sha256(Path(options[name])) for name in report.data}
+    found = {**report.options, **{name: file.sha256 for name, file in report.data.items()}}
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise InputError(
+                f"{teacher}: found a teacher made with {name} {quote(found.get(name))}, "
+                f"expected {quote(value)}"
+            )
 
 
 def _train_student(
@@ -267,7 +295,7 @@ def _begin_steps(student: Student, ready: Session, loop: LoopOptions) -> None:
 
 
 def _teacher_result(teacher: Student, ready: Session) -> TeacherResult:
-    teacher.eval()
+    teacher.eval().to(ready.device)
     value = evaluate(lambda batch: _outputs(teacher, batch).logits, ready.dev, ready.device)
     size = sum(file.stat().st_size for file in weights_files(ready.folder.path))
     return TeacherResult(ready.folder.path.absolute().name, value, size)
@@ -341,7 +369,8 @@ def _pack(folder: Path, ready: Session, licence: str | None) -> PackedResult:
         tuple(each.long().numpy() for each in (batch.ids, batch.segments, batch.mask))
         for batch in batches
     )
-    parity = measure_parity(description, to_tensors(description), samples)
+    _, tensors = read_packed(file)
+    parity = measure_parity(description, tensors, samples)
     found = evaluation.evaluate(load(file), ready.texts)
     return PackedResult(
         file=_PACKED,

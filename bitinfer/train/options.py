@@ -130,13 +130,20 @@ def check_bits(bits: Sequence[str]) -> tuple[Bits, ...]:
     ['1-1-2', '1-1-1']
 
     Raises:
-        InputTypeError, InputError: As `parse_bits`, or there is no stage.
+        InputTypeError, InputError: As `parse_bits`; or there is no stage, or the last one has other
+            bits for embeddings than for weights.
     """
     if isinstance(bits, str) or not isinstance(bits, Sequence):
         raise InputTypeError(f"bits: found {quote(bits)}, expected a list such as ['1-1-2']")
     stages = tuple(parse_bits(each) for each in bits)
     if not stages:
         raise InputError("bits: found no stage, expected at least one such as 1-1-1")
+    last = stages[-1]
+    if last.embeddings != last.weights:
+        # The published form has no word for it: it would be read as another model.
+        raise InputError(
+            f"bits: found {last} last, expected as many bits for embeddings as for weights"
+        )
     return stages
 
 

@@ -141,7 +141,7 @@ class TrainingReport:
         teacher: the float model that taught; None after fine-tuning.
         stages: in the order they were trained.
         packed: the packed model; None after fine-tuning, or if the last stage is not 1-1-1.
-        float_bytes: size of ``pytorch_model.bin`` in the output folder.
+        float_bytes: size of the float weights in the output folder.
         options: the arguments of the function as they were given or left, plain data; keys that
             are not arguments are settings the run found out, and shown as such.
         versions: of bitinfer, torch, transformers, python.

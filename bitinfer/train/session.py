@@ -41,7 +41,15 @@ from bitinfer.train.options import check_number
 from bitinfer.train.report import Architecture, DataFile, TrainingReport, check_plotting
 from bitinfer.train.teacher import Folder, open_folder, weights_files
 
-__all__ = ["Session", "check_output", "evaluate", "plain", "session"]
+__all__ = [
+    "Session",
+    "check_options",
+    "check_output",
+    "evaluate",
+    "file_sha256",
+    "plain",
+    "session",
+]
 
 _MAX_LENGTH = 128
 _EVALUATION_BATCH = 64
@@ -168,7 +176,7 @@ def session(
         UnsupportedError: a package is missing.
     """
     check_plotting()
-    _check(options)
+    check_options(options)
     partial = check_output(Path(options["output"]), resume=options["resume"])
     folder = open_folder(model)
     longest = _longest(options["max_length"], folder)
@@ -180,14 +188,14 @@ def session(
         for name, each in texts.items()
     }
     files = {
-        name: DataFile(Path(options[name]).name, len(data[name]), _sha256(Path(options[name])))
+        name: DataFile(Path(options[name]).name, len(data[name]), file_sha256(Path(options[name])))
         for name in data
     }
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bf16 = _has_bf16(device) if options["bf16"] is None else options["bf16"]
     settings = {key: value for key, value in options.items() if key not in _FREE}
     settings |= {name: each.sha256 for name, each in files.items()}
-    settings["model"] = ",".join(_sha256(file) for file in weights_files(folder.path))
+    settings["model"] = ",".join(file_sha256(file) for file in weights_files(folder.path))
     run = Run(partial, settings)
     try:
         with _threads(options["threads"]), torch.random.fork_rng():
@@ -231,12 +239,17 @@ def plain(value: Any) -> Any:
     """An argument as it is reported: a path as text, a sequence as a list, numbers as Python's."""
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [plain(each) for each in value]
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _check(options: Mapping[str, Any]) -> None:
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check what needs no file.
+
+    Raises:
+        InputError, InputTypeError: an option has a value or a type that is not allowed; names it.
+    """
     check_int("batch_size", options["batch_size"], 1)
     check_int("seed", options["seed"], 0, _MOST_SEED)
     for name, low in (("evaluate_every", 1), ("threads", 1), ("max_length", MIN_LENGTH)):
@@ -330,7 +343,8 @@ def _read(options: Mapping[str, Any], name: str) -> LabelledTexts:
     return read_table(options[name], **columns)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Of the bytes of a file, hexadecimal."""
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):

@@ -242,6 +242,11 @@ def _check_config(config: dict[str, Any]) -> None:
             raise ConversionError(
                 f"config {key}: found {quote(config.get(key))}, expected a positive integer"
             )
+    for key in ("weight_bits", "input_bits"):
+        if config.get(key, 32) != 32:
+            raise ConversionError(
+                f"config {key}: found {quote(config[key])}, expected a float model to begin with"
+            )
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
     if hidden % heads:
         raise ConversionError(

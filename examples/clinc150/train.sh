@@ -10,13 +10,13 @@ mkdir -p "$out"
 
 if [ ! -e "$out/teacher/report.json" ]; then
   bitinfer finetune "$encoder" --train "$data/train.tsv" --dev "$data/dev.tsv" \
-    --output "$out/teacher" --reinitialize-pooler --epochs 3 --learning-rate 2e-4 \
+    --output "$out/teacher" --reinitialize-pooler --epochs 2 --learning-rate 2e-4 \
     --max-length 64 --licence Apache-2.0 --resume
 fi
 if [ ! -e "$out/student/report.json" ]; then
   bitinfer distill "$out/teacher" --train "$data/train.tsv" --dev "$data/dev.tsv" \
-    --output "$out/student" --bits 1-1-2,1-1-1 --shares 1,2 --steps 2400 \
-    --learning-rate 1e-3 --max-length 64 --evaluate-every 400 --licence Apache-2.0 --resume
+    --output "$out/student" --bits 1-1-2,1-1-1 --shares 1,2 --steps 1500 \
+    --learning-rate 1e-3 --max-length 64 --evaluate-every 250 --licence Apache-2.0 --resume
 fi
 
 # The test set has no say in anything above.

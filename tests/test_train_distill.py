@@ -1,0 +1,532 @@
+"""Distillation from end to end: what comes out, going on after a kill, and folders that load."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from children import environment
+from toy import FILL, WORDS, Toy, text, write_bert, write_table
+
+torch: Any = pytest.importorskip("torch", reason="needs the extra train")
+pytest.importorskip("transformers", reason="needs the extra train")
+
+import bitinfer  # noqa: E402
+from bitinfer.cli import main  # noqa: E402
+from bitinfer.errors import ConversionError, FormatError, InputError  # noqa: E402
+from bitinfer.evaluation import evaluate  # noqa: E402
+from bitinfer.origin import find_model  # noqa: E402
+from bitinfer.tables import read_table  # noqa: E402
+from bitinfer.train import (  # noqa: E402
+    TrainingReport,
+    distill,
+    distillation,
+    finetune,
+    loop,
+    read_report,
+)
+
+Capture = pytest.CaptureFixture[str]
+FEW: dict[str, Any] = {"steps": 8, "bits": ["1-1-2", "1-1-1"], "batch_size": 8, "threads": 1}
+FILES = {"pytorch_model.bin", "config.json", "vocab.txt", "tokenizer_config.json", "README.md"}
+FILES |= {"report.json", "report.md", "report.svg", "log.jsonl"}
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def start(toy: Toy, output: Path, /, **changes: Any) -> TrainingReport:
+    files = {"teacher": toy.teacher, "train": toy.train, "dev": toy.dev}
+    given = [changes.pop(name, value) for name, value in files.items()]
+    return distill(*given, output, **{**FEW, **changes})
+
+
+def weights(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("model.safetensors", "pytorch_model.bin")]
+
+
+# ---- from an encoder to labels
+
+
+@pytest.fixture(scope="module")
+def made(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingReport, Path]:
+    """A model that learned its task."""
+    folder = tmp_path_factory.mktemp("made")
+    options = {"batch_size": 8, "threads": 1, "learning_rate": 1e-2}
+    finetune(toy.encoder, toy.train, toy.dev, folder / "teacher", steps=100, **options)
+    report = distill(
+        folder / "teacher", toy.train, toy.dev, folder / "out", steps=200, licence="MIT", **options
+    )
+    assert names(folder) == {"teacher", "out"}
+    return report, folder / "out"
+
+
+def test_it_learns(made: tuple[TrainingReport, Path]) -> None:
+    report, _ = made
+    assert report.teacher is not None
+    assert report.packed is not None
+    assert report.teacher.value > 0.8
+    assert report.packed.value > 0.8
+    assert [stage.bits for stage in report.stages] == ["1-1-4", "1-1-2", "1-1-1"]
+    assert [stage.steps for stage in report.stages] == [67, 67, 67]
+
+
+def test_what_comes_out(made: tuple[TrainingReport, Path]) -> None:
+    report, out = made
+    assert names(out) == {*FILES, "model.safetensors"}
+    assert len({(out / name).stat().st_mode for name in names(out)}) == 1
+    assert out.stat().st_mode & 0o777 == 0o777 & ~umask()
+    assert read_report(out) == replace(report, options=read_report(out).options)
+    assert report.float_bytes == (out / "pytorch_model.bin").stat().st_size
+    assert report.labels == tuple(WORDS)
+    points = sum(len(stage.points) for stage in report.stages)
+    assert len((out / "log.jsonl").read_text().splitlines()) == points
+    card = (out / "README.md").read_text()
+    assert card.startswith("# out\n")
+    assert "MIT" in card
+    assert "Parity: exact." in card
+    assert report.table() in (out / "report.md").read_text()
+    config = json.loads((out / "config.json").read_text())
+    assert config["id2label"] == {"0": "bad", "1": "fine", "2": "good"}
+    assert config["input_bits"] == config["weight_bits"] == 1
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_the_accuracy_is_that_of_the_packed_engine(
+    made: tuple[TrainingReport, Path], toy: Toy, capsys: Capture
+) -> None:
+    report, out = made
+    assert report.packed is not None
+    found = evaluate(bitinfer.load(out / "model.safetensors"), read_table(toy.dev))
+    assert (report.packed.value, report.packed.count) == (found.value, found.count)
+    assert report.packed.bytes == (out / "model.safetensors").stat().st_size
+    assert report.packed.parity.exact
+    assert report.packed.parity.sequences == found.count
+    assert main(["verify", str(out), "--data", str(toy.dev), "--checkpoint", str(out)]) == 0
+    right = round(found.value * found.count)
+    shown = f"data: accuracy {found.value:.2%} ({right} of {found.count} texts)\n"
+    assert shown in capsys.readouterr().out
+
+
+def test_the_packed_model_is_the_student(made: tuple[TrainingReport, Path]) -> None:
+    """In PyTorch and float32 it says the same, but for a text between two classes."""
+    report, _ = made
+    assert report.packed is not None
+    assert report.packed.value == pytest.approx(report.stages[-1].best, abs=2 / 60)
+
+
+def test_the_published_folder_converts(made: tuple[TrainingReport, Path], tmp_path: Path) -> None:
+    """To the same file, and with the labels that it names itself."""
+    _, out = made
+    report = bitinfer.convert(out, tmp_path / "again.safetensors", licence="MIT", max_length=32)
+    assert report.parity is not None
+    assert report.parity.exact
+    assert (tmp_path / "again.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+
+
+# ---- the folder is a model
+
+
+def test_the_folder_loads(made: tuple[TrainingReport, Path], capsys: Capture) -> None:
+    _, out = made
+    direct = bitinfer.load(out / "model.safetensors")
+    model = bitinfer.load(out)
+    assert model.info()["sha256"] == direct.info()["sha256"]
+    assert model.info()["licence"] == "MIT"
+    words = "this film is superb"
+    assert model.predict(words) == direct.predict(words)
+    assert main(["predict", str(out), words]) == 0
+    assert capsys.readouterr().out.startswith(model.predict(words).label or "?")
+
+
+def test_the_folder_loads_without_torch(made: tuple[TrainingReport, Path]) -> None:
+    _, out = made
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"
+        "import pickle, bitinfer\n"
+        "from bitinfer.cli import main\n"
+        f"model = bitinfer.load({str(out)!r})\n"
+        "print(model.predict('so good').label, model.max_length)\n"
+        "assert pickle.loads(pickle.dumps(model)).labels == model.labels\n"
+        f"assert main(['info', {str(out)!r}]) == 0\n"
+        f"assert main(['predict', {str(out)!r}, 'so good']) == 0\n"
+        f"assert main(['convert', {str(out)!r}, 'no.safetensors']) == 3\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "good 32"
+    assert "needs PyTorch" in done.stderr
+
+
+def copy(source: Path, folder: Path, *files: str) -> Path:
+    folder.mkdir()
+    for file in files:
+        (folder / file).write_bytes((source / file).read_bytes())
+    return folder
+
+
+def test_the_content_of_a_folder_decides(
+    made: tuple[TrainingReport, Path], toy: Toy, tmp_path: Path
+) -> None:
+    _, out = made
+    published = ["pytorch_model.bin", "config.json", "vocab.txt"]
+    packed = copy(out, tmp_path / "packed", "model.safetensors")
+    assert find_model(packed).path == str(packed / "model.safetensors")
+    assert find_model(f"{packed}/../packed/").path.endswith("packed/model.safetensors")
+    checkpoint = copy(out, tmp_path / "checkpoint", *published)
+    assert find_model(checkpoint).path == str(checkpoint)
+    assert bitinfer.load(checkpoint).labels == bitinfer.load(packed).labels
+    # Hugging Face folders have a file of that name too.
+    float_weights = (toy.teacher / "model.safetensors").read_bytes()
+    for content in (
+        float_weights,
+        b"",
+        b"no",
+        b"\xff" * 100,
+        (32).to_bytes(8, "little") + b"{" * 32,
+    ):
+        (checkpoint / "model.safetensors").write_bytes(content)
+        assert find_model(checkpoint).path == str(checkpoint)
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "model.safetensors").mkdir()
+    assert find_model(checkpoint).path == str(checkpoint)
+    (checkpoint / "model.safetensors").rmdir()
+    os.mkfifo(checkpoint / "model.safetensors")
+    assert find_model(checkpoint).path == str(checkpoint)
+    with pytest.raises(ConversionError):
+        bitinfer.load(toy.teacher)
+
+
+def test_a_damaged_packed_file_is_no_checkpoint(
+    made: tuple[TrainingReport, Path], tmp_path: Path
+) -> None:
+    """What was meant to be loaded is told to be damaged; nothing else is taken instead."""
+    _, out = made
+    folder = copy(out, tmp_path / "out", *FILES, "model.safetensors")
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(FormatError, match=r"model\.safetensors"):
+        bitinfer.load(folder)
+    (folder / "model.safetensors").write_bytes(content[:-100])
+    with pytest.raises(FormatError, match=r"model\.safetensors"):
+        bitinfer.load(folder)
+
+
+# ---- kinds of tasks
+
+
+def test_pairs(tmp_path: Path) -> None:
+    """Whether two texts are of one kind."""
+    random = np.random.RandomState(1)
+    rows = []
+    for _ in range(60):
+        first, second = (list(WORDS)[random.randint(3)] for _ in range(2))
+        rows.append([text(first, random), text(second, random), int(first == second)])
+    table = write_table(tmp_path / "pairs.tsv", rows, "sentence1\tsentence2\tlabel")
+    teacher = write_bert(tmp_path / "teacher", 2)
+    report = distill(teacher, table, table, tmp_path / "out", **FEW)
+    assert report.pairs
+    assert report.labels == ("0", "1")
+    assert report.packed is not None
+    assert report.packed.parity.exact
+    model = bitinfer.load(tmp_path / "out")
+    assert model.predict("so good", "so fine").label in ("0", "1")
+    found = evaluate(model, read_table(table))
+    assert found.value == report.packed.value
+    # The second text and its place count: trained and packed models see the same tokens.
+    assert abs(found.value - report.stages[-1].best) <= 2 / 60
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert 'predict("one text", "another")' in card
+
+
+def regression_table(path: Path, source: Path) -> Path:
+    values = {"bad": -1.5, "fine": 0, "good": 2.25}
+    rows = [line.split("\t") for line in source.read_text().splitlines()[1:]]
+    return write_table(path, [[words, values[label]] for words, label in rows])
+
+
+def test_regression(toy: Toy, tmp_path: Path) -> None:
+    train = regression_table(tmp_path / "train.tsv", toy.train)
+    dev = regression_table(tmp_path / "dev.tsv", toy.dev)
+    teacher = write_bert(tmp_path / "teacher", 1)
+    report = distill(teacher, train, dev, tmp_path / "out", regression=True, **FEW)
+    assert report.metric == "pearson"
+    assert report.labels == ()
+    assert report.packed is not None
+    assert report.packed.parity.exact
+    model = bitinfer.load(tmp_path / "out")
+    found = evaluate(model, read_table(dev))
+    assert (found.metric, found.value) == ("pearson", report.packed.value)
+    assert report.packed.value == pytest.approx(report.stages[-1].best, abs=0.01)
+    assert model.predict("so good").label is None
+
+
+def test_a_regression_of_constants(toy: Toy, tmp_path: Path) -> None:
+    """Has no correlation, and is no reason to stop."""
+    dev = write_table(tmp_path / "dev.tsv", [["so good", 1], ["so fine", 1], ["bad", 1]])
+    train = regression_table(tmp_path / "train.tsv", toy.train)
+    teacher = write_bert(tmp_path / "teacher", 1)
+    report = distill(teacher, train, dev, tmp_path / "out", regression=True, **FEW)
+    assert report.packed is not None
+    assert str(report.packed.value) == str(report.stages[0].best) == "nan"
+    assert report.packed.standard_error is None
+    shown = json.loads((tmp_path / "out" / "report.json").read_text(), parse_constant=pytest.fail)
+    assert shown["packed"]["value"] is None
+
+
+def test_many_classes(tmp_path: Path) -> None:
+    words = FILL.split()
+    rows = [[f"{word} so", f"class {word}"] for word in words] * 2
+    table = write_table(tmp_path / "table.tsv", rows)
+    teacher = write_bert(tmp_path / "teacher", len({*words}))
+    report = distill(teacher, table, table, tmp_path / "out", **FEW)
+    assert report.labels == tuple(sorted({f"class {word}" for word in words}))
+    assert bitinfer.load(tmp_path / "out").labels == report.labels
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_forms_of_tables(ending: str, toy: Toy, tmp_path: Path) -> None:
+    table = tmp_path / f"table.{ending}"
+    rows = [line.split("\t") for line in toy.dev.read_text().splitlines()[1:]]
+    if ending == "csv":
+        lines = ["words,kind", *(f'"{words}, so",{kind}' for words, kind in rows)]
+    else:
+        lines = [json.dumps({"words": words, "kind": kind}) for words, kind in rows]
+    table.write_text("\n".join(lines) + "\n")
+    options = {"text": "words", "label": "kind"}
+    report = start(toy, tmp_path / "out", train=table, dev=table, **options)
+    assert report.data["dev"].rows == len(rows)
+    assert report.packed is not None
+
+
+def test_gelu_and_all_losses(toy: Toy, tmp_path: Path) -> None:
+    options = {"activation": "gelu", "label_weight": 0.5, "attention_weight": 0.1}
+    report = start(toy, tmp_path / "out", **options)
+    assert report.packed is not None
+    assert report.packed.parity.exact
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["hidden_act"] == "gelu"
+
+
+@pytest.mark.parametrize("bits", ["1-1-2", "32-32-32", "1-32-1"])
+def test_students_that_cannot_be_packed(
+    bits: str, toy: Toy, tmp_path: Path, capsys: Capture
+) -> None:
+    files = ["--train", str(toy.train), "--dev", str(toy.dev), "--output", str(tmp_path / "out")]
+    assert main(["distill", str(toy.teacher), *files, "--bits", bits, "--steps", "3"]) == 0
+    assert "only a last stage of 1-1-1 can be packed" in capsys.readouterr().out
+    assert names(tmp_path / "out") == FILES
+    assert read_report(tmp_path / "out").packed is None
+
+
+def test_shares_and_looks(toy: Toy, tmp_path: Path) -> None:
+    report = start(toy, tmp_path / "out", shares=[1, 3], evaluate_every=4)
+    assert [stage.steps for stage in report.stages] == [2, 6]
+    assert [[point.step for point in stage.points] for stage in report.stages] == [[2], [4, 6]]
+
+
+def test_a_budget_in_minutes(toy: Toy, tmp_path: Path) -> None:
+    report = start(toy, tmp_path / "out", steps=None, minutes=0.02)
+    assert all(stage.seconds >= 0.6 for stage in report.stages)
+
+
+# ---- the same again
+
+
+def test_same_seed_same_bytes(toy: Toy, tmp_path: Path) -> None:
+    start(toy, tmp_path / "a")
+    torch.manual_seed(99)
+    start(toy, tmp_path / "b")
+    start(toy, tmp_path / "c", seed=1)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert weights(tmp_path / "a")[0] != weights(tmp_path / "c")[0]
+
+
+# ---- going on
+
+
+@pytest.fixture(scope="module")
+def unbroken(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken") / "out"
+    start(toy, folder, evaluate_every=2)
+    return folder
+
+
+def equal_logs(one: Path, other: Path) -> bool:
+    """But for times."""
+    found = []
+    for folder in (one, other):
+        lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+        found.append([{**line, "seconds": None} for line in lines])
+    return found[0] == found[1]
+
+
+def go_on(toy: Toy, folder: Path, unbroken: Path) -> TrainingReport:
+    report = start(toy, folder / "out", evaluate_every=2, resume=True)
+    assert names(folder) == {"out"}
+    assert weights(folder / "out") == weights(unbroken)
+    assert equal_logs(folder / "out", unbroken)
+    return report
+
+
+class Stopping:
+    """Stands for a function, and stops the process at one of its calls."""
+
+    def __init__(self, function: Callable[..., Any], call: int) -> None:
+        self.function, self.left = function, call
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return self.function(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "call", "found"),
+    [
+        ("loop.Run", "keep", 1, set()),
+        ("loop.Run", "keep", 3, {"state.pt"}),
+        ("loop.Run", "keep", 6, {"state.pt", "stage-0.pt"}),
+        ("loop.Run", "finish", 1, {"state.pt"}),
+        ("loop.Run", "finish", 2, {"state.pt", "stage-0.pt"}),
+        ("distillation", "_begin_steps", 2, {"state.pt", "stage-0.pt"}),
+        ("distillation", "_write_published", 1, {"state.pt", "stage-0.pt", "stage-1.pt"}),
+        ("distillation", "convert", 1, {"state.pt", "stage-0.pt", "stage-1.pt"}),
+        ("distillation", "measure_parity", 1, {"state.pt", "stage-0.pt", "stage-1.pt"}),
+        ("distillation", "write_report", 1, {"state.pt", "stage-0.pt", "stage-1.pt"}),
+        ("distillation", "write_card", 1, {"state.pt", "stage-0.pt", "stage-1.pt"}),
+    ],
+)
+def test_going_on_after_a_stop(
+    place: str, name: str, call: int, found: set[str], toy: Toy, unbroken: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    owner = loop.Run if place == "loop.Run" else distillation
+    with monkeypatch.context() as patch:
+        stopping = Stopping(getattr(owner, name), call)
+        # A function, so that it becomes a method.
+        patch.setattr(owner, name, lambda *arguments, **options: stopping(*arguments, **options))
+        with pytest.raises(KeyboardInterrupt):
+            start(toy, tmp_path / "out", evaluate_every=2)
+    assert names(tmp_path) == ({"out.partial"} if found else set())
+    if found:
+        assert names(tmp_path / "out.partial") - {"log.jsonl"} == found
+        with pytest.raises(InputError, match="found an unfinished training"):
+            start(toy, tmp_path / "out")
+    go_on(toy, tmp_path, unbroken)
+
+
+def test_stopped_twice(
+    toy: Toy, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    for call in (3, 4):
+        with monkeypatch.context() as patch:
+            stopping = Stopping(loop.Run.keep, call)
+            patch.setattr(loop.Run, "keep", lambda *given, stop=stopping: stop(*given))
+            with pytest.raises(KeyboardInterrupt):
+                start(toy, tmp_path / "out", evaluate_every=2, resume=True)
+    report = go_on(toy, tmp_path, unbroken)
+    assert report.seconds > sum(stage.seconds for stage in report.stages)
+
+
+def test_going_on_with_nothing(toy: Toy, unbroken: Path, tmp_path: Path) -> None:
+    """So that a script can always say so."""
+    (tmp_path / "out.partial").mkdir()
+    go_on(toy, tmp_path, unbroken)
+    with pytest.raises(FileExistsError, match="out exists"):
+        start(toy, tmp_path / "out", resume=True)
+
+
+_KILLED = """
+import json, os, signal, sys
+from bitinfer.train import distill, loop
+loop._SAVE_EVERY = -1.0
+keep = loop.Run.keep
+def keep_and_die(run, stage, state):
+    keep(run, stage, state)
+    if (stage, state["state"]["step"]) == (1, 2):
+        with open(run.folder / "log.jsonl", "a") as file:
+            file.write('{"stage": ')  # as if it had been at this
+        os.kill(os.getpid(), signal.SIGKILL)
+loop.Run.keep = keep_and_die
+arguments, options = json.loads(sys.argv[1])
+distill(*arguments, **options)
+"""
+
+
+def test_going_on_after_a_real_kill(toy: Toy, unbroken: Path, tmp_path: Path) -> None:
+    files = [str(path) for path in (toy.teacher, toy.train, toy.dev, tmp_path / "out")]
+    options = json.dumps([files, {**FEW, "evaluate_every": 2}])
+    command = [sys.executable, "-c", _KILLED, options]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert names(tmp_path) == {"out.partial"}
+    go_on(toy, tmp_path, unbroken)
+
+
+def test_a_disk_that_is_full_at_the_end(
+    toy: Toy, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit of the size of files stands for it: errors come from where they would."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = distillation._write_published
+    for size in (100, 40_000, 62_000):  # weights, packed file, plot
+
+        def limited(*arguments: Any, size: int = size) -> Any:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+            return write(*arguments)
+
+        monkeypatch.setattr(distillation, "_write_published", limited)
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                start(toy, tmp_path / "out", evaluate_every=2, resume=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert names(tmp_path) == {"out.partial"}
+    monkeypatch.undo()
+    go_on(toy, tmp_path, unbroken)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(toy: Toy, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match="out"):
+        start(toy, tmp_path / "out")
+
+
+def test_a_parity_that_fails(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is in the report, and the command says so."""
+    measure = distillation.measure_parity
+    monkeypatch.setattr(
+        distillation,
+        "measure_parity",
+        lambda *given: replace(measure(*given), codes_differing=1, first_difference="here"),
+    )
+    files = ["--train", str(toy.train), "--dev", str(toy.dev), "-o", str(tmp_path / "out")]
+    steps = ["--steps", "2", "--bits", "1-1-1"]
+    assert main(["distill", str(toy.teacher), *files, *steps]) == 1
+    assert "here" in (tmp_path / "out" / "report.md").read_text()
