@@ -148,7 +148,7 @@ class _Mean:
 def ablation(results: Data) -> str:
     """Each arm of the ablation: its mean over seeds, and how far that is from the base."""
     found = results.get("ablation")
-    if not found:
+    if not found or not found["runs"]:
         return _MISSING
     arms: dict[str, list[Trained]] = {}
     for each in found["runs"]:
