@@ -148,7 +148,7 @@ class _Mean:
 def ablation(results: Data) -> str:
     """Each arm of the ablation: its mean over seeds, and how far that is from the base."""
     found = results.get("ablation")
-    if not found:
+    if not found or not found["runs"]:
         return _MISSING
     arms: dict[str, list[Trained]] = {}
     for each in found["runs"]:
@@ -162,7 +162,7 @@ def ablation(results: Data) -> str:
     ]
     rows[0][-2:] = ["", ""]
     head = ["arm", "bits", "codes", "steps of codes", "weight scales", "training steps", "time"]
-    head += ["seeds", "accuracy, %", f"difference to {base}", f"within {_NOISE} standard errors?"]
+    head += ["seeds", "accuracy, %", "difference to the first", f"within {_NOISE} standard errors?"]
     return f"{table(head, rows)}\n\n{_setup(found['setup'], arms)}"
 
 
@@ -215,9 +215,9 @@ def _setup(setup: Data, arms: dict[str, list[Trained]]) -> str:
     chance = math.sqrt(value * (1 - value) / counts[0])
     versions = ", ".join(f"{name} {version}" for name, version in sorted(setup["versions"].items()))
     return (
-        f"{setup['description']} ± is one standard error over the seeds, of a difference that of "
-        f"both means. Accuracy is that on {rows} rows, the same for all, of which the float "
-        f"teacher has {100 * setup['teacher']:.1f} % right; other rows would move all arms, by "
+        f"{setup['description'].rstrip('.')}. ± is one standard error over the seeds, of a "
+        f"difference that of both means. The {rows} rows are the same for all, the float teacher "
+        f"has {100 * setup['teacher']:.1f} % of them right; other rows would move all arms, by "
         f"{100 * chance:.1f} points as a standard error. Time is that of one run, "
         f"{duration(sum(run.seconds for run in runs))} in all; {setup['machine']}; {versions}."
     )

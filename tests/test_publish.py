@@ -95,9 +95,14 @@ def test_built_in(script: ModuleType, toy: Path, root: Path) -> None:
 def test_teacher_is_measured_as_its_own_report_does(
     script: ModuleType, toy: Path, root: Path
 ) -> None:
-    """On dev, where both are known."""
+    """On the rows of dev, where both are known; the table itself is refused."""
     words = arguments(toy, root, "--teacher", str(toy / "teacher"), "--not-built-in")
-    words[words.index("--test") + 1] = str(toy / "dev.tsv")
+    where = words.index("--test") + 1
+    words[where] = str(toy / "dev.tsv")
+    with pytest.raises(SystemExit, match=r"found the dev table, expected other rows"):
+        script.main(words)
+    words[where] = str(toy / "copy.tsv")
+    (toy / "copy.tsv").write_text((toy / "dev.tsv").read_text("utf-8") + "\n", "utf-8")
     script.main(words)
     test = json.loads((root / "examples" / "sst2" / "test.json").read_text())
     report = read_report(toy / "student")

@@ -122,7 +122,7 @@ def test_ablation() -> None:
         "-4.0 ± 0.8 | no |",
     ]
     assert "A toy. ± is one standard error over the seeds" in lines[-1]
-    assert "on 700 rows, the same for all, of which the float teacher has 90.0 % right" in lines[-1]
+    assert "The 700 rows are the same for all, the float teacher has 90.0 % of" in lines[-1]
     assert lines[-1].endswith("9.0 min in all; a processor; bitinfer 1, torch 2.")
 
 

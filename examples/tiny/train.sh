@@ -10,7 +10,7 @@ out=$1
 bitinfer finetune "$out/encoder" --train "$out/train.tsv" --dev "$out/dev.tsv" \
   --output "$out/teacher" --steps 200 --learning-rate 1e-3
 bitinfer distill "$out/teacher" --train "$out/train.tsv" --dev "$out/dev.tsv" \
-  --output "$out/student" --steps 900 --learning-rate 2e-3
+  --output "$out/student" --steps 900 --learning-rate 4e-3
 
 bitinfer verify "$out/student/model.safetensors" --data "$out/test.tsv" --at-least 0.8
 bitinfer predict "$out/student" "we had soup and bread before the song"
