@@ -32,7 +32,7 @@ def load(
     """Load a model from the disk.  Nothing is ever downloaded.
 
     Args:
-        path: A packed file, a folder that holds one as ``model.safetensors`` (as `distill` makes
+        path: A packed file, a folder that holds one as ``packed.safetensors`` (as `distill` makes
             it), a checkpoint folder, a ``.pt`` / ``.bin`` checkpoint, or the name of a built-in
             model.  The content decides, not the ending, and an existing path wins over a name.
             Checkpoints are converted in memory, which needs PyTorch.

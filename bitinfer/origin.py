@@ -10,13 +10,21 @@ from bitinfer.checkpoints.look import looks_like_checkpoint
 from bitinfer.errors import InputError, InputTypeError
 from bitinfer.format import Tensors, looks_packed, read_packed
 
-__all__ = ["Origin", "builtin_names", "find_builtin", "find_model", "is_checkpoint", "read_model"]
+__all__ = [
+    "PACKED",
+    "Origin",
+    "builtin_names",
+    "find_builtin",
+    "find_model",
+    "is_checkpoint",
+    "read_model",
+]
 
 # Not pathlib: its import would take a twentieth of the time that it takes to load a model.
 _BUILTIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "builtin")
 _SUFFIX = ".safetensors"
 # What `bitinfer.train.distill` names the packed file beside the checkpoint it is made from.
-_PACKED = f"model{_SUFFIX}"
+PACKED = f"packed{_SUFFIX}"
 
 
 def builtin_names() -> list[str]:
@@ -48,7 +56,7 @@ def find_model(path: str | os.PathLike[str]) -> Origin:
     except TypeError:
         raise InputTypeError(f"path: found {type(path).__name__}, expected a path") from None
     if os.path.isdir(name):
-        packed = os.path.join(os.fsdecode(name), _PACKED)
+        packed = os.path.join(os.fsdecode(name), PACKED)
         return Origin(_absolute(packed if looks_packed(packed) else os.fsdecode(name)))
     if os.path.isfile(name):
         return Origin(_absolute(os.fsdecode(name)))

@@ -364,8 +364,8 @@ def test_scripts_do_nothing_twice(bitinfer_command: Path, tmp_path: Path) -> Non
 
 def test_toy_trains(bitinfer_command: Path, tmp_path: Path) -> None:
     """From tables to labels; a minute of work."""
-    pytest.importorskip("matplotlib", reason="needs the extra train")
-    pytest.importorskip("transformers", reason="needs the extra train")
+    for package in ("torch", "transformers", "matplotlib"):
+        pytest.importorskip(package, reason="needs the extra train")
     bitinfer_command.write_text('#!/bin/sh\nexec "$PYTHON" -m bitinfer "$@"\n')
     done = run("tiny/train.sh", tmp_path / "out")
     assert done.returncode == 0, done.stderr

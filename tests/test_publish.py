@@ -117,7 +117,7 @@ def test_not_built_in(script: ModuleType, toy: Path, root: Path) -> None:
     script.main(arguments(toy, root, "--not-built-in"))
     assert not any((root / "bitinfer" / "builtin").iterdir())
     card = (root / "examples" / "sst2" / "README.md").read_text("utf-8")
-    assert 'bitinfer.load("model.safetensors")' in card
+    assert 'bitinfer.load("packed.safetensors")' in card
     assert "its float teacher reaches" not in card
 
 
@@ -125,12 +125,12 @@ def test_refused(script: ModuleType, toy: Path, root: Path, tmp_path: Path) -> N
     """Nothing is written for a model that is not what its checkpoint means, or without licence."""
     other = tmp_path / "other"
     shutil.copytree(toy / "student", other)
-    shutil.copyfile(bitinfer.origin.find_model("sst2").path, other / "model.safetensors")
+    shutil.copyfile(bitinfer.origin.find_model("sst2").path, other / "packed.safetensors")
     with pytest.raises(SystemExit, match=r"publish.py: .*: bitinfer verify failed"):
         script.main([*arguments(toy, root)[:1], str(other), *arguments(toy, root)[2:]])
 
-    (other / "model.safetensors").unlink()
-    bitinfer.convert(other, other / "model.safetensors", verify=False)
+    (other / "packed.safetensors").unlink()
+    bitinfer.convert(other, other / "packed.safetensors", verify=False)
     with pytest.raises(SystemExit, match="found no licence, expected one"):
         script.main([*arguments(toy, root)[:1], str(other), *arguments(toy, root)[2:]])
     assert not (root / "examples").exists()

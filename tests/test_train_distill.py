@@ -54,7 +54,7 @@ def start(toy: Toy, output: Path, /, **changes: Any) -> TrainingReport:
 
 
 def weights(folder: Path) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in ("model.safetensors", "pytorch_model.bin")]
+    return [(folder / name).read_bytes() for name in ("packed.safetensors", "pytorch_model.bin")]
 
 
 # ---- from an encoder to labels
@@ -85,7 +85,7 @@ def test_it_learns(made: tuple[TrainingReport, Path]) -> None:
 
 def test_what_comes_out(made: tuple[TrainingReport, Path]) -> None:
     report, out = made
-    assert names(out) == {*FILES, "model.safetensors"}
+    assert names(out) == {*FILES, "packed.safetensors"}
     assert len({(out / name).stat().st_mode for name in names(out)}) == 1
     assert out.stat().st_mode & 0o777 == 0o777 & ~umask()
     assert read_report(out) == replace(report, options=read_report(out).options)
@@ -114,9 +114,9 @@ def test_the_accuracy_is_that_of_the_packed_engine(
 ) -> None:
     report, out = made
     assert report.packed is not None
-    found = evaluate(bitinfer.load(out / "model.safetensors"), read_table(toy.dev))
+    found = evaluate(bitinfer.load(out / "packed.safetensors"), read_table(toy.dev))
     assert (report.packed.value, report.packed.count) == (found.value, found.count)
-    assert report.packed.bytes == (out / "model.safetensors").stat().st_size
+    assert report.packed.bytes == (out / "packed.safetensors").stat().st_size
     assert report.packed.parity.exact
     assert report.packed.parity.sequences == found.count
     assert main(["verify", str(out), "--data", str(toy.dev), "--checkpoint", str(out)]) == 0
@@ -138,7 +138,9 @@ def test_the_published_folder_converts(made: tuple[TrainingReport, Path], tmp_pa
     report = bitinfer.convert(out, tmp_path / "again.safetensors", licence="MIT", max_length=32)
     assert report.parity is not None
     assert report.parity.exact
-    assert (tmp_path / "again.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    assert (tmp_path / "again.safetensors").read_bytes() == (
+        out / "packed.safetensors"
+    ).read_bytes()
 
 
 # ---- the folder is a model
@@ -146,7 +148,7 @@ def test_the_published_folder_converts(made: tuple[TrainingReport, Path], tmp_pa
 
 def test_the_folder_loads(made: tuple[TrainingReport, Path], capsys: Capture) -> None:
     _, out = made
-    direct = bitinfer.load(out / "model.safetensors")
+    direct = bitinfer.load(out / "packed.safetensors")
     model = bitinfer.load(out)
     assert model.info()["sha256"] == direct.info()["sha256"]
     assert model.info()["licence"] == "MIT"
@@ -191,9 +193,9 @@ def test_the_content_of_a_folder_decides(
 ) -> None:
     _, out = made
     published = ["pytorch_model.bin", "config.json", "vocab.txt"]
-    packed = copy(out, tmp_path / "packed", "model.safetensors")
-    assert find_model(packed).path == str(packed / "model.safetensors")
-    assert find_model(f"{packed}/../packed/").path.endswith("packed/model.safetensors")
+    packed = copy(out, tmp_path / "packed", "packed.safetensors")
+    assert find_model(packed).path == str(packed / "packed.safetensors")
+    assert find_model(f"{packed}/../packed/").path.endswith("packed/packed.safetensors")
     checkpoint = copy(out, tmp_path / "checkpoint", *published)
     assert find_model(checkpoint).path == str(checkpoint)
     assert bitinfer.load(checkpoint).labels == bitinfer.load(packed).labels
@@ -206,13 +208,13 @@ def test_the_content_of_a_folder_decides(
         b"\xff" * 100,
         (32).to_bytes(8, "little") + b"{" * 32,
     ):
-        (checkpoint / "model.safetensors").write_bytes(content)
+        (checkpoint / "packed.safetensors").write_bytes(content)
         assert find_model(checkpoint).path == str(checkpoint)
-    (checkpoint / "model.safetensors").unlink()
-    (checkpoint / "model.safetensors").mkdir()
+    (checkpoint / "packed.safetensors").unlink()
+    (checkpoint / "packed.safetensors").mkdir()
     assert find_model(checkpoint).path == str(checkpoint)
-    (checkpoint / "model.safetensors").rmdir()
-    os.mkfifo(checkpoint / "model.safetensors")
+    (checkpoint / "packed.safetensors").rmdir()
+    os.mkfifo(checkpoint / "packed.safetensors")
     assert find_model(checkpoint).path == str(checkpoint)
     with pytest.raises(ConversionError):
         bitinfer.load(toy.teacher)
@@ -223,13 +225,13 @@ def test_a_damaged_packed_file_is_no_checkpoint(
 ) -> None:
     """What was meant to be loaded is told to be damaged; nothing else is taken instead."""
     _, out = made
-    folder = copy(out, tmp_path / "out", *FILES, "model.safetensors")
-    content = bytearray((folder / "model.safetensors").read_bytes())
+    folder = copy(out, tmp_path / "out", *FILES, "packed.safetensors")
+    content = bytearray((folder / "packed.safetensors").read_bytes())
     content[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(content)
+    (folder / "packed.safetensors").write_bytes(content)
     with pytest.raises(FormatError, match=r"model\.safetensors"):
         bitinfer.load(folder)
-    (folder / "model.safetensors").write_bytes(content[:-100])
+    (folder / "packed.safetensors").write_bytes(content[:-100])
     with pytest.raises(FormatError, match=r"model\.safetensors"):
         bitinfer.load(folder)
 
@@ -394,7 +396,7 @@ def test_going_on_without_a_head(
             from_encoder(toy, tmp_path / "b", steps=60, resume=True, seed=1)
     from_encoder(toy, tmp_path / "b", steps=60, resume=True)
     assert names(tmp_path) == {"a", "a.teacher", "b", "b.teacher"}
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", "packed.safetensors"):
         one, other = (tmp_path / f"{each}.teacher" / name for each in "ab")
         assert one.read_bytes() == other.read_bytes()
 

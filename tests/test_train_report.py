@@ -205,7 +205,7 @@ def test_table() -> None:
         "| teacher, `bert-sst2` | 32-32-32 |  |  |  | 90.0 % | 1.5 MB |",
         "| stage 1 | 1-1-2 | 40 | 2.5 | 2 s | 85.0 % |  |",
         "| stage 2 | 1-1-1 | 1,200 | 2.5 | 2 s | 75.0 % |  |",
-        "| **packed**, `model.safetensors` | 1-1-1 |  |  |  | **75.0 ± 4.8 %** | 81 kB |",
+        "| **packed**, `packed.safetensors` | 1-1-1 |  |  |  | **75.0 ± 4.8 %** | 81 kB |",
     ]
 
 
@@ -342,7 +342,7 @@ def test_card_of_a_packed_model() -> None:
     for part in (
         "of 2 layers x 64, 4 heads, intermediate 128, vocabulary of 1,000, 81 kB packed.",
         "It gives a text one of 2 labels: `negative`, `positive`.",
-        'bitinfer.load("model.safetensors").predict("some text")',
+        'bitinfer.load("packed.safetensors").predict("some text")',
         f"| train | `train.tsv` | 500 | `{'a' * 64}` |",
         "Licence of the model, as its maker says: Apache-2.0.",
         "Terms of the data and of the model it started from: not stated.",

@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from bitinfer.errors import ConversionError, InputError
-from bitinfer.train.teacher import as_student, open_folder, read_model
+from bitinfer.train.teacher import as_student, has_head, open_folder, read_model
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdeE", "É", "##a", "##b", "##é", "中"]
 SIZES = {
@@ -138,6 +138,7 @@ FORMS: dict[str, Callable[[State], State]] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_of_weights(original: Any, folder: Path, form: str) -> None:
     save(folder, FORMS[form](original.state_dict()))
+    assert has_head(open_folder(folder))
     model = read_model(open_folder(folder), outputs=3, head=True)
     assert equal(model, original.state_dict())
     assert model.dtype == torch.float32
@@ -149,6 +150,7 @@ def test_half_and_sharded_weights(original: Any, folder: Path) -> None:
     half.load_state_dict(original.state_dict())
     half.save_pretrained(folder, max_shard_size="1KB")
     assert (folder / "model.safetensors.index.json").exists()
+    assert has_head(open_folder(folder))
     model = read_model(open_folder(folder), outputs=3, head=True)
     assert equal(model, {k: v.bfloat16().float() for k, v in original.state_dict().items()})
 
@@ -169,6 +171,7 @@ def test_encoders(original: Any, folder: Path, prefix: str, pooler: bool) -> Non
     assert model.classifier.weight.shape == (2, 8)
     assert model.classifier.weight.any()
     assert model.bert.pooler.dense.weight.isfinite().all()
+    assert not has_head(open_folder(folder))
     name = "classifier" if pooler else r"bert\.pooler\.dense"
     with pytest.raises(ConversionError, match=rf"no weights {name}\.bias, .*`bitinfer finetune`"):
         read_model(open_folder(folder), outputs=2, head=True)
@@ -308,6 +311,8 @@ CONFIGS = [
         {"num_attention_heads": 3},
         "config num_attention_heads: found 3, expected a divisor of hidden_size 8",
     ),
+    ({"weight_bits": 1}, "config weight_bits: found 1, expected a float model to begin with"),
+    ({"input_bits": 4}, "config input_bits: found 4, expected a float model to begin with"),
     ({"hidden_act": "gelu_new"}, "config hidden_act: found 'gelu_new', expected one of"),
     ({"vocab_size": 15}, "vocab: found 16 tokens, expected at most vocab_size 15"),
     ({"do_lower_case": "no"}, "do_lower_case: found 'no', expected true or false"),
@@ -442,6 +447,8 @@ def test_cut_weights(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ConversionError, match="found no weights that can be read"):
         read_model(open_folder(folder), outputs=3, head=True)
+    with pytest.raises(ConversionError, match=r"model\.safetensors: cannot be read: "):
+        has_head(open_folder(folder))
 
 
 def test_settings_that_transformers_refuses(folder: Path) -> None:

@@ -55,7 +55,7 @@ def distilled(**changes: Any) -> TrainingReport:
         teacher=TeacherResult("bert-sst2", 0.9, 1_500_000),
         stages=(stage("1-1-2", 0.85), stage("1-1-1", 0.75, steps=1200)),
         packed=PackedResult(
-            file="model.safetensors",
+            file="packed.safetensors",
             bytes=81_234,
             value=0.75,
             count=80,

@@ -23,6 +23,7 @@ from bitinfer.errors import InputError, quote
 from bitinfer.files import new_folder
 from bitinfer.format import read_packed
 from bitinfer.loading import load
+from bitinfer.origin import PACKED
 from bitinfer.train.card import write_card
 from bitinfer.train.data import Batch, collate, evaluation_batches, training_batches
 from bitinfer.train.finetuning import finetune
@@ -63,7 +64,6 @@ from bitinfer.train.teacher import as_student, has_head, open_folder, read_model
 
 __all__ = ["distill", "train_stages"]
 
-_PACKED = "model.safetensors"
 _EPSILON = 1e-12  # of the layer norms of every BiT model
 _WARMUP, _DECAY = 0.1, 0.01
 _PARITY_BATCH = 16
@@ -109,8 +109,8 @@ def distill(
     """Train a 1-bit model: each student begins with the weights of its teacher, the one before.
 
     The output holds the model in the published form (``pytorch_model.bin``, ``config.json``,
-    ``vocab.txt``), the packed file ``model.safetensors`` if the last student is 1-1-1, a report and
-    a model card.  Until it is complete, what is needed to go on is in a folder beside it, whose
+    ``vocab.txt``), the packed file ``packed.safetensors`` if the last student is 1-1-1, a report
+    and a model card.  Until it is complete, what is needed to go on is in a folder beside it, whose
     name ends in ``.partial``.
 
     Args:
@@ -153,8 +153,10 @@ def distill(
         UnsupportedError: a package of the extra ``train`` is missing.
 
     Example:
-        >>> report = distill("teacher", "train.tsv", "dev.tsv", "mine", minutes=60)
-        >>> bitinfer.load("mine").predict("some text")
+        >>> teacher = finetune("toy/encoder", "toy/train.tsv", "toy/dev.tsv", "teacher", steps=9)
+        >>> report = distill("teacher", "toy/train.tsv", "toy/dev.tsv", "mine", steps=9)
+        >>> load("mine").predict("bread and butter").label in report.labels
+        True
     """
     options = {name: plain(value) for name, value in locals().items()}
     students = check_bits(bits)
@@ -360,7 +362,7 @@ def published_config(student: Student, ready: Session) -> dict[str, Any]:
 
 def _pack(folder: Path, ready: Session, licence: str | None) -> PackedResult:
     """Convert, compare with the float64 reference on dev, and measure the packed engine there."""
-    file = folder / _PACKED
+    file = folder / PACKED
     labels = ready.task.labels or None
     convert(folder, file, labels=labels, max_length=ready.max_length, licence=licence)
     description = read_bit(folder, labels=labels)
@@ -371,7 +373,7 @@ def _pack(folder: Path, ready: Session, licence: str | None) -> PackedResult:
     parity = measure_parity(description, tensors, shown)
     found = evaluation.evaluate(load(file), ready.texts)
     return PackedResult(
-        file=_PACKED,
+        file=PACKED,
         bytes=file.stat().st_size,
         value=found.value,
         count=found.count,

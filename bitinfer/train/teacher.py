@@ -302,7 +302,7 @@ def _keys(file: Path) -> Collection[str]:
         content = unpickle(file)
         return content if isinstance(content, dict) else ()
     try:
-        with safe_open(file, "pt") as tensors:  # type: ignore[no-untyped-call]
+        with safe_open(file, "pt") as tensors:
             return list(tensors.keys())
     except (OSError, SafetensorError) as error:
         raise ConversionError(f"{file}: cannot be read: {error}") from None

@@ -20,4 +20,4 @@ if [ ! -e "$out/student/report.json" ]; then
 fi
 
 # The test set has no say in anything above.
-bitinfer verify "$out/student/model.safetensors" --data "$data/test.tsv"
+bitinfer verify "$out/student/packed.safetensors" --data "$data/test.tsv"

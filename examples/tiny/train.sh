@@ -12,5 +12,5 @@ bitinfer finetune "$out/encoder" --train "$out/train.tsv" --dev "$out/dev.tsv" \
 bitinfer distill "$out/teacher" --train "$out/train.tsv" --dev "$out/dev.tsv" \
   --output "$out/student" --steps 900 --learning-rate 4e-3
 
-bitinfer verify "$out/student/model.safetensors" --data "$out/test.tsv" --at-least 0.8
+bitinfer verify "$out/student/packed.safetensors" --data "$out/test.tsv" --at-least 0.8
 bitinfer predict "$out/student" "we had soup and bread before the song"
