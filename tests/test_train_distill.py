@@ -357,7 +357,9 @@ def test_a_budget_in_minutes(toy: Toy, tmp_path: Path) -> None:
 
 
 def from_encoder(toy: Toy, output: Path, **changes: Any) -> TrainingReport:
-    return start(toy, output, teacher=toy.encoder, **changes)
+    """24 steps for the teacher and 20 for the students."""
+    files = {"teacher": toy.encoder, "train": toy.dev}
+    return start(toy, output, **files, **{"steps": 20, **changes})
 
 
 def test_without_a_head_a_teacher_is_made_first(toy: Toy, tmp_path: Path) -> None:
@@ -382,18 +384,18 @@ def test_going_on_without_a_head(
     from_encoder(toy, tmp_path / "a")
     monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
     with monkeypatch.context() as patch:
-        stopping = Stopping(loop.Run.keep, 20 + 90 * stage)
+        stopping = Stopping(loop.Run.keep, 10 + 24 * stage)
         patch.setattr(loop.Run, "keep", lambda *given: stopping(*given))
         with pytest.raises(KeyboardInterrupt):
-            from_encoder(toy, tmp_path / "b", steps=60)
+            from_encoder(toy, tmp_path / "b")
     kept = "b.partial" if stage else "b.teacher.partial"
     assert kept in names(tmp_path)
     if stage:
         with pytest.raises(
             InputError, match=r"b\.teacher: found a teacher made with seed 0, expec"
         ):
-            from_encoder(toy, tmp_path / "b", steps=60, resume=True, seed=1)
-    from_encoder(toy, tmp_path / "b", steps=60, resume=True)
+            from_encoder(toy, tmp_path / "b", resume=True, seed=1)
+    from_encoder(toy, tmp_path / "b", resume=True)
     assert names(tmp_path) == {"a", "a.teacher", "b", "b.teacher"}
     for name in ("config.json", "model.safetensors"):
         one, other = (tmp_path / f"{each}.teacher" / name for each in "ab")
