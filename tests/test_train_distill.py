@@ -138,9 +138,8 @@ def test_the_published_folder_converts(made: tuple[TrainingReport, Path], tmp_pa
     report = bitinfer.convert(out, tmp_path / "again.safetensors", licence="MIT", max_length=32)
     assert report.parity is not None
     assert report.parity.exact
-    assert (tmp_path / "again.safetensors").read_bytes() == (
-        out / "packed.safetensors"
-    ).read_bytes()
+    packed = (out / "packed.safetensors").read_bytes()
+    assert (tmp_path / "again.safetensors").read_bytes() == packed
 
 
 # ---- the folder is a model
@@ -199,7 +198,7 @@ def test_the_content_of_a_folder_decides(
     checkpoint = copy(out, tmp_path / "checkpoint", *published)
     assert find_model(checkpoint).path == str(checkpoint)
     assert bitinfer.load(checkpoint).labels == bitinfer.load(packed).labels
-    # Hugging Face folders have a file of that name too.
+    # A name is not enough.
     float_weights = (toy.teacher / "model.safetensors").read_bytes()
     for content in (
         float_weights,
@@ -229,10 +228,10 @@ def test_a_damaged_packed_file_is_no_checkpoint(
     content = bytearray((folder / "packed.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "packed.safetensors").write_bytes(content)
-    with pytest.raises(FormatError, match=r"model\.safetensors"):
+    with pytest.raises(FormatError, match=r"packed\.safetensors"):
         bitinfer.load(folder)
     (folder / "packed.safetensors").write_bytes(content[:-100])
-    with pytest.raises(FormatError, match=r"model\.safetensors"):
+    with pytest.raises(FormatError, match=r"packed\.safetensors"):
         bitinfer.load(folder)
 
 
@@ -396,7 +395,7 @@ def test_going_on_without_a_head(
             from_encoder(toy, tmp_path / "b", steps=60, resume=True, seed=1)
     from_encoder(toy, tmp_path / "b", steps=60, resume=True)
     assert names(tmp_path) == {"a", "a.teacher", "b", "b.teacher"}
-    for name in ("config.json", "packed.safetensors"):
+    for name in ("config.json", "model.safetensors"):
         one, other = (tmp_path / f"{each}.teacher" / name for each in "ab")
         assert one.read_bytes() == other.read_bytes()
 

@@ -153,8 +153,10 @@ def distill(
         UnsupportedError: a package of the extra ``train`` is missing.
 
     Example:
-        >>> report = distill("teacher", "train.tsv", "dev.tsv", "mine", minutes=60)
-        >>> bitinfer.load("mine").predict("some text")
+        >>> teacher = finetune("toy/encoder", "toy/train.tsv", "toy/dev.tsv", "teacher", steps=9)
+        >>> report = distill("teacher", "toy/train.tsv", "toy/dev.tsv", "mine", steps=9)
+        >>> load("mine").predict("bread and butter").label in report.labels
+        True
     """
     options = {name: plain(value) for name, value in locals().items()}
     students = check_bits(bits)

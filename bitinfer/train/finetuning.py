@@ -91,7 +91,7 @@ def finetune(
         UnsupportedError: a package of the extra ``train`` is missing.
 
     Example:
-        >>> report = finetune("minilm", "train.tsv", "dev.tsv", "teacher", epochs=2)
+        >>> report = finetune("toy/encoder", "toy/train.tsv", "toy/dev.tsv", "teacher", steps=9)
         >>> print(report.table())
     """
     options = {name: plain(value) for name, value in locals().items()}

@@ -85,8 +85,10 @@ class Student(nn.Module):
             of the parameters.
 
     Example:
-        >>> student = Student(shape, parse_bits("1-1-1"))
-        >>> student(torch.tensor([[101, 2307, 102]])).logits.shape
+        >>> sizes = {"hidden": 32, "layers": 1, "heads": 2, "intermediate": 64, "vocab": 50}
+        >>> sizes |= {"positions": 16, "token_types": 2, "outputs": 2}
+        >>> student = Student(Shape(**sizes, activation="relu"), Bits(1, 1, 1))
+        >>> student(torch.tensor([[2, 30, 3]])).logits.shape
         torch.Size([1, 2])
     """
 
