@@ -28,7 +28,7 @@ from typing import Any
 import bitinfer
 from bitinfer import cli
 from bitinfer.errors import BitinferError
-from bitinfer.evaluation import Evaluation, evaluate
+from bitinfer.evaluation import evaluate
 from bitinfer.tables import read_table
 from bitinfer.train import TrainingReport, read_report
 from bitinfer.train.card import model_card
@@ -168,14 +168,12 @@ def tested(model: bitinfer.BitModel, options: argparse.Namespace) -> dict[str, A
         "metric": found.metric,
         "value": found.value,
         "standard_error": standard_error(found.metric, found.value, found.count),
-        "teacher": None if options.teacher is None else teacher_value(options, model, found),
+        "teacher": None if options.teacher is None else teacher_value(options, model),
         "sha256": model.info()["sha256"],
     }
 
 
-def teacher_value(
-    options: argparse.Namespace, model: bitinfer.BitModel, found: Evaluation
-) -> float:
+def teacher_value(options: argparse.Namespace, model: bitinfer.BitModel) -> float:
     """The same metric of the float model, in float32."""
     import torch
 
@@ -183,8 +181,7 @@ def teacher_value(
     from bitinfer.train.session import evaluate as evaluate_float
     from bitinfer.train.teacher import as_student, open_folder, read_model
 
-    kind = "classification" if found.metric == "accuracy" else "regression"
-    task = Task(kind, tuple(model.labels))
+    task = Task("classification" if model.labels else "regression", tuple(model.labels))
     folder = open_folder(options.teacher)
     texts = read_table(options.test)
     name = str(options.test)

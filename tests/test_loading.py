@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,3 +203,20 @@ def test_names_of_paths(packed: Packed, tmp_path: Path, monkeypatch: pytest.Monk
         assert bitinfer.load(name).info()["model"] == str(Path(name).absolute())
     assert bitinfer.load(Path("m")).info()["model"] == str(tmp_path / "m")
     assert bitinfer.load(b"m").info()["model"] == str(tmp_path / "m")  # type: ignore[arg-type]
+
+
+def test_a_folder_with_a_packed_file(tmp_path: Path) -> None:
+    """As `bitinfer distill` makes it; the checkpoint beside it is not looked at."""
+    shutil.copy(find_model("sst2").path, tmp_path / "packed.safetensors")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"no checkpoint")
+    (tmp_path / "config.json").write_text("{}")
+    model = bitinfer.load(tmp_path)
+    assert model.predict("a fine film") == bitinfer.load("sst2").predict("a fine film")
+    again = pickle.loads(pickle.dumps(model))
+    assert again.info()["sha256"] == model.info()["sha256"]
+
+
+def test_a_folder_without_one(tmp_path: Path) -> None:
+    for content in (b"", b"no", (2).to_bytes(8, "little") + b"{}", (9).to_bytes(8, "little")):
+        (tmp_path / "packed.safetensors").write_bytes(content)
+        assert find_model(tmp_path).path == str(tmp_path)
