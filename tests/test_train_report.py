@@ -235,7 +235,7 @@ def test_markdown_tells_how_it_was_made() -> None:
         "bitinfer distill bert-sst2 --train train.tsv --dev 'my dev.tsv' --output out --epochs 2.5 "
         "--bits 1-1-2,1-1-1 --learning-rate 0.0005 --no-bf16 --licence Apache-2.0\n",
         f"| train | `train.tsv` | 500 | `{'a' * 64}` |\n| dev | `my dev.tsv` | 80 |",
-        "- Started 2026-11-22T20:00:00+00:00, 2.5 min in all.",
+        "- Started, or last resumed, 2026-11-22T20:00:00+00:00, 2.5 min in all.",
         "- Machine: a processor, 2 threads.",
         "- Versions: bitinfer 0.1.0, torch 2.13.0.",
         "- warmup: `100`",
@@ -347,7 +347,7 @@ def test_card_of_a_packed_model() -> None:
         "Licence of the model, as its maker says: Apache-2.0.",
         "Terms of the data and of the model it started from: not stated.",
         "bitinfer distill bert-sst2 --train train.tsv",
-        "2.5 min on a processor, 2 threads, begun 2026-11-22",
+        "2.5 min on a processor, 2 threads, begun or last resumed 2026-11-22",
         "Accuracy **75.0 ± 4.8 %** on the 80 rows of `my dev.tsv`, measured with the packed "
         "engine; its float teacher `bert-sst2` reaches 90.0 % there.",
         distilled().table(),

@@ -51,7 +51,7 @@ def as_markdown(report: TrainingReport) -> str:
         data_table(report),
         "\n".join(
             [
-                f"- Started {report.started}, {duration(report.seconds)} in all.",
+                f"- Started, or last resumed, {report.started}, {duration(report.seconds)} in all.",
                 f"- Machine: {report.machine}.",
                 f"- Versions: {versions}.",
                 *(f"- {key}: {code(json.dumps(value))}" for key, value in found.items()),

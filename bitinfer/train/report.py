@@ -146,7 +146,7 @@ class TrainingReport:
             are not arguments are settings the run found out, and shown as such.
         versions: of bitinfer, torch, transformers, python.
         machine: processor, number of threads, and GPU if one was used.
-        started: ISO 8601 date and time.
+        started: ISO 8601 date and time; of the last part if it was resumed.
         seconds: whole run, over all its parts if it was resumed.
         data: ``"train"`` and ``"dev"``.
     """
