@@ -140,8 +140,8 @@ def _terms(licence: str | None, terms: str | None) -> str:
 def _made(report: TrainingReport) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in sorted(report.versions.items()))
     return (
-        f"{duration(report.seconds)} on {report.machine}, begun or last resumed {report.started}; {versions}. "
-        "Everything that was measured on the way is in `report.json`."
+        f"{duration(report.seconds)} on {report.machine}, begun or last resumed {report.started}; "
+        f"{versions}. Everything that was measured on the way is in `report.json`."
     )
 
 
