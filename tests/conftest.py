@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes is the machine's affair.
+settings.register_profile("timeless", deadline=None)
+settings.load_profile("timeless")
 
 _DEFAULT = Path(__file__).resolve().parents[2] / "shared"
 

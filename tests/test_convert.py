@@ -183,7 +183,7 @@ def test_bits_by_hand() -> None:
     assert np.array_equal(unpack_bits(words, 67), bits)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 200), st.integers(0, 2**32 - 1))
 def test_bits_round_trip(columns: int, seed: int) -> None:
     bits = np.random.RandomState(seed).random_sample((3, columns)) < 0.5
@@ -453,7 +453,7 @@ def test_export_of_the_trained_model(shared: Path, tmp_path: Path) -> None:
     assert digest(pack_checkpoint(tmp_path / "float")[1]) == digest(tensors)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.sampled_from([-1, 0, 1]), min_size=24, max_size=300),
     st.floats(2.0**-60, 2.0**20),
@@ -467,7 +467,7 @@ def test_any_codes_and_scale_come_back(codes: list[int], scale: float) -> None:
     assert back.scale[0] == scale
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(2**24, 2**60), st.integers(0, 100), st.integers(8, 500))
 def test_split_sums_exactly_with_values_that_are_all_but_equal(
     digits: int, exponent: int, count: int

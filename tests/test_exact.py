@@ -34,7 +34,7 @@ def is_nearest_float32(value: np.float32, exact: Fraction) -> bool:
     return True
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(MATRICES)
 def test_means_are_the_nearest_to_exact_fractions(matrix: np.ndarray) -> None:
     found = means(matrix)
@@ -44,7 +44,7 @@ def test_means_are_the_nearest_to_exact_fractions(matrix: np.ndarray) -> None:
     assert found.row_mean_abs.tolist() == [float(exact_mean(row)) for row in np.abs(matrix)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(MATRICES, st.randoms(use_true_random=False))
 def test_means_do_not_depend_on_the_order(matrix: np.ndarray, random: object) -> None:
     shuffled = matrix.copy().ravel()

@@ -160,7 +160,6 @@ def test_sst2_refuses_another_table(tmp_path: Path) -> None:
 words = st.sets(st.text("ab", min_size=1, max_size=6), max_size=12)
 
 
-@settings(deadline=None)
 @given(words, words)
 def test_containment(keys: set[str], sentences: set[str]) -> None:
     assert sst2.contained(keys, sentences) == {

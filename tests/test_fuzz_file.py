@@ -20,7 +20,6 @@ from bitinfer.errors import BitinferError
 SMALL = {"hidden": 8, "layers": 1, "intermediate": 16, "vocab": 12, "positions": 6}
 FUZZ = settings(
     max_examples=400,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

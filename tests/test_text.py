@@ -175,7 +175,7 @@ PIECES = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     text=st.lists(st.sampled_from(PIECES), max_size=400).map("".join),
     second=st.none() | st.text(st.sampled_from("ab ."), max_size=300),
@@ -198,7 +198,7 @@ def test_a_prefix_gives_the_same_tokens(text: str, second: str | None, max_lengt
     assert same(found, tokenizer.encode([(text, second)], max_length=max_length))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(texts=st.lists(st.lists(st.sampled_from(PIECES), max_size=60).map("".join) | st.text()))
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_remembered_pieces_give_the_tokens_of_the_whole(lowercase: bool, texts: list[str]) -> None:

@@ -60,7 +60,7 @@ def arguments(channel: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.nd
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(CHANNEL)
 def test_signed_thresholds_equal_the_formula_everywhere(channel: tuple[float, ...]) -> None:
     slope, offset, _, _ = arguments(channel)
@@ -70,7 +70,7 @@ def test_signed_thresholds_equal_the_formula_everywhere(channel: tuple[float, ..
     assert (found.low is not None) == (0 in expected)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(CHANNEL)
 def test_relu_thresholds_equal_the_formula_everywhere(channel: tuple[float, ...]) -> None:
     slope, offset, shift, step = arguments(channel)
@@ -80,7 +80,7 @@ def test_relu_thresholds_equal_the_formula_everywhere(channel: tuple[float, ...]
     assert unsigned_codes(found, 0) == [int(value > 0.5 * float(step)) for value in values]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(CHANNEL)
 def test_gelu_thresholds_equal_the_formula_everywhere(channel: tuple[float, ...]) -> None:
     slope, offset, shift, step = arguments(channel)

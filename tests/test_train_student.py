@@ -224,7 +224,7 @@ def test_steps_below_the_floor_are_those_of_the_reference() -> None:
     lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_one_bit_is_the_reference_at_any_size(
     heads: int, head_size: int, lengths: list[int], seed: int, **changes: Any
 ) -> None:
