@@ -241,7 +241,7 @@ def test_markdown_tells_how_it_was_made() -> None:
         "- warmup: `100`",
     ):
         assert part in text
-    assert "resume" not in text
+    assert "--resume" not in text
 
 
 def test_markdown_does_not_hide_a_difference() -> None:
