@@ -92,7 +92,7 @@ def _train(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             check_bits(arm.bits),
             [Budget(steps=options.steps // stages)] * stages,
             ready,
-            loop=ready.loop(default_rate=options.rate, warmup=0.1, decay=0.01),
+            loop=ready.loop(default_rate=options.rate),
             weights=LossWeights(),
         )
         return {

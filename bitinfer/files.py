@@ -14,7 +14,7 @@ from bitinfer.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["check_target", "new_folder", "write_file"]
+__all__ = ["check_target", "file_sha256", "new_folder", "write_file"]
 
 # What systems answer that cannot put a folder on the disk, or do not let this user.
 _NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -46,6 +46,17 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
         if not folder.is_dir():
             raise FileNotFoundError(errno.ENOENT, "no such folder", str(folder))
     return target
+
+
+def file_sha256(path: Path) -> str:
+    """Of the bytes of a file, hexadecimal."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_file(path: Path, data: bytes | bytearray | memoryview, *, overwrite: bool) -> None:

@@ -9,7 +9,14 @@ from typing import Any
 
 from bitinfer.errors import InputError, InputTypeError
 
-__all__ = ["check_bool", "check_choice", "check_engine", "check_int", "shows_progress"]
+__all__ = [
+    "check_bool",
+    "check_choice",
+    "check_engine",
+    "check_int",
+    "check_unicode",
+    "shows_progress",
+]
 
 
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
@@ -69,3 +76,18 @@ def _is_bool(value: Any) -> bool:
     # Who has a bool of NumPy has imported it.
     numpy_bool = getattr(sys.modules.get("numpy"), "bool_", bool)
     return isinstance(value, (bool, numpy_bool))
+
+
+def check_unicode(name: str, text: str) -> None:
+    """Whether a text can be encoded.
+
+    Raises:
+        InputError: It holds a lone surrogate; names it and its position.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise InputError(
+            f"{name}: lone surrogate U+{code:04X} at position {error.start}, expected valid Unicode"
+        ) from None

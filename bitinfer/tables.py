@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from bitinfer.errors import InputError, quote, shorten
+from bitinfer.options import check_unicode
 
 __all__ = ["LabelledTexts", "class_indices", "label_numbers", "read_table"]
 
@@ -317,15 +318,7 @@ def _value(row: dict[str, Any], key: str, read: Callable[[Any, str], Any], where
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{where}: found {_shown(value)}, expected a string")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            code = ord(value[error.start])
-            raise InputError(
-                f"{where}: lone surrogate U+{code:04X} at position {error.start}, "
-                "expected valid Unicode"
-            ) from None
+    check_unicode(where, value)
     return value
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitinfer.errors import FormatError, InputError, InputTypeError
+from bitinfer.options import check_unicode
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -276,16 +277,8 @@ def _count(ids: bytes) -> int:
 def _check_text(text: Any, what: str, index: int) -> None:
     if not isinstance(text, str):
         raise InputTypeError(f"{what} {index}: expected str, found {type(text).__name__}")
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        code = ord(text[error.start])
-        raise InputError(
-            f"{what} {index}: lone surrogate U+{code:04X} at position {error.start}, "
-            "expected valid Unicode"
-        ) from None
+    if not text.isascii():
+        check_unicode(f"{what} {index}", text)
 
 
 def _build_tokenizer(ids: dict[str, int], lowercase: bool) -> Tokenizer:

@@ -16,7 +16,6 @@ brings the pages up to date.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import sys
@@ -29,6 +28,7 @@ import bitinfer
 from bitinfer import cli
 from bitinfer.errors import BitinferError
 from bitinfer.evaluation import evaluate
+from bitinfer.files import file_sha256
 from bitinfer.tables import read_table
 from bitinfer.train import TrainingReport, read_report
 from bitinfer.train.card import model_card
@@ -116,7 +116,7 @@ def publish(options: argparse.Namespace) -> None:
     if report.packed is None:
         raise ValueError(f"{options.out}: found no packed file in the report, expected one")
     used = {file.sha256: name for name, file in report.data.items()}
-    digest = hashlib.sha256(options.test.read_bytes()).hexdigest()
+    digest = file_sha256(options.test)
     if digest in used:
         raise ValueError(f"{options.test}: found the {used[digest]} table, expected other rows")
     packed = options.out / report.packed.file
@@ -163,7 +163,7 @@ def tested(model: bitinfer.BitModel, options: argparse.Namespace) -> dict[str, A
     return {
         "labels": len(model.labels),
         "table": options.test.name,
-        "table_sha256": hashlib.sha256(options.test.read_bytes()).hexdigest(),
+        "table_sha256": file_sha256(options.test),
         "rows": found.count,
         "metric": found.metric,
         "value": found.value,

@@ -7,7 +7,6 @@ PyTorch is imported only when weights are read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import zipfile
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from bitinfer.checkpoints.look import looks_like_checkpoint
 from bitinfer.errors import ConversionError, UnsupportedError, quote, shorten
+from bitinfer.files import file_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +95,7 @@ def open_checkpoint(
         vocab=tokens,
         lowercase=_lowercase(settings, beside / "tokenizer_config.json"),
         file=weights.name,
-        sha256=_sha256(weights),
+        sha256=file_sha256(weights),
     )
 
 
@@ -330,11 +330,3 @@ def _lowercase(settings: Mapping[str, Any], tokenizer_config: Path) -> bool:
     if not isinstance(value, bool):
         raise ConversionError(f"do_lower_case: found {quote(value)}, expected true or false")
     return value
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -79,15 +79,13 @@ def write_card(
     *,
     name: str,
     licence: str | None = None,
-    terms: str | None = None,
-    limits: Sequence[str] = (),
 ) -> None:
     """Write `model_card` as ``README.md``, complete or not at all, in place of one that is there.
 
     Raises:
         OSError: It cannot be written.
     """
-    card = model_card(report, name=name, licence=licence, terms=terms, limits=limits)
+    card = model_card(report, name=name, licence=licence)
     write_file(folder / "README.md", card.encode(), overwrite=True)
 
 

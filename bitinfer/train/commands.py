@@ -22,7 +22,6 @@ from bitinfer.arguments import (
     to_weight,
 )
 from bitinfer.errors import InputError
-from bitinfer.train.markdown import option_words
 from bitinfer.train.options import (
     ARGUMENTS,
     DATA,
@@ -71,6 +70,8 @@ def _distill(options: argparse.Namespace) -> int:
 
 
 def _finetune(options: argparse.Namespace) -> int:
+    from bitinfer.train.markdown import option_words  # every command would wait for this import
+
     _train("finetune", options)
     out = options.output.rstrip("/")
     words = [out, "--train", options.train, "--dev", options.dev, "-o", f"{out}-1bit"]

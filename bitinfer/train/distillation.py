@@ -20,7 +20,7 @@ from bitinfer import evaluation
 from bitinfer.checkpoints.bit import DEAD, QUANTIZATION, read_bit
 from bitinfer.converter import convert, measure_parity
 from bitinfer.errors import InputError, quote
-from bitinfer.files import new_folder
+from bitinfer.files import file_sha256, new_folder
 from bitinfer.format import read_packed
 from bitinfer.loading import load
 from bitinfer.origin import PACKED
@@ -55,7 +55,6 @@ from bitinfer.train.session import (
     check_options,
     check_output,
     evaluate,
-    file_sha256,
     plain,
     session,
 )
@@ -65,7 +64,6 @@ from bitinfer.train.teacher import as_student, has_head, open_folder, read_model
 __all__ = ["distill", "train_stages"]
 
 _EPSILON = 1e-12  # of the layer norms of every BiT model
-_WARMUP, _DECAY = 0.1, 0.01
 _PARITY_BATCH = 16
 # What fine-tuning is told where the teacher has no head: all but how long and how fast.
 _WATCHING = ("threads", "licence", "resume", "show_progress_bar")
@@ -177,7 +175,7 @@ def distill(
         first = as_student(float_model, dtype=ready.dtype).to(ready.device)
         taught = _teacher_result(as_student(float_model, dtype=torch.float32), ready)
         shape = replace(first.shape, activation=activation, epsilon=_EPSILON)
-        loop = ready.loop(default_rate=DISTILL_RATE, warmup=_WARMUP, decay=_DECAY)
+        loop = ready.loop(default_rate=DISTILL_RATE)
         last, results = train_stages(
             first, shape, students, parts, ready, loop=loop, weights=losses
         )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["finetune"]
 
 _BITS = "32-32-32"
-_WARMUP, _DECAY, _MOST_GRADIENT = 0.1, 0.01, 1.0
+_MOST_GRADIENT = 1.0
 
 
 def finetune(
@@ -117,8 +117,6 @@ def finetune(
             budget=budget,
             options=ready.loop(
                 default_rate=FINETUNE_RATE,
-                warmup=_WARMUP,
-                decay=_DECAY,
                 most_gradient=_MOST_GRADIENT,
             ),
             run=ready.run,

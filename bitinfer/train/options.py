@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
 from collections.abc import Sequence
@@ -232,7 +231,9 @@ def check_installed() -> None:
     Raises:
         UnsupportedError: Names those that are missing.
     """
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    from importlib.util import find_spec  # who only asks for help does not wait for this
+
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise UnsupportedError(
             f"training needs {' and '.join(missing)}, which this Python does not have: "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import os
 import platform
@@ -22,6 +21,7 @@ from torch import Tensor
 from bitinfer.checkpoints.tasks import real_names
 from bitinfer.diagnostics import cpu_name, package_version
 from bitinfer.errors import ConversionError, InputError, InputTypeError, quote
+from bitinfer.files import file_sha256
 from bitinfer.options import check_bool, check_int, shows_progress
 from bitinfer.tables import LabelledTexts, class_indices, read_table
 from bitinfer.text import MIN_LENGTH
@@ -46,13 +46,13 @@ __all__ = [
     "check_options",
     "check_output",
     "evaluate",
-    "file_sha256",
     "plain",
     "session",
 ]
 
 _MAX_LENGTH = 128
 _EVALUATION_BATCH = 64
+_WARMUP, _DECAY = 0.1, 0.01
 _MOST_SEED = 2**63 - 1
 # Looks at dev for each time through the data, where nothing is said.
 _LOOKS_PER_EPOCH = 2
@@ -111,6 +111,8 @@ class Session:
         return LoopOptions(
             batch_size=batch_size,
             rate=default_rate if rate is None else rate,
+            warmup=_WARMUP,
+            decay=_DECAY,
             evaluate_every=options["evaluate_every"] or max(1, per_epoch // _LOOKS_PER_EPOCH),
             seed=options["seed"],
             **kinds,
@@ -348,15 +350,6 @@ def _outputs(folder: Folder) -> int:
 def _read(options: Mapping[str, Any], name: str) -> LabelledTexts:
     columns = {key: options[key] for key in ("text", "pair", "label")}
     return read_table(options[name], **columns)
-
-
-def file_sha256(path: Path) -> str:
-    """Of the bytes of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:
