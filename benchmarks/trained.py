@@ -111,12 +111,15 @@ def training(results: Data, name: str) -> str:
         return _MISSING
     versions = ", ".join(f"{key} {value}" for key, value in sorted(report.versions.items()))
     looks = sum(len(stage.points) for stage in report.stages)
+    rows = f"{report.data['train'].rows:,} training rows"
+    if "unlabelled" in report.data:
+        rows += f" and {report.data['unlabelled'].rows:,} without labels"
     parts = [
         report.table(),
         *notes(report),
         *_test_note(results.get("tested", {}).get(name)),
-        f"{duration(report.seconds)} in all on {report.machine}, {report.data['train'].rows:,} "
-        f"training rows, {looks} looks at the dev rows; {versions}. "
+        f"{duration(report.seconds)} in all on {report.machine}, {rows}, {looks} looks at the dev "
+        f"rows; {versions}. "
         f"[Model card](../{results['cards'][name]}).",
         f"![{report.metric} on the dev rows against steps](../examples/{name}/report.svg)",
     ]

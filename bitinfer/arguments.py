@@ -11,6 +11,7 @@ __all__ = [
     "add_command",
     "to_count",
     "to_fraction",
+    "to_half",
     "to_names",
     "to_number",
     "to_positive",
@@ -88,6 +89,10 @@ def to_weight(text: str) -> float:
 
 def to_fraction(text: str) -> float:
     return _number(text, "a number from 0 to below 1", lambda value: 0 <= value < 1)
+
+
+def to_half(text: str) -> float:
+    return _number(text, "a number from 0 to below 0.5", lambda value: 0 <= value < 0.5)
 
 
 def _number(text: str, expected: str, allowed: Callable[[float], bool]) -> float:

@@ -1,4 +1,4 @@
-"""Labelled texts in a file: tab-separated columns, CSV, or JSON objects line by line."""
+"""Texts in a file: tab-separated columns, CSV, or JSON objects line by line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from bitinfer.errors import InputError, quote, shorten
 from bitinfer.options import check_unicode
 
-__all__ = ["LabelledTexts", "class_indices", "label_numbers", "read_table"]
+__all__ = ["LabelledTexts", "class_indices", "label_numbers", "read_table", "read_texts"]
 
 # Column names of the GLUE tables: text, and second text where there is one.
 _TEXT_COLUMNS = (
@@ -36,7 +36,9 @@ _LARGEST_EXACT = 2.0**53
 # Line number (from 1) and columns of each row.
 _Rows: TypeAlias = list[tuple[int, list[str]]]
 _Objects: TypeAlias = list[tuple[int, dict[str, Any]]]
-# Text, second text, label: the names of their columns, or their values in a row.
+# Text, second text, label: the names of their columns, or their values in a row, where the label is
+# empty if none is wanted.
+_Names: TypeAlias = tuple[str, str | None, str | None]
 _Triple: TypeAlias = tuple[str, str | None, str]
 
 
@@ -75,18 +77,27 @@ def read_table(
             wrong type, or there are no rows; names the file, and the line if it is about one.
         OSError: The file cannot be read.
     """
-    name = os.fspath(path)
-    content = _read_text(path, name)
-    ending = Path(path).suffix.lower()
-    if ending in (".jsonl", ".json-lines", ".ndjson"):
-        rows = _pick_keys(_json_rows(content, name), name, text, pair, label)
-    elif ending == ".csv":
-        rows = _pick_columns(_csv_rows(content, name), name, text, pair, label, exact=True)
-    else:
-        rows = _pick_columns(_tsv_rows(content), name, text, pair, label, exact=False)
-    if not rows:
-        raise InputError(f"{name}: found no rows")
+    rows = _read(path, _Wanted(text, pair, label, labelled=True))
     return LabelledTexts([(a, b) for a, b, _ in rows], [label for _, _, label in rows])
+
+
+def read_texts(
+    path: str | os.PathLike[str],
+    *,
+    text: str | None = None,
+    pair: str | None = None,
+    label: str | None = None,
+) -> list[tuple[str, str | None]]:
+    """Read the texts of a table as `read_table` does; it need have no labels.
+
+    Args:
+        path, text, pair: As for `read_table`.
+        label: Tells, as the others do, whether columns are named or numbered; not looked for.
+
+    Raises:
+        InputError, OSError: As `read_table`.
+    """
+    return [(a, b) for a, b, _ in _read(path, _Wanted(text, pair, label, labelled=False))]
 
 
 def class_indices(
@@ -149,6 +160,31 @@ def _place(source: str | None, row: int) -> str:
 
 
 # ---- the three forms
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The columns that a caller names, and whether labels are to be read."""
+
+    text: str | None
+    pair: str | None
+    label: str | None
+    labelled: bool
+
+
+def _read(path: str | os.PathLike[str], wanted: _Wanted) -> list[_Triple]:
+    name = os.fspath(path)
+    content = _read_text(path, name)
+    ending = Path(path).suffix.lower()
+    if ending in (".jsonl", ".json-lines", ".ndjson"):
+        rows = _pick_keys(_json_rows(content, name), name, wanted)
+    elif ending == ".csv":
+        rows = _pick_columns(_csv_rows(content, name), name, wanted, exact=True)
+    else:
+        rows = _pick_columns(_tsv_rows(content), name, wanted, exact=False)
+    if not rows:
+        raise InputError(f"{name}: found no rows")
+    return rows
 
 
 def _read_text(path: str | os.PathLike[str], name: str) -> str:
@@ -224,50 +260,47 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_consta
 # ---- columns
 
 
-def _pick_columns(
-    rows: _Rows, name: str, text: str | None, pair: str | None, label: str | None, *, exact: bool
-) -> list[_Triple]:
+def _pick_columns(rows: _Rows, name: str, wanted: _Wanted, *, exact: bool) -> list[_Triple]:
     """The wanted columns of each row; if ``exact``, all rows must have the same number of them."""
-    given = [column for column in (text, pair, label) if column is not None]
+    names: _Names
+    given = [each for each in (wanted.text, wanted.pair, wanted.label) if each is not None]
     if given and all(column.isdecimal() for column in given):
-        if text is None or label is None:
-            missing = "text" if text is None else "label"
+        if wanted.text is None or (wanted.labelled and wanted.label is None):
+            missing = "text" if wanted.text is None else "label"
             raise InputError(f"{name}: found no number of the {missing} column, expected one")
         most = max((len(row) for _, row in rows), default=0)
         header = [str(number + 1) for number in range(most)]
         size = len(rows[0][1]) if rows else 0
-        wanted: _Triple = (text, pair, label)
+        names = (wanted.text, wanted.pair, wanted.label if wanted.labelled else None)
     else:
         header = rows[0][1] if rows else []
         size, rows = len(header), rows[1:]
-        wanted = _named_columns(header, text, pair, label)
-    columns = [_position(header, column, name) for column in wanted]
+        names = _named_columns(header, wanted)
+    columns = [_position(header, column, name) for column in names]
     needed = 1 + max(column for column in columns if column is not None)
     for line, row in rows:
         if len(row) < needed or (exact and len(row) != size):
             expected = f"{size} as in the first row" if exact else f"at least {needed}"
             raise InputError(f"{name}, line {line}: found {len(row)} columns, expected {expected}")
     text_at, pair_at, label_at = columns
-    assert text_at is not None  # only the second text may be missing
-    assert label_at is not None
+    assert text_at is not None
     return [
         (
             row[text_at],
             None if pair_at is None else row[pair_at],
-            _label(row[label_at], f"{name}, line {line}"),
+            "" if label_at is None else _label(row[label_at], f"{name}, line {line}"),
         )
         for line, row in rows
     ]
 
 
-def _named_columns(
-    header: Iterable[str], text: str | None, pair: str | None, label: str | None
-) -> _Triple:
+def _named_columns(header: Iterable[str], wanted: _Wanted) -> _Names:
+    text, pair = wanted.text, wanted.pair
     if text is None:
         known = (names for names in _TEXT_COLUMNS if {*names} - {None} <= {*header})
         text, found = next(known, ("sentence", None))
         pair = pair if pair is not None else found
-    return text, pair, label or _LABEL_COLUMN
+    return text, pair, (wanted.label or _LABEL_COLUMN) if wanted.labelled else None
 
 
 def _position(header: list[str], column: str | None, name: str) -> int | None:
@@ -290,20 +323,18 @@ def _label(label: str, where: str) -> str:
 # ---- keys
 
 
-def _pick_keys(
-    rows: _Objects, name: str, text: str | None, pair: str | None, label: str | None
-) -> list[_Triple]:
+def _pick_keys(rows: _Objects, name: str, wanted: _Wanted) -> list[_Triple]:
     # Of all rows: a key that only some have is missing in the others.
     keys = list(dict.fromkeys(key for _, row in rows for key in row))
-    text, pair, label = wanted = _named_columns(keys, text, pair, label)
+    text, pair, label = names = _named_columns(keys, wanted)
     if rows:
-        for column in wanted:
+        for column in names:
             _position(keys, column, name)
     return [
         (
             _value(row, text, _text, f"{name}, line {line}"),
             None if pair is None else _value(row, pair, _second_text, f"{name}, line {line}"),
-            _value(row, label, _json_label, f"{name}, line {line}"),
+            "" if label is None else _value(row, label, _json_label, f"{name}, line {line}"),
         )
         for line, row in rows
     ]

@@ -5,8 +5,9 @@
 
 OUT is the folder that `distill` made, TEACHER the float model it learned from.  The packed file
 goes into ``bitinfer/builtin`` and its card beside it, or that of a model that the package does not
-contain into ``examples/NAME/README.md``; report, plot and the accuracy on the test rows go into
-``examples/NAME``.  Nothing is written unless `bitinfer verify` passes.  Then
+contain into ``examples/NAME/README.md``; its report, with a plot, that of its teacher, and the
+accuracy on the test rows go into ``examples/NAME``.  Nothing is written unless `bitinfer verify`
+passes.  Then
 
     python benchmarks/table.py --update footprint exactness evaluation demo
 
@@ -36,8 +37,8 @@ from bitinfer.train.markdown import code, metric_text
 from bitinfer.train.report import standard_error, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
-# Arguments of `distill` that are paths: where they lay on one machine says nothing.
-PATHS = ("teacher", "train", "dev", "output")
+# Arguments of training that are paths: where they lay on one machine says nothing.
+PATHS = ("encoder", "teacher", "train", "unlabelled", "dev", "output")
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,10 @@ def publish(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_report(folder, report)
     (folder / "report.md").unlink()  # the card says the same
+    (folder / "teacher.json").unlink(missing_ok=True)
+    if options.teacher is not None and (options.teacher / "report.json").exists():
+        teacher = without_folders(read_report(options.teacher))
+        (folder / "teacher.json").write_text(teacher.as_json(), encoding="utf-8")
     (folder / "test.json").write_text(json.dumps(test, indent=2) + "\n", encoding="utf-8")
     if options.not_built_in:
         (folder / "README.md").write_text(text, encoding="utf-8")
@@ -197,7 +202,8 @@ def teacher_value(options: argparse.Namespace, model: bitinfer.BitModel) -> floa
 
 def without_folders(report: TrainingReport) -> TrainingReport:
     options = {
-        key: Path(value).name if key in PATHS else value for key, value in report.options.items()
+        key: Path(value).name if key in PATHS and value is not None else value
+        for key, value in report.options.items()
     }
     return replace(report, options=options)
 

@@ -157,6 +157,54 @@ def test_sst2_refuses_another_table(tmp_path: Path) -> None:
         sst2.main(options)
 
 
+def test_sst2_more_texts(tmp_path: Path) -> None:
+    """What is in a table, or near a held-out sentence, is left out; the rest stays as it was."""
+    near_dev = [f"well , the film number {i} is a joy to see again" for i in range(20)]
+    lines = [
+        *near_dev,
+        "",
+        "A Rather Dull & Lifeless Story indeed",  # the test sentence, but for some words
+        "rather dull and lifeless",  # a part of it
+        "so rather dull and lifeless-story",  # five words of it, spelled otherwise
+        "lifeless and dull , rather",
+        "Its score , alone , is worth it .  ",
+        "its score alone is worth it",
+        "\u2026",
+        "film number 3",  # in a table, or in a sentence of dev
+        "caf\u00e9s everywhere",
+    ]
+    more = tmp_path / "more.txt"
+    more.write_text("\n".join(lines), encoding="utf-8")
+    out = prepare(tmp_path / "a", [*SENTENCES, *PHRASES], "--texts", str(more))
+    header, *found = (out / "unlabelled.tsv").read_bytes().decode().split("\n")
+    held = {re.findall(r"\d+", text)[0] for text in texts(out / "dev.tsv")}
+    assert header == "sentence"
+    assert found[-4:] == [
+        "lifeless and dull , rather",
+        "its score alone is worth it",
+        "caf\u00e9s everywhere",
+        "",
+    ]
+    # All share five words with the held-out sentences, whatever their number.
+    assert held
+    assert not {*found} & {*near_dev}
+    assert not (prepare(tmp_path / "b", SENTENCES) / "unlabelled.tsv").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"fine\na\tb\n", "more.txt, line 2: found a tab in 'a\\tb', expected a text and"),
+        (b"fine\n\xff", "more.txt, line 2: 'utf-8' codec can't decode byte 0xff"),
+    ],
+)
+def test_sst2_more_texts_that_are_none(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "more.txt").write_bytes(content)
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        prepare(tmp_path / "a", SENTENCES, "--texts", str(tmp_path / "more.txt"))
+    assert not (tmp_path / "a" / "out").exists()
+
+
 words = st.sets(st.text("ab", min_size=1, max_size=6), max_size=12)
 
 

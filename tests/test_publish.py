@@ -46,6 +46,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     quiet = {"show_progress_bar": False, "threads": 1}
     bitinfer.train.finetune(folder / "encoder", *files, folder / "teacher", steps=4, **quiet)
     options = {"bits": ["1-1-1"], "steps": 2, "licence": "Apache-2.0", **quiet}
+    (folder / "more.tsv").write_text("sentence\nso good\n", encoding="utf-8")
+    options["unlabelled"] = folder / "more.tsv"
     bitinfer.train.distill(folder / "teacher", *files, folder / "student", **options)
     return folder
 
@@ -65,7 +67,8 @@ def arguments(toy: Path, root: Path, *more: str) -> list[str]:
 def test_built_in(script: ModuleType, toy: Path, root: Path) -> None:
     script.main(arguments(toy, root, "--teacher", str(toy / "teacher")))
     files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*"))
-    examples = [f"examples/sst2/{name}" for name in ("report.json", "report.svg", "test.json")]
+    names = ("report.json", "report.svg", "teacher.json", "test.json")
+    examples = [f"examples/sst2/{name}" for name in names]
     assert files == ["bitinfer/builtin/sst2.md", "bitinfer/builtin/sst2.safetensors", *examples]
 
     model = bitinfer.load(root / "bitinfer" / "builtin" / "sst2.safetensors")
@@ -77,16 +80,20 @@ def test_built_in(script: ModuleType, toy: Path, root: Path) -> None:
     report = read_report(root / "examples" / "sst2")
     assert report.options["train"] == "train.tsv"
     assert report.options["output"] == "student"
+    assert report.options["unlabelled"] == "more.tsv"
+    teacher = read_report(root / "examples" / "sst2" / "teacher.json")
+    assert teacher.command == "finetune"
+    assert teacher.options["encoder"] == "encoder"
     card = (root / "bitinfer" / "builtin" / "sst2.md").read_text("utf-8")
     assert str(toy) not in card
     assert 'bitinfer.load("sst2").predict("some text")' in card
     assert "Licence of the model, as its maker says: Apache-2.0." in card
     assert "bitinfer distill teacher --train train.tsv --dev dev.tsv --output student" in card
     value = f"{100 * test['value']:.1f} ± {100 * test['standard_error']:.1f} %"
-    teacher = f"{100 * test['teacher']:.1f} %"
+    theirs = f"{100 * test['teacher']:.1f} %"
     assert re.search(
         rf"^Test set, 400 rows \(.*\) that had no part in any of this: accuracy \*\*{value}\*\*; "
-        f"its float teacher reaches {teacher}\\.$",
+        f"its float teacher reaches {theirs}\\.$",
         card,
         re.MULTILINE,
     )
@@ -114,7 +121,11 @@ def test_teacher_is_measured_as_its_own_report_does(
 
 
 def test_not_built_in(script: ModuleType, toy: Path, root: Path) -> None:
+    """And without a teacher: a report of another one that is there goes."""
+    (root / "examples" / "sst2").mkdir(parents=True)
+    (root / "examples" / "sst2" / "teacher.json").touch()
     script.main(arguments(toy, root, "--not-built-in"))
+    assert not (root / "examples" / "sst2" / "teacher.json").exists()
     assert not any((root / "bitinfer" / "builtin").iterdir())
     card = (root / "examples" / "sst2" / "README.md").read_text("utf-8")
     assert 'bitinfer.load("packed.safetensors")' in card

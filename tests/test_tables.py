@@ -15,7 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitinfer.errors import InputError
-from bitinfer.tables import LabelledTexts, class_indices, label_numbers, read_table
+from bitinfer.tables import (
+    LabelledTexts,
+    class_indices,
+    label_numbers,
+    read_table,
+    read_texts,
+)
 
 ENDINGS = [".tsv", ".csv", ".jsonl"]
 
@@ -70,6 +76,32 @@ def test_columns(folder: Path, ending: str) -> None:
     assert table(other, text="y", label="x").texts == [("a", None)]
     assert table({"text": "a", "text_pair": "b", "intent": "2"}, label="intent") == PAIRS
     assert table({"text": "", "label": " 2 "}) == LabelledTexts([("", None)], ["2"])
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_texts_need_no_labels(folder: Path, ending: str) -> None:
+    def texts(row: dict[str, str], **columns: str) -> list[tuple[str, str | None]]:
+        path = folder / f"t{ending}"
+        path.write_text(written(ending, [row]))
+        return read_texts(path, **columns)
+
+    assert texts({"sentence": "a"}) == [("a", None)]
+    assert texts({"sentence": "a", "label": ""}) == [("a", None)]
+    assert texts({"premise": "a", "hypothesis": "b"}) == [("a", "b")]
+    assert texts({"x": "a", "y": "b"}, text="y", pair="x") == [("b", "a")]
+    with pytest.raises(InputError, match=rf"t\{ending}: found columns x; expected 'sentence'"):
+        texts({"x": "a"})
+    # The name of the label tells that the other is a name too.
+    assert texts({"0": "b", "1": "a"}, text="1", label="kind") == [("a", None)]
+    if ending != ".jsonl":
+        assert texts({"x": "a"}, text="1") == [("x", None), ("a", None)]
+        assert texts({"x": "a"}, text="1", label="2") == [("x", None), ("a", None)]
+        with pytest.raises(InputError, match="found no number of the text column"):
+            texts({"x": "a"}, pair="1")
+    (folder / f"t{ending}").write_text("")
+    nothing = "rows" if ending == ".jsonl" else "columns; expected 'sentence'"
+    with pytest.raises(InputError, match=rf"t\{ending}: found no {nothing}"):
+        read_texts(folder / f"t{ending}")
 
 
 @pytest.mark.parametrize(

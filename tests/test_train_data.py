@@ -19,13 +19,17 @@ from bitinfer.errors import InputError, InputTypeError
 from bitinfer.tables import LabelledTexts
 from bitinfer.text import TextTokenizer
 from bitinfer.train.data import (
+    NO_CLASS,
     Dataset,
     Task,
+    TokenNoise,
     collate,
     evaluation_batches,
     find_task,
+    join,
     padding_share,
     tokenize,
+    tokenize_texts,
     training_batches,
 )
 
@@ -324,3 +328,93 @@ def test_datasets_compare_by_identity(tokenizer: TextTokenizer, torch: Any) -> N
     data = tokenize(labelled("no", "yes"), CLASSES, tokenizer, 8, name="dev")
     assert data == data
     assert data != Dataset(data.tokens, data.targets, data.task)
+
+
+# ---- texts without labels
+
+
+@pytest.mark.parametrize("task", [CLASSES, NUMBERS], ids=["classes", "numbers"])
+def test_join(task: Task, tokenizer: TextTokenizer, torch: Any) -> None:
+    """Labelled and unlabelled texts together are the texts of both, in order."""
+    numbers = ["1", "0"]
+    first = tokenize(
+        LabelledTexts([("a b", None), ("c", "d")], numbers), task, tokenizer, 8, name="train"
+    )
+    second = tokenize_texts([("e", None), ("f g h", "a")], task, tokenizer, 8, name="more")
+    both = join(first, second)
+    assert both.task is task
+    assert both.targets.dtype == first.targets.dtype == second.targets.dtype
+    unknown = NO_CLASS if task is CLASSES else float("nan")
+    assert torch.equal(
+        both.targets.nan_to_num(7), torch.tensor([1, 0, unknown, unknown]).nan_to_num(7)
+    )
+    assert both.lengths.tolist() == [4, 5, 3, 7]
+    for index, data in ((0, first), (1, first), (0, second), (1, second)):
+        alone = collate(data, np.array([index]))
+        together = collate(both, np.array([index if data is first else index + 2]))
+        assert torch.equal(alone.ids, together.ids)
+        assert torch.equal(alone.segments, together.segments)
+
+
+def test_unlabelled_texts_that_are_wrong(tokenizer: TextTokenizer, torch: Any) -> None:
+    with pytest.raises(InputError, match=r"^more: text 1: lone surrogate"):
+        tokenize_texts([("a", None), ("\ud800", None)], CLASSES, tokenizer, 8, name="more")
+    with pytest.raises(InputError, match="max_length"):
+        tokenize_texts([("a", None)], CLASSES, tokenizer, 2, name="more")
+
+
+# ---- tokens that are replaced
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.49])
+def test_replaced_tokens(share: float, tokenizer: TextTokenizer, torch: Any) -> None:
+    """As many as asked for, by words of the texts, and nothing else changes."""
+    words = list("abcdefgh")
+    texts = [(" ".join(words[i % 4 : i % 4 + 1 + i % 5]), words[i % 3]) for i in range(4000)]
+    data = tokenize_texts(texts, CLASSES, tokenizer, 16, name="x")
+    batch = collate(data, np.arange(len(texts)))
+    noisy = TokenNoise(data, share)(batch, np.random.default_rng(0))
+    specials = [WORDS.index(word) for word in ("[CLS]", "[SEP]", "[PAD]")]
+    special = torch.isin(batch.ids, torch.tensor(specials))
+    assert torch.equal(noisy.ids[special], batch.ids[special])
+    assert not {*noisy.ids[~special].tolist()} & {*specials}
+    for name in ("segments", "mask", "targets", "indices"):
+        assert getattr(noisy, name) is getattr(batch, name)
+    before, after = batch.ids[~special].numpy(), noisy.ids[~special].numpy()
+    frequencies = np.bincount(before) / len(before)
+    assert np.abs(np.bincount(after) / len(after) - frequencies).max() < 0.02
+    # Some of the drawn words are those that were there.
+    expected = share * (1 - (frequencies**2).sum())
+    assert (before != after).mean() == pytest.approx(expected, rel=0.1)
+
+
+def test_the_part_replaced_differs_from_text_to_text(tokenizer: TextTokenizer, torch: Any) -> None:
+    """Uniform from nothing to twice the mean."""
+    random = np.random.default_rng(0)
+    texts = [(" ".join(random.choice(list("abcdefgh"), 1000)), None) for _ in range(100)]
+    data = tokenize_texts(texts, CLASSES, tokenizer, 1002, name="x")
+    batch = collate(data, np.arange(len(texts)))
+    noisy = TokenNoise(data, 0.25)(batch, random)
+    parts = (noisy.ids != batch.ids).double().mean(1).numpy() * 8 / 7  # some draw what was there
+    assert (
+        np.abs(np.quantile(parts, [0, 0.25, 0.5, 0.75, 1]) - [0, 1 / 8, 2 / 8, 3 / 8, 4 / 8]).max()
+        < 0.08
+    )
+
+
+def test_token_noise_is_a_function_of_the_generator(tokenizer: TextTokenizer, torch: Any) -> None:
+    data = tokenize_texts([("a b c d e f g h", None)] * 9, CLASSES, tokenizer, 16, name="x")
+    batch = collate(data, np.arange(9))
+
+    def noisy(seed: int, share: float = 0.4) -> Any:
+        return TokenNoise(data, share)(batch, np.random.default_rng(seed)).ids
+
+    assert torch.equal(noisy(1), noisy(1))
+    assert not torch.equal(noisy(1), noisy(2))
+    assert torch.equal(noisy(1, 0.0), batch.ids)
+
+
+def test_token_noise_without_words(tokenizer: TextTokenizer, torch: Any) -> None:
+    data = tokenize_texts([("", None)] * 2, CLASSES, tokenizer, 8, name="x")
+    batch = collate(data, np.arange(2))
+    assert TokenNoise(data, 0.4)(batch, np.random.default_rng(0)) is batch

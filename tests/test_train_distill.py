@@ -24,7 +24,12 @@ pytest.importorskip("transformers", reason="needs the extra train")
 
 import bitinfer  # noqa: E402
 from bitinfer.cli import main  # noqa: E402
-from bitinfer.errors import ConversionError, FormatError, InputError  # noqa: E402
+from bitinfer.errors import (  # noqa: E402
+    ConversionError,
+    FormatError,
+    InputError,
+    InputTypeError,
+)
 from bitinfer.evaluation import evaluate  # noqa: E402
 from bitinfer.origin import find_model  # noqa: E402
 from bitinfer.tables import read_table  # noqa: E402
@@ -233,6 +238,95 @@ def test_a_damaged_packed_file_is_no_checkpoint(
     (folder / "packed.safetensors").write_bytes(content[:-100])
     with pytest.raises(FormatError, match=r"packed\.safetensors"):
         bitinfer.load(folder)
+
+
+# ---- more to learn from
+
+
+def test_unlabelled_texts(toy: Toy, tmp_path: Path) -> None:
+    """They are learned from; the labels that a table may have are not looked at."""
+    rows = [[line.split("\t")[0]] for line in toy.dev.read_text().splitlines()[1:]]
+    more = write_table(tmp_path / "more.tsv", rows, "sentence")
+    odd = write_table(tmp_path / "odd.tsv", [[*row, "no class"] for row in rows])
+    plain = start(toy, tmp_path / "plain")
+    report = start(toy, tmp_path / "out", unlabelled=more, label_weight=0.5)
+    assert report.data["unlabelled"].rows == len(rows)
+    assert report.data["unlabelled"].name == "more.tsv"
+    assert {*plain.data} == {"train", "dev"}
+    both = plain.data["train"].rows + len(rows)
+    assert report.stages[0].epochs == 4 / -(-both // 8)
+    assert report.packed is not None
+    assert report.packed.parity.exact
+    start(toy, tmp_path / "odd", unlabelled=odd, label_weight=0.5)
+    assert weights(tmp_path / "odd") == weights(tmp_path / "out")
+    start(toy, tmp_path / "labelled", label_weight=0.5)
+    assert weights(tmp_path / "labelled") != weights(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "--unlabelled" in card
+    table = (tmp_path / "out" / "report.md").read_text()
+    assert table.index("| train |") < table.index("| unlabelled |") < table.index("| dev |")
+
+
+def test_unlabelled_texts_of_a_regression(toy: Toy, tmp_path: Path) -> None:
+    train = regression_table(tmp_path / "train.tsv", toy.train)
+    more = write_table(tmp_path / "more.tsv", [["so good"], ["so bad"]], "sentence")
+    teacher = write_bert(tmp_path / "teacher", 1)
+    options = {"regression": True, "label_weight": 0.5, "unlabelled": more}
+    report = distill(teacher, train, train, tmp_path / "out", **{**FEW, **options})
+    assert report.packed is not None
+    assert report.packed.value == pytest.approx(report.stages[-1].best, abs=0.01)
+
+
+@pytest.mark.parametrize("noise", [-0.1, 0.5, float("nan"), "0.1"])
+def test_token_noise_out_of_bounds(noise: Any, toy: Toy, tmp_path: Path) -> None:
+    with pytest.raises((InputError, InputTypeError), match="token_noise: found"):
+        start(toy, tmp_path / "out", token_noise=noise)
+    assert not names(tmp_path)
+
+
+def test_unlabelled_texts_that_are_no_table(toy: Toy, tmp_path: Path) -> None:
+    """Is found before a teacher is made."""
+    for teacher in (toy.encoder, toy.teacher):
+        with pytest.raises(FileNotFoundError):
+            start(toy, tmp_path / "out", teacher=teacher, unlabelled=tmp_path / "none.tsv")
+    assert not names(tmp_path)
+    pairs = write_table(tmp_path / "pairs.tsv", [["a", "b"]], "text\ttext_pair")
+    with pytest.raises(InputError, match=r"pairs\.tsv: found pairs, expected single texts as in"):
+        start(toy, tmp_path / "out", unlabelled=pairs)
+    empty = write_table(tmp_path / "empty.tsv", [], "sentence")
+    with pytest.raises(InputError, match=r"empty\.tsv: found no rows"):
+        start(toy, tmp_path / "out", unlabelled=empty)
+    with pytest.raises(InputTypeError, match="unlabelled: found int"):
+        start(toy, tmp_path / "out", unlabelled=5)
+
+
+@pytest.mark.parametrize("other", ["token_noise", "unlabelled"])
+def test_going_on_with_other_texts(
+    other: str, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is refused, also where the table has the same name."""
+    more = write_table(tmp_path / "more.tsv", [["so good"]], "sentence")
+    options = {"token_noise": 0.1, "unlabelled": more, "resume": True}
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    with monkeypatch.context() as patch:
+        stopping = Stopping(loop.Run.keep, 2)
+        patch.setattr(loop.Run, "keep", lambda *given: stopping(*given))
+        with pytest.raises(KeyboardInterrupt):
+            start(toy, tmp_path / "out", **options)
+    if other == "unlabelled":
+        write_table(more, [["so bad"]], "sentence")
+    else:
+        options["token_noise"] = 0.2
+    with pytest.raises(InputError, match=rf"with other options or data \({other} "):
+        start(toy, tmp_path / "out", **options)
+
+
+def test_token_noise_changes_what_is_learned(toy: Toy, tmp_path: Path) -> None:
+    start(toy, tmp_path / "a", token_noise=0.2)
+    start(toy, tmp_path / "b", token_noise=0.2)
+    start(toy, tmp_path / "c")
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert weights(tmp_path / "a")[0] != weights(tmp_path / "c")[0]
 
 
 # ---- kinds of tasks

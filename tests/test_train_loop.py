@@ -106,6 +106,46 @@ def training(network: Any, data: Dataset, tmp_path: Path) -> Training:
     return Training(network, data, tmp_path / "run")
 
 
+# ---- what is seen
+
+
+def test_token_noise(training: Training, network: Any, data: Dataset, tmp_path: Path) -> None:
+    """Every step draws its own, which is the same when a run is resumed."""
+
+    def seen(folder: str, noise: float, stop_at: int | None = None, **more: Any) -> list[Any]:
+        run = Training(network, data, tmp_path / folder)
+        run.stop_at = stop_at
+        batches = []
+
+        def loss(batch: Batch) -> Any:
+            value = run.loss(batch)
+            batches.append((batch.indices.tolist(), batch.ids.tolist()))
+            return value
+
+        with contextlib.suppress(KeyboardInterrupt):
+            run(Budget(steps=9), replace(OPTIONS, token_noise=noise), loss=loss, **more)
+        return batches
+
+    plain, noisy = seen("a", 0.0), seen("b", 0.3)
+    assert [rows for rows, _ in plain] == [rows for rows, _ in noisy]
+    assert sum(a != b for a, b in zip(plain, noisy, strict=True)) > 5
+    assert seen("c", 0.3) == noisy
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_SAVE_EVERY", -1.0)
+        first = seen("d", 0.3, stop_at=5)
+    assert first + seen("d", 0.3) == noisy
+    # Another stage sees the same examples with other tokens.
+    other = seen("e", 0.3, stage=1)
+    assert [rows for rows, _ in other] == [rows for rows, _ in noisy]
+    assert sum(a != b for a, b in zip(other, noisy, strict=True)) > 5
+    # The same examples again, in another epoch, are replaced otherwise.
+    by_rows: dict[int, set[tuple[int, ...]]] = {}
+    for rows, ids in noisy:
+        for row, tokens in zip(rows, ids, strict=True):
+            by_rows.setdefault(row, set()).add(tuple(tokens))
+    assert max(map(len, by_rows.values())) == 3
+
+
 # ---- how long
 
 

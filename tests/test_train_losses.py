@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 
 import torch
 
-from bitinfer.train.data import Batch, Task
+from bitinfer.train.data import NO_CLASS, Batch, Task
 from bitinfer.train.losses import LossWeights, distillation_loss, label_loss
 from bitinfer.train.student import Outputs
 
@@ -99,6 +99,24 @@ def test_the_weighted_sum(task: Task) -> None:
     default = distillation_loss(student, teacher, batch(task), task, LossWeights())
     assert default.item() == pytest.approx(parts["logits"] + parts["hidden"], rel=1e-12)
     assert distillation_loss(student, teacher, batch(task), task, NONE).item() == 0
+
+
+@pytest.mark.parametrize("task", [CLASSES, NUMBER], ids=["classes", "number"])
+def test_examples_without_a_label(task: Task) -> None:
+    """The others alone count, and a batch of none has a loss of 0 and no gradient."""
+    student, whole = outputs(1, task), batch(task)
+    unknown = NO_CLASS if task is CLASSES else math.nan
+    targets = whole.targets.clone()
+    targets[1] = unknown
+    found = label_loss(student.logits, replace(whole, targets=targets), task)
+    rest = torch.tensor([0, 2])
+    wanted = label_loss(student.logits[rest], replace(whole, targets=whole.targets[rest]), task)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-15)
+    none = replace(whole, targets=torch.full_like(targets, unknown))
+    loss = label_loss(student.logits, none, task)
+    assert loss.item() == 0
+    loss.backward()
+    assert student.logits.grad.abs().max() == 0
 
 
 def test_padding_does_not_count() -> None:

@@ -19,7 +19,7 @@ import bitinfer
 from benchmarks import trained
 from benchmarks.markdown import rewritten
 from bitinfer.origin import builtin_names, find_builtin
-from bitinfer.train.report import write_report
+from bitinfer.train.report import DataFile, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = json.loads((ROOT / "benchmarks" / "results.json").read_text("utf-8"))
@@ -87,6 +87,11 @@ def test_training(tmp_path: Path) -> None:
     ):
         assert part in text
     assert trained.TABLES["training_clinc150"](results) == "Not measured yet."
+    more = {**distilled().data, "unlabelled": DataFile("more.tsv", 1234, "c" * 64)}
+    write_report(folder, distilled(data=more))
+    results = trained.saved(tmp_path, tmp_path / "ablation.json")
+    text = trained.TABLES["training_sst2"](results)
+    assert "500 training rows and 1,234 without labels, 6 looks at the dev rows" in text
     (folder / "README.md").touch()
     results = trained.saved(tmp_path, tmp_path / "ablation.json")
     assert "[Model card](../examples/sst2/README.md)" in trained.TABLES["training_sst2"](results)

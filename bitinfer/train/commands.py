@@ -16,6 +16,7 @@ from bitinfer.arguments import (
     add_command,
     to_count,
     to_fraction,
+    to_half,
     to_names,
     to_positive,
     to_positive_number,
@@ -121,6 +122,11 @@ def add_distill(commands: Any) -> None:
     )
     parser.add_argument("teacher", metavar="TEACHER", help="folder of the float model")
     _add_files(parser)
+    parser.add_argument(
+        "--unlabelled",
+        metavar="FILE",
+        help="more texts to learn from, whose labels, if any, are not looked at",
+    )
     _add_data(parser)
     _add_budget(parser, DISTILL_EPOCHS, "split over the stages")
     stages = parser.add_argument_group("stages and losses")
@@ -136,6 +142,12 @@ def add_distill(commands: Any) -> None:
         type=_shares,
         metavar="X,...",
         help="share of the budget of each stage, in any unit",
+    )
+    stages.add_argument(
+        "--token-noise",
+        type=to_half,
+        metavar="P",
+        help="mean part of a text's tokens to replace by random ones: default 0",
     )
     for name, what, default in (
         ("label", "the labels themselves", 0),
@@ -224,7 +236,7 @@ def _add_budget(parser: argparse.ArgumentParser, epochs: float, of: str) -> None
         "--epochs",
         type=to_positive_number,
         metavar="X",
-        help=f"passes over the training table: default {epochs:g}",
+        help=f"passes over the training texts: default {epochs:g}",
     )
 
 

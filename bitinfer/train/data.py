@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -12,24 +12,31 @@ from numpy.typing import NDArray
 from bitinfer.errors import InputError, InputTypeError, quote
 from bitinfer.options import check_int
 from bitinfer.tables import LabelledTexts, class_indices, label_numbers
-from bitinfer.text import MIN_LENGTH, TextTokenizer, TokenBatch
+from bitinfer.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "NO_CLASS",
     "Batch",
     "Dataset",
     "Task",
+    "TokenNoise",
     "collate",
     "evaluation_batches",
     "find_task",
+    "join",
     "padding_share",
     "tokenize",
+    "tokenize_texts",
     "training_batches",
 ]
 
 Indices: TypeAlias = NDArray[np.int64]
+
+#: Target of an example without a label.
+NO_CLASS = -1
 
 # Batches that are cut from one sorted run: more of them need less padding and are less random.
 _SORTED_TOGETHER = 64
@@ -139,7 +146,8 @@ class Dataset:
 
     Attributes:
         tokens: Of all examples, one after the other.
-        targets: int64 [n] class of each example, or float32 [n] for a regression.
+        targets: int64 [n] class of each example, or float32 [n] for a regression; `NO_CLASS` or nan
+            where it is not known.
         task: What the targets mean.
     """
 
@@ -185,11 +193,49 @@ def tokenize(
         targets = torch.tensor(indices, dtype=torch.int64)
     else:
         targets = torch.tensor(_float32(texts.labels, name), dtype=torch.float32)
+    return Dataset(_encode(texts.texts, tokenizer, max_length, name), targets, task)
+
+
+def tokenize_texts(
+    texts: Sequence[TextPair], task: Task, tokenizer: TextTokenizer, max_length: int, *, name: str
+) -> Dataset:
+    """Texts without labels, or none; arguments are those of `tokenize`.
+
+    Raises:
+        InputError, InputTypeError: A text is not valid, or ``max_length`` not an integer.
+    """
+    import torch
+
+    max_length = check_int("max_length", max_length, MIN_LENGTH)
+    tokens = _encode(texts, tokenizer, max_length, name)
+    if task.kind == "classification":
+        targets = torch.full((len(texts),), NO_CLASS, dtype=torch.int64)
+    else:
+        targets = torch.full((len(texts),), float("nan"), dtype=torch.float32)
+    return Dataset(tokens, targets, task)
+
+
+def join(first: Dataset, second: Dataset) -> Dataset:
+    """The examples of two datasets of one task, one after the other."""
+    import torch
+
+    a, b = first.tokens, second.tokens
+    tokens = TokenBatch(
+        ids=np.concatenate([a.ids, b.ids]),
+        positions=np.concatenate([a.positions, b.positions]),
+        segments=np.concatenate([a.segments, b.segments]),
+        offsets=np.concatenate([a.offsets, a.offsets[-1] + b.offsets[1:]]),
+    )
+    return Dataset(tokens, torch.cat([first.targets, second.targets]), first.task)
+
+
+def _encode(
+    texts: Sequence[TextPair], tokenizer: TextTokenizer, max_length: int, name: str
+) -> TokenBatch:
     try:
-        tokens = tokenizer.encode(texts.texts, max_length=max_length)
+        return tokenizer.encode(texts, max_length=max_length)
     except (InputError, InputTypeError) as error:
         raise type(error)(f"{name}: {error}") from None
-    return Dataset(tokens, targets, task)
 
 
 def _float32(labels: Sequence[str], name: str) -> list[float]:
@@ -258,6 +304,38 @@ def collate(data: Dataset, indices: NDArray[np.integer]) -> Batch:
         targets=data.targets[torch.tensor(rows)],
         indices=rows,
     )
+
+
+class TokenNoise:
+    """Replaces some of the tokens of a batch by tokens that are drawn from all texts.
+
+    Of each text another part is replaced, uniform between none and twice the mean.  Special tokens
+    stay.  The targets are those of the texts as they were: this is for learning from a teacher,
+    which answers the texts as they are now.
+
+    Args:
+        data: the texts; a word is drawn as often as they have it.
+        share: mean part of the tokens that is replaced, below 0.5.
+    """
+
+    def __init__(self, data: Dataset, share: float) -> None:
+        self.share = share
+        ids = data.tokens.ids
+        # Every sequence begins with the one special token and ends with the other.
+        self._specials = (ids[0], ids[-1])
+        self._words = ids[~np.isin(ids, self._specials)]
+
+    def __call__(self, batch: Batch, random: np.random.Generator) -> Batch:
+        """Another batch, on the CPU as this one."""
+        import torch
+
+        if not len(self._words):
+            return batch
+        ids = batch.ids.numpy()
+        chosen = random.random(ids.shape) < random.uniform(0, 2 * self.share, (len(ids), 1))
+        chosen &= batch.mask.numpy() & ~np.isin(ids, self._specials)
+        drawn = self._words[random.integers(0, len(self._words), ids.shape)]
+        return replace(batch, ids=torch.from_numpy(np.where(chosen, drawn, ids)))
 
 
 def training_batches(

@@ -56,6 +56,7 @@ from bitinfer.train.session import (
     check_output,
     evaluate,
     plain,
+    read_unlabelled,
     session,
 )
 from bitinfer.train.student import Outputs, Shape, Student
@@ -79,6 +80,7 @@ def distill(
     dev: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
+    unlabelled: str | os.PathLike[str] | None = None,
     text: str | None = None,
     pair: str | None = None,
     label: str | None = None,
@@ -90,6 +92,7 @@ def distill(
     epochs: float | None = None,
     bits: Sequence[str] = DEFAULT_BITS,
     shares: Sequence[float] | None = None,
+    token_noise: float = 0.0,
     label_weight: float = 0.0,
     hidden_weight: float = 1.0,
     attention_weight: float = 0.0,
@@ -118,6 +121,8 @@ def distill(
         train, dev: tables of labelled texts, ``.tsv``, ``.csv`` or ``.jsonl``; dev chooses the
             weights that are kept.
         output: folder to make.
+        unlabelled: a table of more texts, from which only the students learn: the teacher says what
+            to learn of them, and labels are not looked for. Its columns are named as in the others.
         text, pair, label: names of the columns; default those of GLUE.
         labels: names of the classes in the order of the teacher's outputs; default the teacher's
             names, or if it has none, those found in train, sorted.
@@ -126,6 +131,9 @@ def distill(
         minutes, steps, epochs: how long to train in all, one of them; default 12 epochs.
         bits: of each student, ``W-E-A``: weights, word embeddings, activations.
         shares: of the budget for each student; default equal ones.
+        token_noise: mean part of the tokens of a text, 0 to below 0.5, in whose place students and
+            teachers see random ones, so that texts are not learned by heart; labels stay those of
+            the texts as they were.
         label_weight, hidden_weight, attention_weight: of the loss on labels, hidden states and
             attention scores; that on the teacher's logits has 1.
         activation: ``"relu"`` or ``"gelu"``, of the students.
@@ -165,9 +173,11 @@ def distill(
         attention=check_number("attention_weight", attention_weight, low=0),
         labels=check_number("label_weight", label_weight, low=0),
     )
+    noise = check_number("token_noise", token_noise, low=0, below=0.5)
     if activation not in ("relu", "gelu"):
         raise InputError(f"activation: found {activation!r}, expected 'relu' or 'gelu'")
     check_options(options)
+    read_unlabelled(options)  # a mistake in it is found before anything is trained
     if not has_head(open_folder(teacher)):
         teacher = _make_teacher(options)
     with session(teacher, options, head=True) as ready:
@@ -175,7 +185,7 @@ def distill(
         first = as_student(float_model, dtype=ready.dtype).to(ready.device)
         taught = _teacher_result(as_student(float_model, dtype=torch.float32), ready)
         shape = replace(first.shape, activation=activation, epsilon=_EPSILON)
-        loop = ready.loop(default_rate=DISTILL_RATE)
+        loop = ready.loop(default_rate=DISTILL_RATE, token_noise=noise)
         last, results = train_stages(
             first, shape, students, parts, ready, loop=loop, weights=losses
         )

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -21,7 +22,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from bitinfer.checkpoints.files import unpickle
 from bitinfer.errors import InputError, quote, shorten
 from bitinfer.files import write_file
-from bitinfer.train.data import Batch, Dataset, collate, training_batches
+from bitinfer.train.data import Batch, Dataset, TokenNoise, collate, training_batches
 from bitinfer.train.options import Budget
 from bitinfer.train.report import Point, StageResult
 
@@ -43,7 +44,8 @@ class LoopOptions:
         warmup: part of the budget in which the rate rises to it; then it falls to 0, in a line.
         decay: weight decay of matrices.
         evaluate_every: steps from one measurement to the next.
-        seed: of the order of the examples.
+        seed: of the order of the examples, and of what is replaced in them.
+        token_noise: mean part of the tokens of a batch that is replaced at random.
         most_gradient: norm to which the gradient is cut, which must be dense then, or None.
     """
 
@@ -53,6 +55,7 @@ class LoopOptions:
     decay: float
     evaluate_every: int
     seed: int
+    token_noise: float = 0.0
     most_gradient: float | None = None
 
 
@@ -280,7 +283,7 @@ class _Loop:
     def run(self, bar: _Bar) -> None:
         """Train until the budget is used up."""
         self.model.train()
-        for batch in _batches(self.data, self.options, self.state.step):
+        for batch in _batches(self.data, self.options, self.stage, self.state.step):
             progress = self.budget.progress(self.state.step, self.seconds, self.steps_per_epoch)
             if progress >= 1:
                 break
@@ -400,14 +403,21 @@ def _optimizers(model: nn.Module, options: LoopOptions) -> list[torch.optim.Opti
     return optimizers
 
 
-def _batches(data: Dataset, options: LoopOptions, done: int) -> Iterator[Batch]:
-    """The batches after the first ``done``, without end."""
+def _batches(data: Dataset, options: LoopOptions, stage: int, done: int) -> Iterator[Batch]:
+    """The batches of a stage after the first ``done``, without end."""
     lengths = data.lengths
+    noise = TokenNoise(data, options.token_noise) if options.token_noise else None
     epoch, skip = divmod(done, math.ceil(len(data) / options.batch_size))
     while True:
         order = training_batches(lengths, options.batch_size, seed=options.seed, epoch=epoch)
-        for indices in order[skip:]:
-            yield collate(data, indices)
+        for number, indices in enumerate(order[skip:], skip):
+            batch = collate(data, indices)
+            if noise is not None:
+                # Of the step alone, so that a run that is resumed draws the same; not 0 at the end,
+                # which would be as if it were not there, and the order of an epoch drawn again.
+                random = np.random.default_rng([options.seed, epoch, number, stage + 1])
+                batch = noise(batch, random)
+            yield batch
         epoch, skip = epoch + 1, 0
 
 

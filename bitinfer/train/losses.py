@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bitinfer.train.data import Batch, Task
+from bitinfer.train.data import NO_CLASS, Batch, Task
 from bitinfer.train.student import Outputs
 
 __all__ = ["LossWeights", "distillation_loss", "label_loss"]
@@ -24,7 +24,8 @@ class LossWeights:
         hidden: mean squared error of the embedding output and of the output of every layer, each
             averaged over tokens and channels, then added up.
         attention: mean squared error of the attention scores of every layer, added up likewise.
-        labels: cross-entropy with the true labels; for regression the mean squared error.
+        labels: cross-entropy with the true labels, for regression the mean squared error; a mean
+            over the examples of a batch that have a label.
     """
 
     logits: float = 1.0
@@ -54,10 +55,18 @@ def distillation_loss(
 
 
 def label_loss(logits: Tensor, batch: Batch, task: Task) -> Tensor:
-    """Cross-entropy with the labels, or the mean squared error of a regression."""
+    """Cross-entropy with the labels, or the mean squared error of a regression.
+
+    Mean over the examples that have a label; 0 if none has.
+    """
     if task.kind == "regression":
-        return functional.mse_loss(logits[:, 0], batch.targets.to(logits.dtype))
-    return functional.cross_entropy(logits, batch.targets)
+        known = ~batch.targets.isnan()
+        targets = batch.targets[known].to(logits.dtype)
+        total = functional.mse_loss(logits[known, 0], targets, reduction="sum")
+    else:
+        known = batch.targets != NO_CLASS
+        total = functional.cross_entropy(logits[known], batch.targets[known], reduction="sum")
+    return total / known.sum().clamp_min(1)
 
 
 def _logits_loss(student: Tensor, teacher: Tensor, task: Task) -> Tensor:

@@ -116,7 +116,8 @@ def data_table(report: TrainingReport) -> str:
     """The files that were read."""
     rows = [
         (name, code(file.name), f"{file.rows:,}", code(file.sha256))
-        for name, file in sorted(report.data.items(), reverse=True)  # train before dev
+        for name in ("train", "unlabelled", "dev")
+        if (file := report.data.get(name)) is not None
     ]
     return table(("data", "file", "rows", "SHA-256"), rows, "llrl")
 

@@ -38,7 +38,10 @@ FINETUNE_RATE = 5e-5
 #: Arguments that say how a table is read.
 DATA = ("text", "pair", "label", "labels", "regression", "max_length")
 _BUDGET = ("minutes", "steps", "epochs")
-_STUDENT = ("bits", "shares", "label_weight", "hidden_weight", "attention_weight", "activation")
+_STUDENT = (
+    *("unlabelled", "token_noise", "bits", "shares"),
+    *("label_weight", "hidden_weight", "attention_weight", "activation"),
+)
 _LOOP = ("batch_size", "learning_rate", "seed", "evaluate_every", "bf16", "threads")
 _RUN = ("licence", "resume", "show_progress_bar")
 

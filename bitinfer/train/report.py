@@ -61,7 +61,7 @@ class StageResult:
 
     Attributes:
         bits: of weights, embeddings and activations, ``"1-1-2"``; ``"32-32-32"`` is float.
-        steps, epochs: optimizer steps done, and how often that is all of the training table.
+        steps, epochs: optimizer steps done, and how often that is all of the training texts.
         seconds: training time, measurements on dev included.
         best_step, best: the step whose weights were kept, and the dev metric there.
         points: every measurement, in order.
@@ -148,7 +148,7 @@ class TrainingReport:
         machine: processor, number of threads, and GPU if one was used.
         started: ISO 8601 date and time; of the last part if it was resumed.
         seconds: whole run, over all its parts if it was resumed.
-        data: ``"train"`` and ``"dev"``.
+        data: ``"train"``, ``"dev"``, and ``"unlabelled"`` if more texts were learned from.
     """
 
     command: Literal["distill", "finetune"]
@@ -175,6 +175,10 @@ class TrainingReport:
         """
         plain: dict[str, Any] = _plain("report", self)
         return {"schema": SCHEMA, **plain}
+
+    def as_json(self) -> str:
+        """The content of ``report.json``; raises as `asdict`."""
+        return json.dumps(self.asdict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @property
     def standard_error(self) -> float | None:
@@ -214,8 +218,7 @@ def write_report(folder: Path, report: TrainingReport) -> None:
         OSError: A file cannot be written.
     """
     # The plot last: it is the one that may need something that is not there.
-    text = json.dumps(report.asdict(), indent=2, sort_keys=True, allow_nan=False)
-    write_file(folder / "report.json", f"{text}\n".encode(), overwrite=True)
+    write_file(folder / "report.json", report.as_json().encode(), overwrite=True)
     write_file(folder / "report.md", as_markdown(report).encode(), overwrite=True)
     write_file(folder / "report.svg", as_svg(report), overwrite=True)
 

@@ -23,8 +23,8 @@ from bitinfer.diagnostics import cpu_name, package_version
 from bitinfer.errors import ConversionError, InputError, InputTypeError, quote
 from bitinfer.files import file_sha256
 from bitinfer.options import check_bool, check_int, shows_progress
-from bitinfer.tables import LabelledTexts, class_indices, read_table
-from bitinfer.text import MIN_LENGTH
+from bitinfer.tables import LabelledTexts, class_indices, read_table, read_texts
+from bitinfer.text import MIN_LENGTH, TextPair
 from bitinfer.train.data import (
     Batch,
     Dataset,
@@ -32,8 +32,10 @@ from bitinfer.train.data import (
     collate,
     evaluation_batches,
     find_task,
+    join,
     padding_share,
     tokenize,
+    tokenize_texts,
     training_batches,
 )
 from bitinfer.train.loop import LoopOptions, Run
@@ -47,6 +49,7 @@ __all__ = [
     "check_output",
     "evaluate",
     "plain",
+    "read_unlabelled",
     "session",
 ]
 
@@ -67,7 +70,7 @@ class Session:
     Attributes:
         options: the arguments of the call, plain data.
         folder: the model that it begins with.
-        task, train, dev: what is learned, from what, measured on what.
+        task, train, dev: what is learned, from what (texts without labels too), measured on what.
         texts: the rows of dev.
         files: the tables, for the report.
         max_length: tokens a text is cut to.
@@ -183,12 +186,19 @@ def session(
     folder = open_folder(model)
     longest = _longest(options["max_length"], folder)
     texts = {name: _read(options, name) for name in ("train", "dev")}
+    more = read_unlabelled(options)
     task = _find_task(texts["train"], options, folder if head else None)
     tokenizer = folder.tokenizer()
     data = {
         name: tokenize(each, task, tokenizer, longest, name=os.fspath(options[name]))
         for name, each in texts.items()
     }
+    train = data["train"]
+    if more:
+        _check_pairs(more, texts["train"], options)
+        source = os.fspath(options["unlabelled"])
+        data["unlabelled"] = tokenize_texts(more, task, tokenizer, longest, name=source)
+        train = join(train, data["unlabelled"])
     files = {
         name: DataFile(Path(options[name]).name, len(data[name]), file_sha256(Path(options[name])))
         for name in data
@@ -206,7 +216,7 @@ def session(
                 options=options,
                 folder=folder,
                 task=task,
-                train=data["train"],
+                train=train,
                 dev=data["dev"],
                 texts=texts["dev"],
                 files=files,
@@ -275,6 +285,22 @@ def check_options(options: Mapping[str, Any]) -> None:
         if not isinstance(options[name], str):
             found = type(options[name]).__name__
             raise InputTypeError(f"{name}: found {found}, expected a path")
+    unlabelled = options.get("unlabelled")  # fine-tuning has none
+    if not isinstance(unlabelled, (str, NoneType)):
+        found = type(unlabelled).__name__
+        raise InputTypeError(f"unlabelled: found {found}, expected a path")
+
+
+def read_unlabelled(options: Mapping[str, Any]) -> list[TextPair]:
+    """More texts to learn from, if the options name any.
+
+    Raises:
+        InputError: it is no such table; names it.
+        OSError: it cannot be read.
+    """
+    if options.get("unlabelled") is None:
+        return []
+    return read_texts(options["unlabelled"], **_columns(options))
 
 
 def check_output(output: Path, *, resume: bool) -> Path:
@@ -348,8 +374,24 @@ def _outputs(folder: Folder) -> int:
 
 
 def _read(options: Mapping[str, Any], name: str) -> LabelledTexts:
-    columns = {key: options[key] for key in ("text", "pair", "label")}
-    return read_table(options[name], **columns)
+    return read_table(options[name], **_columns(options))
+
+
+def _columns(options: Mapping[str, Any]) -> dict[str, str | None]:
+    return {key: options[key] for key in ("text", "pair", "label")}
+
+
+def _check_pairs(
+    texts: Sequence[TextPair], train: LabelledTexts, options: Mapping[str, Any]
+) -> None:
+    """Whether texts are pairs if those of the training table are."""
+    found, expected = (
+        "pairs" if any(second is not None for _, second in each) else "single texts"
+        for each in (texts, train.texts)
+    )
+    if found != expected:
+        source, other = options["unlabelled"], options["train"]
+        raise InputError(f"{source}: found {found}, expected {expected} as in {other}")
 
 
 def _versions() -> dict[str, str]:

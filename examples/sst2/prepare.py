@@ -4,9 +4,13 @@ GLUE's training set holds each sentence with many of its phrases, so rows drawn 
 have been seen in training, inside other rows.  Here dev.tsv has whole sentences, none of which
 shares its text with a row of train.tsv; test.tsv is GLUE's development set, which papers report.
 
-    python prepare.py --train train.tsv [more.tsv] --test dev.tsv --output OUT
+    python prepare.py --train train.tsv [more.tsv] --test dev.tsv --texts texts.txt --output OUT
 
-The inputs are GLUE's tables: a header, then ``sentence <tab> label``.  Needs nothing but Python.
+The inputs are GLUE's tables: a header, then ``sentence <tab> label``; and of ``--texts`` more
+sentences about films, one a line, that become unlabelled.tsv: for the built-in model
+``rt-polarity.neg``, ``rt-polarity.pos`` (Sentence Polarity 1.0), ``quote.tok.gt9.5000`` and
+``plot.tok.gt9.5000`` (Subjectivity 1.0), in this order, in UTF-8 as NLTK's data has them.  Needs
+nothing but Python.
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ SENTENCE_WORDS = 5
 SENTENCE_ENDS = (".", "!", "?", "'")
 # Fewer words that a row shares with a test sentence ("is n't funny") are English, not a leak.
 LEAK_WORDS = 4
+# A text that shares as many words in a row with a sentence may be that sentence, spelled otherwise.
+SHARED_WORDS = 5
 
 
 class Row(NamedTuple):
@@ -50,10 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         rows = [row for path in options.train for row in read(path)]
         test = read(options.test)
+        lines = [line for path in options.texts for line in read_lines(path)]
         train, dev = split(rows, test, count=options.held_out, seed=options.seed)
         options.output.mkdir(parents=True, exist_ok=True)
         for name, table in (("train", train), ("dev", dev), ("test", test)):
             write(options.output / f"{name}.tsv", table)
+        unlabelled = options.output / "unlabelled.tsv"
+        unlabelled.unlink(missing_ok=True)  # what another call left there may be of its dev.tsv
+        if options.texts:
+            write_texts(unlabelled, more_texts(lines, train, [*dev, *test]))
     except (OSError, ValueError) as error:
         sys.exit(f"prepare.py: {error}")
 
@@ -62,6 +73,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Split SST-2 by whole sentences.")
     parser.add_argument("--train", nargs="+", type=Path, required=True, metavar="TSV")
     parser.add_argument("--test", type=Path, required=True, metavar="TSV")
+    parser.add_argument("--texts", nargs="+", type=Path, default=[], metavar="TXT")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--held-out", type=int, default=700, help="rows of dev.tsv")
     parser.add_argument("--seed", type=int, default=0)
@@ -88,6 +100,25 @@ def read(path: Path) -> list[Row]:
             raise ValueError(f"{found}, expected a sentence, a tab and 0 or 1")
         rows.append(Row(columns[0].strip(), columns[1]))
     return rows
+
+
+def read_lines(path: Path) -> list[str]:
+    """Texts of a file, one a line.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not UTF-8, or a text holds a tab.
+    """
+    lines = []
+    for number, content in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:
+            lines.append(content.decode("utf-8").strip())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}, line {number}: {error}, expected UTF-8") from None
+        if "\t" in lines[-1]:
+            found = f"{path}, line {number}: found a tab in {lines[-1][:80]!r}"
+            raise ValueError(f"{found}, expected a text and nothing else")
+    return [line for line in lines if line]
 
 
 def split(
@@ -177,6 +208,31 @@ def without_dev(rows: Sequence[Row], dev: Sequence[Row]) -> list[Row]:
     return kept
 
 
+def more_texts(lines: Sequence[str], train: Sequence[Row], held_out: Sequence[Row]) -> list[str]:
+    """Texts that are in no other table and not near a sentence of dev or test."""
+    note("more texts", len(lines))
+    rows = [row for row in (Row(line, "") for line in lines) if row.key]
+    known = {row.key for row in train}
+    new = list({row.key: row for row in rows if row.key not in known}.values())
+    what = "in train.tsv, there twice, or without a letter or digit, removed"
+    note(f"  {what}", len(lines) - len(new))
+    keys = {row.key for row in new}
+    sentences = {row.key for row in held_out}
+    long = {row.key for row in held_out if row.words >= LEAK_WORDS}
+    near = containing(keys, long) | contained(keys, sentences)
+    runs = {run for row in held_out for run in word_runs(row)}
+    kept = [row for row in new if row.key not in near and runs.isdisjoint(word_runs(row))]
+    words = f"{SHARED_WORDS} words in a row"
+    note(f"  near a sentence of dev.tsv or test.tsv ({words}), removed", len(new) - len(kept))
+    note("rows of unlabelled.tsv", len(kept))
+    return [row.text for row in kept]
+
+
+def word_runs(row: Row) -> set[tuple[str, ...]]:
+    words = re.findall("[a-z0-9]+", row.text.lower())
+    return {tuple(words[i : i + SHARED_WORDS]) for i in range(len(words) - SHARED_WORDS + 1)}
+
+
 def contained(keys: Iterable[str], sentences: Iterable[str]) -> set[str]:
     """Keys that are in, or equal to, a sentence."""
     haystack = "\n".join(sorted(sentences))
@@ -211,7 +267,14 @@ def maximal(keys: Iterable[str]) -> set[str]:
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    lines = [HEADER, *(f"{row.text}\t{row.label}" for row in rows)]
+    write_lines(path, [HEADER, *(f"{row.text}\t{row.label}" for row in rows)])
+
+
+def write_texts(path: Path, texts: Iterable[str]) -> None:
+    write_lines(path, [HEADER.split("\t")[0], *texts])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
