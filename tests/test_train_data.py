@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -240,14 +241,48 @@ def test_an_epoch(lengths: Any, size: int, seed: int, epoch: int) -> None:
     assert [b.tolist() for b in again] == [b.tolist() for b in batches]
 
 
-def test_epochs_differ() -> None:
+@given(
+    lengths=lengths,
+    size=sizes,
+    tokens=st.integers(1, 600),
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(0, 99),
+)
+def test_an_epoch_of_so_many_tokens(
+    lengths: Any, size: int, tokens: int, seed: int, epoch: int
+) -> None:
+    batches = training_batches(lengths, size, seed=seed, epoch=epoch, batch_tokens=tokens)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert all(batch.dtype == np.int64 for batch in batches)
+    assert all(0 < len(batch) <= size for batch in batches)
+    columns = [len(batch) * max(lengths[batch]) for batch in batches]
+    assert all(n <= tokens or len(batch) == 1 for n, batch in zip(columns, batches, strict=True))
+    # None could have been longer: the next one by length fits into no batch.
+    by_length = sorted(
+        batches, key=lambda batch: (min(lengths[batch]), max(lengths[batch]), -len(batch))
+    )
+    for batch, following in itertools.pairwise(by_length):
+        one_more = len(batch) + 1
+        assert one_more > size or one_more * min(lengths[following]) > tokens
+    # A run that is resumed finds its place by the number of the step alone.
+    other = training_batches(lengths, size, seed=seed, epoch=epoch + 1, batch_tokens=tokens)
+    assert len(other) == len(batches)
+    again = training_batches(lengths.copy(), size, seed=seed, epoch=epoch, batch_tokens=tokens)
+    assert [b.tolist() for b in again] == [b.tolist() for b in batches]
+
+
+@pytest.mark.parametrize("batch_tokens", [None, 100])
+def test_epochs_differ(batch_tokens: int | None) -> None:
     lengths = np.resize(np.arange(2, 50), 500)
-    orders = {
-        tuple(np.concatenate(training_batches(lengths, 8, seed=seed, epoch=epoch)))
-        for seed in range(3)
-        for epoch in range(3)
-    }
-    assert len(orders) == 9
+    orders, groups = set(), set()
+    for seed in range(3):
+        for epoch in range(3):
+            batches = training_batches(
+                lengths, 8, seed=seed, epoch=epoch, batch_tokens=batch_tokens
+            )
+            orders.add(tuple(np.concatenate(batches)))
+            groups.add(frozenset(tuple(sorted(batch)) for batch in batches))
+    assert len(orders) == len(groups) == 9
 
 
 def test_training_order_is_random() -> None:
@@ -270,6 +305,8 @@ def test_little_padding() -> None:
     unsorted = [order[i : i + 32] for i in range(0, len(order), 32)]
     assert padding_share(lengths, unsorted) > 0.5
     assert padding_share(lengths, training_batches(lengths, 32, seed=0, epoch=0)) < 0.1
+    of_tokens = training_batches(lengths, 256, seed=0, epoch=0, batch_tokens=480)
+    assert padding_share(lengths, of_tokens) < 0.01
     assert padding_share(lengths, evaluation_batches(lengths, 32)) < 0.02
 
 
@@ -289,6 +326,8 @@ def test_bad_orders() -> None:
     lengths = np.array([3, 4])
     with pytest.raises(InputError, match="batch_size: found 0, expected at least 1"):
         training_batches(lengths, 0, seed=0, epoch=0)
+    with pytest.raises(InputError, match="batch_tokens: found 0, expected at least 1"):
+        training_batches(lengths, 1, seed=0, epoch=0, batch_tokens=0)
     with pytest.raises(InputError, match="batch_size"):
         evaluation_batches(lengths, -1)
     with pytest.raises(InputError, match="seed: found -1"):

@@ -284,6 +284,28 @@ def test_token_noise_out_of_bounds(noise: Any, toy: Toy, tmp_path: Path) -> None
     assert not names(tmp_path)
 
 
+@pytest.mark.parametrize("tokens", [0, 8.0, True])
+def test_batch_tokens_out_of_bounds(tokens: Any, toy: Toy, tmp_path: Path) -> None:
+    with pytest.raises((InputError, InputTypeError), match="batch_tokens: found"):
+        start(toy, tmp_path / "out", batch_tokens=tokens)
+    assert not names(tmp_path)
+
+
+def test_steps_of_so_many_tokens(toy: Toy, tmp_path: Path) -> None:
+    """Of one text each, if no two fit into a step."""
+    options = {"steps": None, "epochs": 1.0, "bits": ["1-1-1"]}
+    rows = len(read_table(toy.train).texts)
+    report = start(toy, tmp_path / "a", batch_tokens=1, **options)
+    (stage,) = report.stages
+    assert (stage.steps, stage.epochs) == (rows, 1.0)
+    assert [point.step for point in stage.points] == sorted({rows // 2, rows // 2 * 2, rows})
+    assert report.options["padding"] == "0.0%"
+    start(toy, tmp_path / "b", batch_size=1, **options)
+    assert weights(tmp_path / "a") != weights(tmp_path / "b")  # another order
+    limited = start(toy, tmp_path / "c", batch_size=2, batch_tokens=10**6, **options)
+    assert limited.stages[0].steps == -(-rows // 2)
+
+
 def test_unlabelled_texts_that_are_no_table(toy: Toy, tmp_path: Path) -> None:
     """Is found before a teacher is made."""
     for teacher in (toy.encoder, toy.teacher):
@@ -300,13 +322,13 @@ def test_unlabelled_texts_that_are_no_table(toy: Toy, tmp_path: Path) -> None:
         start(toy, tmp_path / "out", unlabelled=5)
 
 
-@pytest.mark.parametrize("other", ["token_noise", "unlabelled"])
+@pytest.mark.parametrize("other", ["batch_tokens", "token_noise", "unlabelled"])
 def test_going_on_with_other_texts(
     other: str, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Is refused, also where the table has the same name."""
     more = write_table(tmp_path / "more.tsv", [["so good"]], "sentence")
-    options = {"token_noise": 0.1, "unlabelled": more, "resume": True}
+    options = {"batch_tokens": 50, "token_noise": 0.1, "unlabelled": more, "resume": True}
     monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
     with monkeypatch.context() as patch:
         stopping = Stopping(loop.Run.keep, 2)
@@ -316,7 +338,7 @@ def test_going_on_with_other_texts(
     if other == "unlabelled":
         write_table(more, [["so bad"]], "sentence")
     else:
-        options["token_noise"] = 0.2
+        options[other] = options[other] / 2 if other == "token_noise" else 40
     with pytest.raises(InputError, match=rf"with other options or data \({other} "):
         start(toy, tmp_path / "out", **options)
 

@@ -312,24 +312,25 @@ def start(data: Dataset, folder: Path) -> Training:
     return Training(Network(), data, folder)
 
 
+@pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, batch_tokens=20)])
 @pytest.mark.parametrize("kills", [[1], [3], [4], [8], [2, 7], [9]])
 @pytest.mark.usefixtures("save_always")
 def test_a_resumed_stage_ends_like_any_other(
-    kills: list[int], data: Dataset, tmp_path: Path
+    kills: list[int], options: LoopOptions, data: Dataset, tmp_path: Path
 ) -> None:
     unbroken = start(data, tmp_path / "a")
-    expected = outcome(unbroken(Budget(steps=9)), unbroken.network)
+    expected = outcome(unbroken(Budget(steps=9), options), unbroken.network)
     for kill in kills:
         broken = start(data, tmp_path / "b")
         broken.stop_at = kill - (kills[0] if kill != kills[0] else 0)
         if kill < 9:
             with pytest.raises(KeyboardInterrupt):
-                broken(Budget(steps=9))
+                broken(Budget(steps=9), options)
         else:
-            broken(Budget(steps=9))  # all steps were done, and nothing was made of it
+            broken(Budget(steps=9), options)  # all steps were done, and nothing was made of it
     resumed = start(data, tmp_path / "b")
     torch.manual_seed(1)  # the state of what draws dropout is saved too
-    result = resumed(Budget(steps=9))
+    result = resumed(Budget(steps=9), options)
     assert resumed.steps == 9 - kills[-1]
     assert outcome(result, resumed.network) == expected
 

@@ -159,7 +159,12 @@ def add_distill(commands: Any) -> None:
     stages.add_argument(
         "--activation", choices=["relu", "gelu"], help="of the students: default relu"
     )
-    _add_loop(parser, DISTILL_RATE)
+    _add_loop(parser, DISTILL_RATE).add_argument(
+        "--batch-tokens",
+        type=to_positive,
+        metavar="N",
+        help="most tokens of a step; --batch-size then is the most texts",
+    )
     _add_run(parser)
 
 
@@ -240,7 +245,7 @@ def _add_budget(parser: argparse.ArgumentParser, epochs: float, of: str) -> None
     )
 
 
-def _add_loop(parser: argparse.ArgumentParser, rate: float) -> None:
+def _add_loop(parser: argparse.ArgumentParser, rate: float) -> argparse._ArgumentGroup:
     loop = parser.add_argument_group("training")
     loop.add_argument(
         "--batch-size", type=to_positive, metavar="N", help="texts of a step: default 32"
@@ -258,6 +263,7 @@ def _add_loop(parser: argparse.ArgumentParser, rate: float) -> None:
         help="16-bit products where they do not hurt: default where the machine has them",
     )
     loop.add_argument("--threads", type=to_positive, metavar="N", help="default all CPUs")
+    return loop
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -339,18 +339,26 @@ class TokenNoise:
 
 
 def training_batches(
-    lengths: NDArray[np.integer], batch_size: int, *, seed: int, epoch: int
+    lengths: NDArray[np.integer],
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    batch_tokens: int | None = None,
 ) -> list[Indices]:
     """The batches of one epoch: each example once, in random order, similar lengths together.
 
-    Depends on the arguments alone, so an interrupted epoch can be taken up again.  All batches are
-    of ``batch_size`` examples but the last, which holds the rest; which examples that are, chance
-    decides, whatever their lengths.
+    Depends on the arguments alone, so an interrupted epoch can be taken up again; every epoch has
+    as many batches.  All are of ``batch_size`` examples but the last, which holds the rest; which
+    examples that are, chance decides, whatever their lengths.  With ``batch_tokens`` they are of
+    about as many tokens instead, and a batch of long examples holds fewer of them.
 
     Args:
-        lengths: [n] tokens of each example.
-        batch_size: Examples of a batch, at least 1.
+        lengths: [n] tokens of each example, at least 1.
+        batch_size: Examples of a batch, at least 1; with ``batch_tokens`` the most of them.
         seed, epoch: 0 or more.
+        batch_tokens: Most tokens of a batch, padding included; an example that is longer is a batch
+            of its own.
 
     Returns:
         int64 indices of the examples of each batch.
@@ -362,9 +370,14 @@ def training_batches(
     key = [check_int("seed", seed, 0), check_int("epoch", epoch, 0)]
     random = np.random.default_rng(key)
     order = random.permutation(len(lengths)).astype(np.int64)
+    if batch_tokens is not None:
+        order = order[np.argsort(lengths[order], kind="stable")]
+        most = check_int("batch_tokens", batch_tokens, 1)
+        batches = _cut_tokens(order, lengths, size, most)
+        return [batches[index] for index in random.permutation(len(batches))]
     whole = len(order) - len(order) % size
     order, rest = order[:whole], order[whole:]
-    batches: list[Indices] = []
+    batches = []
     for start in range(0, whole, size * _SORTED_TOGETHER):
         chunk = order[start : start + size * _SORTED_TOGETHER]
         batches += _cut(chunk[np.argsort(lengths[chunk], kind="stable")], size)
@@ -396,3 +409,16 @@ def padding_share(lengths: NDArray[np.integer], batches: Sequence[NDArray[np.int
 
 def _cut(order: Indices, size: int) -> list[Indices]:
     return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _cut_tokens(
+    order: Indices, lengths: NDArray[np.integer], size: int, most: int
+) -> list[Indices]:
+    """Parts of an order from short to long, of no more examples, and tokens when padded."""
+    parts, start = [], 0
+    for end in range(1, len(order)):
+        examples = end + 1 - start
+        if examples > size or examples * int(lengths[order[end]]) > most:
+            parts.append(order[start:end])
+            start = end
+    return [*parts, order[start:]] if len(order) else []

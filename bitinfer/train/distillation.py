@@ -25,7 +25,7 @@ from bitinfer.format import read_packed
 from bitinfer.loading import load
 from bitinfer.origin import PACKED
 from bitinfer.train.card import write_card
-from bitinfer.train.data import Batch, collate, evaluation_batches, training_batches
+from bitinfer.train.data import Batch, collate, evaluation_batches
 from bitinfer.train.finetuning import finetune
 from bitinfer.train.loop import LoopOptions, write_log
 from bitinfer.train.loop import train as train_stage
@@ -98,6 +98,7 @@ def distill(
     attention_weight: float = 0.0,
     activation: str = "relu",
     batch_size: int = 32,
+    batch_tokens: int | None = None,
     learning_rate: float | None = None,
     seed: int = 0,
     evaluate_every: int | None = None,
@@ -137,7 +138,9 @@ def distill(
         label_weight, hidden_weight, attention_weight: of the loss on labels, hidden states and
             attention scores; that on the teacher's logits has 1.
         activation: ``"relu"`` or ``"gelu"``, of the students.
-        batch_size: texts of a step.
+        batch_size: texts of a step; with ``batch_tokens`` the most of them.
+        batch_tokens: most tokens of a step, padding included.  Where it is what limits a step, all
+            steps take about as long, and a long text counts for more than a short one.
         learning_rate: the highest; default 5e-4.
         seed: of everything random.  With a budget in steps or epochs the same call on the same
             machine gives the same weights.
@@ -302,8 +305,8 @@ def _outputs(model: Student, batch: Batch) -> Outputs:
 
 def _begin_steps(student: Student, ready: Session, loop: LoopOptions) -> None:
     """Steps from the first batch."""
-    order = training_batches(ready.train.lengths, loop.batch_size, seed=loop.seed, epoch=0)
-    batch = collate(ready.train, order[0]).to(ready.device)
+    first = loop.batches(ready.train, epoch=0)[0]
+    batch = collate(ready.train, first).to(ready.device)
     student.begin_steps(batch.ids, batch.segments, batch.mask)
 
 

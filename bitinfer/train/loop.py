@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -39,7 +40,7 @@ class LoopOptions:
     """How to train.
 
     Attributes:
-        batch_size: examples of a step.
+        batch_size: examples of a step; the most of them if ``batch_tokens`` is a number.
         rate: the highest learning rate, of AdamW.
         warmup: part of the budget in which the rate rises to it; then it falls to 0, in a line.
         decay: weight decay of matrices.
@@ -47,6 +48,7 @@ class LoopOptions:
         seed: of the order of the examples, and of what is replaced in them.
         token_noise: mean part of the tokens of a batch that is replaced at random.
         most_gradient: norm to which the gradient is cut, which must be dense then, or None.
+        batch_tokens: most tokens of a step, padding included, or None.
     """
 
     batch_size: int
@@ -57,6 +59,17 @@ class LoopOptions:
     seed: int
     token_noise: float = 0.0
     most_gradient: float | None = None
+    batch_tokens: int | None = None
+
+    def batches(self, data: Dataset, epoch: int) -> list[NDArray[np.int64]]:
+        """The examples of each step of an epoch; every epoch has as many steps."""
+        return training_batches(
+            data.lengths,
+            self.batch_size,
+            seed=self.seed,
+            epoch=epoch,
+            batch_tokens=self.batch_tokens,
+        )
 
 
 @dataclass
@@ -252,7 +265,7 @@ class _Loop:
         self.name, self.budget, self.options = name, budget, options
         self.saves, self.stage = run, stage
         self.optimizers = _optimizers(model, options)
-        self.steps_per_epoch = math.ceil(len(data) / options.batch_size)
+        self.steps_per_epoch = len(options.batches(data, epoch=0))
         self.state = _State()
         self.best = _copy(model)
         self.losses: list[float] = []  # since the last point
@@ -405,11 +418,10 @@ def _optimizers(model: nn.Module, options: LoopOptions) -> list[torch.optim.Opti
 
 def _batches(data: Dataset, options: LoopOptions, stage: int, done: int) -> Iterator[Batch]:
     """The batches of a stage after the first ``done``, without end."""
-    lengths = data.lengths
     noise = TokenNoise(data, options.token_noise) if options.token_noise else None
-    epoch, skip = divmod(done, math.ceil(len(data) / options.batch_size))
+    epoch, skip = divmod(done, len(options.batches(data, epoch=0)))
     while True:
-        order = training_batches(lengths, options.batch_size, seed=options.seed, epoch=epoch)
+        order = options.batches(data, epoch)
         for number, indices in enumerate(order[skip:], skip):
             batch = collate(data, indices)
             if noise is not None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import NoneType
@@ -36,7 +35,6 @@ from bitinfer.train.data import (
     padding_share,
     tokenize,
     tokenize_texts,
-    training_batches,
 )
 from bitinfer.train.loop import LoopOptions, Run
 from bitinfer.train.options import check_number
@@ -108,18 +106,21 @@ class Session:
     def loop(self, *, default_rate: float, **kinds: Any) -> LoopOptions:
         """How to train, by the options."""
         options = self.options
-        batch_size = options["batch_size"]
-        per_epoch = math.ceil(len(self.train) / batch_size)
         rate = options["learning_rate"]
-        return LoopOptions(
-            batch_size=batch_size,
+        loop = LoopOptions(
+            batch_size=options["batch_size"],
+            batch_tokens=options.get("batch_tokens"),
             rate=default_rate if rate is None else rate,
             warmup=_WARMUP,
             decay=_DECAY,
-            evaluate_every=options["evaluate_every"] or max(1, per_epoch // _LOOKS_PER_EPOCH),
+            evaluate_every=options["evaluate_every"] or 1,
             seed=options["seed"],
             **kinds,
         )
+        if options["evaluate_every"] is None:
+            per_epoch = len(loop.batches(self.train, epoch=0))
+            loop = replace(loop, evaluate_every=max(1, per_epoch // _LOOKS_PER_EPOCH))
+        return loop
 
     def report(
         self, command: Literal["distill", "finetune"], weights: Path, **found: Any
@@ -154,8 +155,7 @@ class Session:
 
     def _found_out(self) -> dict[str, Any]:
         """What no option says."""
-        size, seed = self.options["batch_size"], self.options["seed"]
-        batches = training_batches(self.train.lengths, size, seed=seed, epoch=0)
+        batches = self.loop(default_rate=0.0).batches(self.train, epoch=0)
         return {
             "dtype": str(self.dtype).removeprefix("torch."),
             "padding": f"{padding_share(self.train.lengths, batches):.1%}",
@@ -264,8 +264,11 @@ def check_options(options: Mapping[str, Any]) -> None:
     """
     check_int("batch_size", options["batch_size"], 1)
     check_int("seed", options["seed"], 0, _MOST_SEED)
-    for name, low in (("evaluate_every", 1), ("threads", 1), ("max_length", MIN_LENGTH)):
-        if options[name] is not None:
+    for name, low in (
+        *(("evaluate_every", 1), ("threads", 1), ("max_length", MIN_LENGTH)),
+        ("batch_tokens", 1),  # fine-tuning has none
+    ):
+        if options.get(name) is not None:
             check_int(name, options[name], low)
     if options["learning_rate"] is not None:
         check_number("learning_rate", options["learning_rate"], above=0)
