@@ -14,11 +14,13 @@ from bitinfer.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["check_target", "file_sha256", "new_folder", "write_file"]
+__all__ = ["check_target", "file_sha256", "locked_folder", "new_folder", "write_file"]
 
 # What systems answer that cannot put a folder on the disk, or do not let this user.
 _NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _NO_SYNC |= {errno.EACCES, errno.EPERM}
+# And what those answer that have no locks.
+_NO_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -113,6 +115,32 @@ def new_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync(parent)
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Have a folder to oneself among those that ask so, where the file system can do that.
+
+    The lock ends with the process, however that ends, and leaves nothing behind.
+
+    Raises:
+        InputError: Another one has it.
+        OSError: The folder cannot be opened.
+    """
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: found in use by another training, expected none") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCK:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _mode(path: Path) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -25,6 +26,7 @@ from bitinfer.errors import (  # noqa: E402
     InputError,
     InputTypeError,
 )
+from bitinfer.files import locked_folder  # noqa: E402
 from bitinfer.text import TextTokenizer  # noqa: E402
 from bitinfer.train import distill, finetune, read_report  # noqa: E402
 from bitinfer.train.data import Batch, find_task, tokenize  # noqa: E402
@@ -511,6 +513,48 @@ def test_going_on_with_other_options(
         start(finetune, toy, tmp_path / "out", resume=True, **change)
     free = {"threads": 2, "show_progress_bar": False}
     start(finetune, toy, tmp_path / "out", resume=True, **free)
+
+
+def test_going_on_where_products_are_others(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine that has no bfloat16."""
+    monkeypatch.setattr(bitinfer.train.loop, "_SAVE_EVERY", -1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("bitinfer.train.session._has_bf16", lambda _: True)
+        patch.setattr("bitinfer.train.finetuning.new_folder", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            start(finetune, toy, tmp_path / "out")
+    monkeypatch.setattr("bitinfer.train.session._has_bf16", lambda _: False)
+    message = r"\(dtype 'torch\.bfloat16', now 'torch\.float32'\)"
+    with pytest.raises(InputError, match=message):
+        start(finetune, toy, tmp_path / "out", resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_at_once(resume: bool, toy: Toy, tmp_path: Path) -> None:
+    """The second is refused, and takes nothing away from the first."""
+    partial = tmp_path / "out.partial"
+    partial.mkdir()
+    with (
+        locked_folder(partial),
+        pytest.raises(InputError, match=r"out\.partial: found in use by another training"),
+    ):
+        start(finetune, toy, tmp_path / "out", resume=resume)
+    assert partial.is_dir()
+    start(finetune, toy, tmp_path / "out", resume=resume)
+    assert names(tmp_path) == {"out"}
+
+
+def test_a_file_system_without_locks(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_lock(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_lock)
+    start(finetune, toy, tmp_path / "out")
+    assert names(tmp_path) == {"out"}
 
 
 def stopped(*_: Any) -> Any:

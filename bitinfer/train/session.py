@@ -20,7 +20,7 @@ from torch import Tensor
 from bitinfer.checkpoints.tasks import real_names
 from bitinfer.diagnostics import cpu_name, package_version
 from bitinfer.errors import ConversionError, InputError, InputTypeError, quote
-from bitinfer.files import file_sha256
+from bitinfer.files import file_sha256, locked_folder
 from bitinfer.options import check_bool, check_int, shows_progress
 from bitinfer.tables import LabelledTexts, class_indices, read_table, read_texts
 from bitinfer.text import MIN_LENGTH, TextPair
@@ -174,7 +174,8 @@ def session(
         head: whether the classifier in the folder is used, and decides what the classes are.
 
     Raises:
-        InputError, InputTypeError: a table or option is not as expected; names it.
+        InputError, InputTypeError: a table or option is not as expected, names it; or another
+            process is making the same output.
         ConversionError: the folder does not hold a BERT.
         FileExistsError: the output folder exists.
         OSError: a table cannot be read.
@@ -205,31 +206,34 @@ def session(
     }
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bf16 = _has_bf16(device) if options["bf16"] is None else options["bf16"]
+    dtype = torch.bfloat16 if bf16 else torch.float32
     settings = {key: value for key, value in options.items() if key not in _FREE}
     settings |= {name: each.sha256 for name, each in files.items()}
+    settings["dtype"] = str(dtype)  # the default depends on the machine
     settings["model"] = ",".join(file_sha256(file) for file in weights_files(folder.path))
     run = Run(partial, settings)
-    try:
-        with _threads(options["threads"]), torch.random.fork_rng():
-            torch.manual_seed(options["seed"])
-            yield Session(
-                options=options,
-                folder=folder,
-                task=task,
-                train=train,
-                dev=data["dev"],
-                texts=texts["dev"],
-                files=files,
-                max_length=longest,
-                device=device,
-                dtype=torch.bfloat16 if bf16 else torch.float32,
-                run=run,
-                started=datetime.now(timezone.utc).astimezone(),
-                began=time.monotonic(),
-            )
-    finally:
-        with contextlib.suppress(OSError):
-            partial.rmdir()  # if nothing came to be in it
+    with locked_folder(partial):
+        try:
+            with _threads(options["threads"]), torch.random.fork_rng():
+                torch.manual_seed(options["seed"])
+                yield Session(
+                    options=options,
+                    folder=folder,
+                    task=task,
+                    train=train,
+                    dev=data["dev"],
+                    texts=texts["dev"],
+                    files=files,
+                    max_length=longest,
+                    device=device,
+                    dtype=dtype,
+                    run=run,
+                    started=datetime.now(timezone.utc).astimezone(),
+                    began=time.monotonic(),
+                )
+        finally:
+            with contextlib.suppress(OSError):
+                partial.rmdir()  # if nothing came to be in it
 
 
 @torch.no_grad()
