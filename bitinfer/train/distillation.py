@@ -196,7 +196,7 @@ def distill(
             weights = _write_published(folder, last, ready)
             packed = _pack(folder, ready, licence) if last.bits == Bits(1, 1, 1) else None
             report = ready.report(
-                "distill", weights, teacher=taught, stages=tuple(results), packed=packed
+                "distill", weights, loop, teacher=taught, stages=tuple(results), packed=packed
             )
             write_report(folder, report)
             write_card(folder, report, name=ready.output.name, licence=licence)

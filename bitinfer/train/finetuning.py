@@ -108,6 +108,7 @@ def finetune(
         def logits(batch: Batch) -> Tensor:
             return _logits(model, batch, ready.dtype)
 
+        loop = ready.loop(default_rate=FINETUNE_RATE, most_gradient=_MOST_GRADIENT)
         result = train_stage(
             model,
             lambda batch: label_loss(logits(batch), batch, ready.task),
@@ -115,16 +116,15 @@ def finetune(
             ready.train,
             name=_BITS,
             budget=budget,
-            options=ready.loop(
-                default_rate=FINETUNE_RATE,
-                most_gradient=_MOST_GRADIENT,
-            ),
+            options=loop,
             run=ready.run,
             show_progress_bar=ready.show_progress_bar,
         )
         with new_folder(ready.output) as folder:
             weights = _write_model(folder, model, ready)
-            report = ready.report("finetune", weights, teacher=None, stages=(result,), packed=None)
+            report = ready.report(
+                "finetune", weights, loop, teacher=None, stages=(result,), packed=None
+            )
             write_report(folder, report)
             write_card(folder, report, name=ready.output.name, licence=licence)
             write_log(folder, report.stages)

@@ -33,6 +33,8 @@ LOG = "log.jsonl"
 
 _SAVE_EVERY = 300.0  # seconds of work that a kill may cost
 _BETAS = (0.9, 0.999)
+# Looks at dev for each time through the data, where nothing is said.
+_LOOKS_PER_EPOCH = 2
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class LoopOptions:
         rate: the highest learning rate, of AdamW.
         warmup: part of the budget in which the rate rises to it; then it falls to 0, in a line.
         decay: weight decay of matrices.
-        evaluate_every: steps from one measurement to the next.
+        evaluate_every: steps from one measurement to the next; None is half an epoch.
         seed: of the order of the examples, and of what is replaced in them.
         token_noise: mean part of the tokens of a batch that is replaced at random.
         most_gradient: norm to which the gradient is cut, which must be dense then, or None.
@@ -55,7 +57,7 @@ class LoopOptions:
     rate: float
     warmup: float
     decay: float
-    evaluate_every: int
+    evaluate_every: int | None
     seed: int
     token_noise: float = 0.0
     most_gradient: float | None = None
@@ -266,6 +268,8 @@ class _Loop:
         self.saves, self.stage = run, stage
         self.optimizers = _optimizers(model, options)
         self.steps_per_epoch = len(options.batches(data, epoch=0))
+        default = max(1, self.steps_per_epoch // _LOOKS_PER_EPOCH)
+        self.evaluate_every = options.evaluate_every or default
         self.state = _State()
         self.best = _copy(model)
         self.losses: list[float] = []  # since the last point
@@ -296,12 +300,12 @@ class _Loop:
     def run(self, bar: _Bar) -> None:
         """Train until the budget is used up."""
         self.model.train()
-        for batch in _batches(self.data, self.options, self.stage, self.state.step):
+        for batch in self._batches():
             progress = self.budget.progress(self.state.step, self.seconds, self.steps_per_epoch)
             if progress >= 1:
                 break
             self._step(batch, learning_rate(progress, self.options))
-            if self.state.step % self.options.evaluate_every == 0:
+            if self.state.step % self.evaluate_every == 0:
                 self._note()
             bar.show(progress, self.losses, self.state.points)
             if time.monotonic() - self.saved_at > _SAVE_EVERY:
@@ -323,6 +327,24 @@ class _Loop:
             best=state.best,
             points=tuple(state.points),
         )
+
+    def _batches(self) -> Iterator[Batch]:
+        """The batches after those of the steps that are done, without end."""
+        data, options = self.data, self.options
+        noise = TokenNoise(data, options.token_noise) if options.token_noise else None
+        epoch, skip = divmod(self.state.step, self.steps_per_epoch)
+        while True:
+            order = options.batches(data, epoch)
+            for number, indices in enumerate(order[skip:], skip):
+                batch = collate(data, indices)
+                if noise is not None:
+                    # Of the step alone, so that a run that is resumed draws the same; not 0 at the
+                    # end, which would be as if it were not there, and the order of an epoch drawn
+                    # again.
+                    random = np.random.default_rng([options.seed, epoch, number, self.stage + 1])
+                    batch = noise(batch, random)
+                yield batch
+            epoch, skip = epoch + 1, 0
 
     def _step(self, batch: Batch, rate: float) -> None:
         for optimizer in self.optimizers:
@@ -414,23 +436,6 @@ def _optimizers(model: nn.Module, options: LoopOptions) -> list[torch.optim.Opti
     if sparse:
         optimizers.append(torch.optim.SparseAdam(sparse, lr=options.rate, betas=_BETAS))
     return optimizers
-
-
-def _batches(data: Dataset, options: LoopOptions, stage: int, done: int) -> Iterator[Batch]:
-    """The batches of a stage after the first ``done``, without end."""
-    noise = TokenNoise(data, options.token_noise) if options.token_noise else None
-    epoch, skip = divmod(done, len(options.batches(data, epoch=0)))
-    while True:
-        order = options.batches(data, epoch)
-        for number, indices in enumerate(order[skip:], skip):
-            batch = collate(data, indices)
-            if noise is not None:
-                # Of the step alone, so that a run that is resumed draws the same; not 0 at the end,
-                # which would be as if it were not there, and the order of an epoch drawn again.
-                random = np.random.default_rng([options.seed, epoch, number, stage + 1])
-                batch = noise(batch, random)
-            yield batch
-        epoch, skip = epoch + 1, 0
 
 
 def _check_records(path: Path) -> None:

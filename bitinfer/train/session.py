@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from types import NoneType
@@ -55,8 +55,6 @@ _MAX_LENGTH = 128
 _EVALUATION_BATCH = 64
 _WARMUP, _DECAY = 0.1, 0.01
 _MOST_SEED = 2**63 - 1
-# Looks at dev for each time through the data, where nothing is said.
-_LOOKS_PER_EPOCH = 2
 # How a run is watched and continued is no part of how its result came about.
 _FREE = ("output", "resume", "show_progress_bar", "threads")
 
@@ -107,23 +105,23 @@ class Session:
         """How to train, by the options."""
         options = self.options
         rate = options["learning_rate"]
-        loop = LoopOptions(
+        return LoopOptions(
             batch_size=options["batch_size"],
             batch_tokens=options.get("batch_tokens"),
             rate=default_rate if rate is None else rate,
             warmup=_WARMUP,
             decay=_DECAY,
-            evaluate_every=options["evaluate_every"] or 1,
+            evaluate_every=options["evaluate_every"],
             seed=options["seed"],
             **kinds,
         )
-        if options["evaluate_every"] is None:
-            per_epoch = len(loop.batches(self.train, epoch=0))
-            loop = replace(loop, evaluate_every=max(1, per_epoch // _LOOKS_PER_EPOCH))
-        return loop
 
     def report(
-        self, command: Literal["distill", "finetune"], weights: Path, **found: Any
+        self,
+        command: Literal["distill", "finetune"],
+        weights: Path,
+        loop: LoopOptions,
+        **found: Any,
     ) -> TrainingReport:
         """The report of the run, whose weights are in a file."""
         config = self.folder.config
@@ -144,7 +142,7 @@ class Session:
                 max_length=self.max_length,
             ),
             float_bytes=weights.stat().st_size,
-            options={**self.options, **self._found_out()},
+            options={**self.options, **self._found_out(loop)},
             versions=_versions(),
             machine=f"{cpu_name()}, {threads} thread{'s' * (threads != 1)}{gpu}",
             started=self.started.isoformat(timespec="seconds"),
@@ -153,9 +151,9 @@ class Session:
             **found,
         )
 
-    def _found_out(self) -> dict[str, Any]:
+    def _found_out(self, loop: LoopOptions) -> dict[str, Any]:
         """What no option says."""
-        batches = self.loop(default_rate=0.0).batches(self.train, epoch=0)
+        batches = loop.batches(self.train, epoch=0)
         return {
             "dtype": str(self.dtype).removeprefix("torch."),
             "padding": f"{padding_share(self.train.lengths, batches):.1%}",
