@@ -119,28 +119,56 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Have a folder to oneself among those that ask so, where the file system can do that.
+    """A folder to oneself among all who ask for it so, on one machine; made if it is not there.
 
-    The lock ends with the process, however that ends, and leaves nothing behind.
+    At the end it is removed if nothing is in it.  The lock ends with the process that has it and
+    those forked from it, however they end.  Where the file system has no locks, there is none.
 
     Raises:
         InputError: Another one has it.
-        OSError: The folder cannot be opened.
+        OSError: The folder cannot be made or opened.
     """
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = _lock(folder)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: found in use by another training, expected none") from None
-        except OSError as error:
-            if error.errno not in _NO_LOCK:
-                raise
         yield
     finally:
+        if _is_open_as(descriptor, folder):  # else it was removed, and may be another one's by now
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         os.close(descriptor)
+
+
+def _lock(folder: Path) -> int:
+    """A descriptor of the folder that has that name now, with the lock."""
+    import fcntl
+
+    while True:
+        folder.mkdir(exist_ok=True)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # removed in between by who had it
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCK:
+                os.close(descriptor)
+                if isinstance(error, BlockingIOError):
+                    raise InputError(
+                        f"{folder}: found in use by another run, expected none (wait for it, or "
+                        "choose another name)"
+                    ) from None
+                raise
+        if _is_open_as(descriptor, folder):
+            return descriptor
+        os.close(descriptor)  # a folder that has been removed: who locked the next one has it
+
+
+def _is_open_as(descriptor: int, folder: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _mode(path: Path) -> int | None:

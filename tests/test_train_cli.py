@@ -91,6 +91,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "unlabelled": ("--unlabelled more.tsv", "more.tsv"),
     "token_noise": ("--token-noise 0.25", 0.25),
     "batch_tokens": ("--batch-tokens 480", 480),
+    "vector_rate": ("--vector-rate 4", 4.0),
     "bits": ("--bits 32-32-32,1-1-4,1-1-1", ["32-32-32", "1-1-4", "1-1-1"]),
     "shares": ("--shares 1,2.5,3", [1.0, 2.5, 3.0]),
     "label_weight": ("--label-weight 0", 0.0),

@@ -31,6 +31,7 @@ from bitinfer.errors import (  # noqa: E402
     InputTypeError,
 )
 from bitinfer.evaluation import evaluate  # noqa: E402
+from bitinfer.files import locked_folder  # noqa: E402
 from bitinfer.origin import find_model  # noqa: E402
 from bitinfer.tables import read_table  # noqa: E402
 from bitinfer.train import (  # noqa: E402
@@ -277,25 +278,46 @@ def test_unlabelled_texts_of_a_regression(toy: Toy, tmp_path: Path) -> None:
     assert report.packed.value == pytest.approx(report.stages[-1].best, abs=0.01)
 
 
-@pytest.mark.parametrize("noise", [-0.1, 0.5, float("nan"), "0.1"])
-def test_token_noise_out_of_bounds(noise: Any, toy: Toy, tmp_path: Path) -> None:
-    with pytest.raises((InputError, InputTypeError), match="token_noise: found"):
-        start(toy, tmp_path / "out", token_noise=noise)
+@pytest.mark.parametrize(
+    ("option", "value", "error", "found"),
+    [
+        ("token_noise", -0.1, InputError, "-0.1"),
+        ("token_noise", 0.5, InputError, "0.5"),
+        ("token_noise", float("nan"), InputError, "nan"),
+        ("token_noise", "0.1", InputTypeError, "str"),
+        ("vector_rate", 0, InputError, "0"),
+        ("vector_rate", float("inf"), InputError, "inf"),
+        ("vector_rate", True, InputTypeError, "bool"),
+        ("batch_tokens", 0, InputError, "0"),
+        ("batch_tokens", 8.0, InputTypeError, "float"),
+        ("batch_tokens", True, InputTypeError, "bool"),
+    ],
+)
+def test_numbers_out_of_bounds(
+    option: str, value: Any, error: type[Exception], found: str, toy: Toy, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=f"^{option}: found {found}, expected"):
+        start(toy, tmp_path / "out", **{option: value})
     assert not names(tmp_path)
 
 
-@pytest.mark.parametrize("tokens", [0, 8.0, True])
-def test_batch_tokens_out_of_bounds(tokens: Any, toy: Toy, tmp_path: Path) -> None:
-    with pytest.raises((InputError, InputTypeError), match="batch_tokens: found"):
-        start(toy, tmp_path / "out", batch_tokens=tokens)
-    assert not names(tmp_path)
+def test_vectors_learn_at_their_rate(toy: Toy, tmp_path: Path) -> None:
+    """Twice the rate of everything is half the rate of matrices and as much for vectors."""
+    options = {"steps": 2, "evaluate_every": 2, "bits": ["1-1-1"]}  # the first has rate 0
+    start(toy, tmp_path / "a", learning_rate=2e-4, **options)
+    start(toy, tmp_path / "b", learning_rate=1e-4, vector_rate=2.0, **options)
+    one, other = (
+        torch.load(tmp_path / name / "pytorch_model.bin", weights_only=True) for name in "ab"
+    )
+    for name, value in one.items():
+        assert torch.equal(value, other[name]) == (value.ndim < 2), name
 
 
 def test_steps_of_so_many_tokens(toy: Toy, tmp_path: Path) -> None:
     """Of one text each, if no two fit into a step."""
     options = {"steps": None, "epochs": 1.0, "bits": ["1-1-1"]}
     rows = len(read_table(toy.train).texts)
-    report = start(toy, tmp_path / "a", batch_tokens=1, **options)
+    report = start(toy, tmp_path / "a", batch_size=None, batch_tokens=1, **options)
     (stage,) = report.stages
     assert (stage.steps, stage.epochs) == (rows, 1.0)
     assert [point.step for point in stage.points] == sorted({rows // 2, rows // 2 * 2, rows})
@@ -304,6 +326,10 @@ def test_steps_of_so_many_tokens(toy: Toy, tmp_path: Path) -> None:
     assert weights(tmp_path / "a") != weights(tmp_path / "b")  # another order
     limited = start(toy, tmp_path / "c", batch_size=2, batch_tokens=10**6, **options)
     assert limited.stages[0].steps == -(-rows // 2)
+    whole = start(toy, tmp_path / "d", batch_size=None, batch_tokens=10**6, **options)
+    assert whole.stages[0].steps == 1  # no number of texts is a limit
+    usual = start(toy, tmp_path / "e", batch_size=None, **options)
+    assert usual.stages[0].steps == -(-rows // 32)
 
 
 def test_unlabelled_texts_that_are_no_table(toy: Toy, tmp_path: Path) -> None:
@@ -490,6 +516,36 @@ def test_without_a_head_a_teacher_is_made_first(toy: Toy, tmp_path: Path) -> Non
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(FileExistsError, match=r"out\.teacher exists"):
         from_encoder(toy, tmp_path / "out", seed=3)
+
+
+def test_a_bound_of_texts_is_not_the_teachers(toy: Toy, tmp_path: Path) -> None:
+    """With tokens the size of a batch of students is but a bound."""
+    from_encoder(toy, tmp_path / "out", batch_size=60, batch_tokens=50)
+    made = read_report(tmp_path / "out.teacher")
+    rows = len(read_table(toy.dev).texts)
+    assert made.stages[0].steps == 3 * -(-rows // 32)
+
+
+def test_going_on_with_a_teacher_of_other_products(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bitinfer.train.session._has_bf16", lambda _: True)
+    from_encoder(toy, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setattr("bitinfer.train.session._has_bf16", lambda _: False)
+    message = r"out\.teacher: found a teacher made with dtype 'bfloat16', expected 'float32'"
+    with pytest.raises(InputError, match=message):
+        from_encoder(toy, tmp_path / "out", resume=True)
+    from_encoder(toy, tmp_path / "out", resume=True, bf16=True)
+
+
+def test_an_output_in_use_has_no_teacher_made_for_it(toy: Toy, tmp_path: Path) -> None:
+    with (
+        locked_folder(tmp_path / "out.partial"),
+        pytest.raises(InputError, match=r"out\.partial: found in use"),
+    ):
+        from_encoder(toy, tmp_path / "out")
+    assert not names(tmp_path)
 
 
 @pytest.mark.parametrize("stage", [0, 1])

@@ -205,25 +205,31 @@ def test_every_step_has_its_rate(training: Training, monkeypatch: pytest.MonkeyP
 
     class Recorder(torch.optim.SGD):  # type: ignore[misc]
         def step(self) -> None:
-            rates.append(self.param_groups[0]["lr"])
+            rates.append([group["lr"] for group in self.param_groups])
             norm = sum(float(p.grad.square().sum()) for p in self.param_groups[0]["params"])
             assert math.sqrt(norm) <= 1e-3 * 1.001
 
     def optimizers(model: Any, options: LoopOptions) -> list[Any]:
-        return [Recorder(model.head.parameters(), lr=99.0)]
+        groups = [{"params": [model.head.weight], "multiple": 1.0}]
+        return [Recorder([*groups, {"params": [model.head.bias], "multiple": 4.0}], lr=99.0)]
 
     monkeypatch.setattr(loop, "_optimizers", optimizers)
     training.network.table.sparse = False
     training(Budget(steps=8), replace(OPTIONS, most_gradient=1e-3))
-    assert rates == pytest.approx([learning_rate(step / 8, OPTIONS) for step in range(8)])
+    assert len(rates) == 8
+    for step, found in enumerate(rates):
+        rate = learning_rate(step / 8, OPTIONS)
+        assert found == pytest.approx([rate, 4 * rate])
 
 
-def test_only_matrices_decay(network: Any) -> None:
-    dense, sparse = loop._optimizers(network, OPTIONS)
+def test_matrices_decay_and_vectors_have_their_rate(network: Any) -> None:
+    dense, sparse = loop._optimizers(network, replace(OPTIONS, vector_rate=3.0))
     groups = [[id(each) for each in group["params"]] for group in dense.param_groups]
     assert groups == [[id(network.head.weight)], [id(network.head.bias)]]
     assert [group["weight_decay"] for group in dense.param_groups] == [0.01, 0.0]
-    assert sparse.param_groups[0]["params"] == [network.table.weight]
+    assert [group["multiple"] for group in dense.param_groups] == [1.0, 3.0]
+    (rows,) = sparse.param_groups
+    assert (rows["params"], rows["multiple"]) == ([network.table.weight], 1.0)
 
 
 def test_untrained_parameters_have_no_optimizer(network: Any) -> None:

@@ -6,6 +6,9 @@ import errno
 import json
 import logging
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -526,35 +529,115 @@ def test_going_on_where_products_are_others(
         with pytest.raises(KeyboardInterrupt):
             start(finetune, toy, tmp_path / "out")
     monkeypatch.setattr("bitinfer.train.session._has_bf16", lambda _: False)
-    message = r"\(dtype 'torch\.bfloat16', now 'torch\.float32'\)"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=r"\(bf16 True, now False\)"):
         start(finetune, toy, tmp_path / "out", resume=True)
+    start(finetune, toy, tmp_path / "out", resume=True, bf16=True)
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_two_at_once(resume: bool, toy: Toy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("begun", [False, True])
+def test_two_at_once(begun: bool, resume: bool, toy: Toy, tmp_path: Path) -> None:
     """The second is refused, and takes nothing away from the first."""
     partial = tmp_path / "out.partial"
-    partial.mkdir()
-    with (
-        locked_folder(partial),
-        pytest.raises(InputError, match=r"out\.partial: found in use by another training"),
-    ):
-        start(finetune, toy, tmp_path / "out", resume=resume)
-    assert partial.is_dir()
-    start(finetune, toy, tmp_path / "out", resume=resume)
+    with locked_folder(partial):
+        if begun:
+            (partial / "log.jsonl").touch()
+        with pytest.raises(InputError, match=r"out\.partial: found in use by another run"):
+            start(finetune, toy, tmp_path / "out", resume=resume)
+        assert partial.is_dir()
+    assert partial.exists() == begun
+    start(finetune, toy, tmp_path / "out", resume=begun)
     assert names(tmp_path) == {"out"}
+
+
+def test_an_output_that_was_made_while_one_waited(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is found before anything is trained."""
+    lock = bitinfer.train.session.locked_folder
+
+    def late(folder: Path) -> Any:
+        (tmp_path / "out").mkdir()
+        return lock(folder)
+
+    monkeypatch.setattr("bitinfer.train.session.locked_folder", late)
+    with pytest.raises(FileExistsError, match="out exists"):
+        start(finetune, toy, tmp_path / "out")
+    assert names(tmp_path) == {"out"}
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    program = (
+        "import os, pathlib, signal, sys\n"
+        "from bitinfer.files import locked_folder\n"
+        "with locked_folder(pathlib.Path(sys.argv[1])):\n"
+        "    print('locked', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        with pytest.raises(InputError, match="in use"), locked_folder(folder):
+            raise AssertionError("two have it")
+        process.kill()
+    assert folder.is_dir()
+    with locked_folder(folder):
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("moment", ["open", "flock"])
+def test_a_folder_that_is_removed_before_it_is_locked(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By who had it: the lock is on the folder that has the name in the end."""
+    import fcntl
+
+    folder = tmp_path / "a"
+    module = os if moment == "open" else fcntl
+    function = getattr(module, moment)
+    removed = []
+
+    def late(*given: Any) -> Any:
+        if not removed and folder.exists():
+            folder.rmdir()
+            removed.append(folder)
+        return function(*given)
+
+    monkeypatch.setattr(module, moment, late)
+    with locked_folder(folder):
+        assert removed
+        assert folder.is_dir()
+        with pytest.raises(InputError, match="in use"), locked_folder(folder):
+            raise AssertionError("two have it")
+
+
+def test_what_another_one_made_is_not_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    with locked_folder(folder):
+        folder.rmdir()
+        folder.mkdir()
+    assert folder.is_dir()
 
 
 def test_a_file_system_without_locks(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_lock(*_: Any) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+    def no_lock(number: int) -> Any:
+        def fails(*_: Any) -> None:
+            raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("fcntl.flock", no_lock)
+        return fails
+
+    monkeypatch.setattr("fcntl.flock", no_lock(errno.ENOLCK))
     start(finetune, toy, tmp_path / "out")
     assert names(tmp_path) == {"out"}
+    monkeypatch.setattr("fcntl.flock", no_lock(errno.EIO))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        start(finetune, toy, tmp_path / "other")
 
 
 def stopped(*_: Any) -> Any:

@@ -159,11 +159,20 @@ def add_distill(commands: Any) -> None:
     stages.add_argument(
         "--activation", choices=["relu", "gelu"], help="of the students: default relu"
     )
-    _add_loop(parser, DISTILL_RATE).add_argument(
+    loop = _add_loop(parser, DISTILL_RATE)
+    loop.add_argument(
         "--batch-tokens",
         type=to_positive,
         metavar="N",
-        help="most tokens of a step; --batch-size then is the most texts",
+        help="most tokens of a step, if no text is longer; of texts then any number, or at most "
+        "--batch-size",
+    )
+    loop.add_argument(
+        "--vector-rate",
+        type=to_positive_number,
+        metavar="X",
+        help="learning rate of shifts, steps, biases and norms, as a multiple of the one of "
+        "weights: default 1",
     )
     _add_run(parser)
 

@@ -349,9 +349,9 @@ def training_batches(
     """The batches of one epoch: each example once, in random order, similar lengths together.
 
     Depends on the arguments alone, so an interrupted epoch can be taken up again; every epoch has
-    as many batches.  All are of ``batch_size`` examples but the last, which holds the rest; which
-    examples that are, chance decides, whatever their lengths.  With ``batch_tokens`` they are of
-    about as many tokens instead, and a batch of long examples holds fewer of them.
+    as many batches.  Without ``batch_tokens`` all are of ``batch_size`` examples but the last,
+    which holds the rest; which examples that are, chance decides, whatever their lengths.  With it
+    they are of about as many tokens, and a batch of long examples holds fewer of them.
 
     Args:
         lengths: [n] tokens of each example, at least 1.
@@ -367,12 +367,12 @@ def training_batches(
         InputError, InputTypeError: Names the argument.
     """
     size = check_int("batch_size", batch_size, 1)
+    most = None if batch_tokens is None else check_int("batch_tokens", batch_tokens, 1)
     key = [check_int("seed", seed, 0), check_int("epoch", epoch, 0)]
     random = np.random.default_rng(key)
     order = random.permutation(len(lengths)).astype(np.int64)
-    if batch_tokens is not None:
+    if most is not None:
         order = order[np.argsort(lengths[order], kind="stable")]
-        most = check_int("batch_tokens", batch_tokens, 1)
         batches = _cut_tokens(order, lengths, size, most)
         return [batches[index] for index in random.permutation(len(batches))]
     whole = len(order) - len(order) % size
@@ -416,9 +416,9 @@ def _cut_tokens(
 ) -> list[Indices]:
     """Parts of an order from short to long, of no more examples, and tokens when padded."""
     parts, start = [], 0
-    for end in range(1, len(order)):
+    for end, length in enumerate(lengths[order].tolist()):
         examples = end + 1 - start
-        if examples > size or examples * int(lengths[order[end]]) > most:
+        if end > start and (examples > size or examples * length > most):
             parts.append(order[start:end])
             start = end
     return [*parts, order[start:]] if len(order) else []

@@ -53,11 +53,13 @@ from bitinfer.train.report import (
 from bitinfer.train.session import (
     Session,
     check_options,
-    check_output,
     evaluate,
     plain,
+    products_type,
     read_unlabelled,
+    reserved,
     session,
+    type_name,
 )
 from bitinfer.train.student import Outputs, Shape, Student
 from bitinfer.train.teacher import as_student, has_head, open_folder, read_model, weights_files
@@ -97,9 +99,10 @@ def distill(
     hidden_weight: float = 1.0,
     attention_weight: float = 0.0,
     activation: str = "relu",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     batch_tokens: int | None = None,
     learning_rate: float | None = None,
+    vector_rate: float = 1.0,
     seed: int = 0,
     evaluate_every: int | None = None,
     bf16: bool | None = None,
@@ -138,10 +141,14 @@ def distill(
         label_weight, hidden_weight, attention_weight: of the loss on labels, hidden states and
             attention scores; that on the teacher's logits has 1.
         activation: ``"relu"`` or ``"gelu"``, of the students.
-        batch_size: texts of a step; with ``batch_tokens`` the most of them.
-        batch_tokens: most tokens of a step, padding included.  Where it is what limits a step, all
-            steps take about as long, and a long text counts for more than a short one.
+        batch_size: texts of a step; default 32.  With ``batch_tokens`` the most of them; default
+            any number.
+        batch_tokens: most tokens of a step, padding included; a text that is longer is a step of
+            its own.  All steps take about as long, and a long text counts for more than a short
+            one.
         learning_rate: the highest; default 5e-4.
+        vector_rate: the learning rate of shifts, steps, biases and layer norms, from which the
+            thresholds of the packed model are made, as a multiple of the one of weights.
         seed: of everything random.  With a budget in steps or epochs the same call on the same
             machine gives the same weights.
         evaluate_every: steps between measurements; default half an epoch.
@@ -176,19 +183,21 @@ def distill(
         attention=check_number("attention_weight", attention_weight, low=0),
         labels=check_number("label_weight", label_weight, low=0),
     )
+    vectors = check_number("vector_rate", vector_rate, above=0)
     noise = check_number("token_noise", token_noise, low=0, below=0.5)
     if activation not in ("relu", "gelu"):
         raise InputError(f"activation: found {activation!r}, expected 'relu' or 'gelu'")
     check_options(options)
     read_unlabelled(options)  # a mistake in it is found before anything is trained
     if not has_head(open_folder(teacher)):
-        teacher = _make_teacher(options)
+        with reserved(options):  # what the teacher is made for
+            teacher = _make_teacher(options)
     with session(teacher, options, head=True) as ready:
         float_model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
         first = as_student(float_model, dtype=ready.dtype).to(ready.device)
         taught = _teacher_result(as_student(float_model, dtype=torch.float32), ready)
         shape = replace(first.shape, activation=activation, epsilon=_EPSILON)
-        loop = ready.loop(default_rate=DISTILL_RATE, token_noise=noise)
+        loop = ready.loop(default_rate=DISTILL_RATE, token_noise=noise, vector_rate=vectors)
         last, results = train_stages(
             first, shape, students, parts, ready, loop=loop, weights=losses
         )
@@ -245,21 +254,23 @@ def train_stages(
 def _make_teacher(options: Mapping[str, Any]) -> Path:
     """Fine-tune what has no head, if a run that is resumed has not done it."""
     output = Path(options["output"])
-    check_output(output, resume=options["resume"])
     teacher = output.with_name(f"{output.name}.teacher")
     shared = {name: options[name] for name in _SHARED}
+    if options["batch_tokens"] is not None:
+        shared["batch_size"] = None  # that of the students is but a bound then
     if options["resume"] and teacher.exists():
-        _check_made_so(teacher, options)
+        _check_made_so(teacher, options, shared)
     else:
         finetune(options["teacher"], options["train"], options["dev"], teacher, **shared)
     return teacher
 
 
-def _check_made_so(teacher: Path, options: Mapping[str, Any]) -> None:
+def _check_made_so(teacher: Path, options: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
     """Whether a teacher that is found was made by the same options from the same tables."""
     report = read_report(teacher)
-    wanted = {"encoder": options["teacher"]}
-    wanted |= {name: options[name] for name in _SHARED if name not in _WATCHING}
+    dtype = type_name(products_type(options["bf16"]))
+    wanted = {"encoder": options["teacher"], "dtype": dtype}
+    wanted |= {name: value for name, value in shared.items() if name not in ("bf16", *_WATCHING)}
     wanted |= {name: file_sha256(Path(options[name])) for name in report.data}
     found = {**report.options, **{name: file.sha256 for name, file in report.data.items()}}
     for name, value in wanted.items():

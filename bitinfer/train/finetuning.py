@@ -47,7 +47,7 @@ def finetune(
     minutes: float | None = None,
     steps: int | None = None,
     epochs: float | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     learning_rate: float | None = None,
     seed: int = 0,
     evaluate_every: int | None = None,
@@ -71,7 +71,7 @@ def finetune(
         regression: whether labels are numbers to predict.
         max_length: tokens a text is cut to; default 128, or all positions if those are fewer.
         minutes, steps, epochs: how long to train, one of them; default 3 epochs.
-        batch_size: texts of a step.
+        batch_size: texts of a step; default 32.
         learning_rate: the highest; default 5e-5.
         seed: of everything random.  With a budget in steps or epochs the same call on the same
             machine gives the same weights.

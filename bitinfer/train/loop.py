@@ -50,7 +50,9 @@ class LoopOptions:
         seed: of the order of the examples, and of what is replaced in them.
         token_noise: mean part of the tokens of a batch that is replaced at random.
         most_gradient: norm to which the gradient is cut, which must be dense then, or None.
-        batch_tokens: most tokens of a step, padding included, or None.
+        batch_tokens: most tokens of a step, padding included, or None; an example that is longer
+            is a step of its own.
+        vector_rate: the rate of parameters that are no matrices, as a multiple of that of others.
     """
 
     batch_size: int
@@ -62,6 +64,7 @@ class LoopOptions:
     token_noise: float = 0.0
     most_gradient: float | None = None
     batch_tokens: int | None = None
+    vector_rate: float = 1.0
 
     def batches(self, data: Dataset, epoch: int) -> list[NDArray[np.int64]]:
         """The examples of each step of an epoch; every epoch has as many steps."""
@@ -174,10 +177,11 @@ class Run:
             ) from error
 
     def _check(self, path: Path, settings: str) -> None:
-        if settings == self._settings:
-            return
+        # A version before may have had fewer options, as if they were not given.
         found, now = json.loads(settings), json.loads(self._settings)
         names = sorted(name for name in {*found, *now} if found.get(name) != now.get(name))
+        if not names:
+            return
         other = [f"{name} {quote(found.get(name))}, now {quote(now.get(name))}" for name in names]
         raise InputError(
             f"{path}: found a training with other options or data ({'; '.join(other)}), "
@@ -350,7 +354,7 @@ class _Loop:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["multiple"]
         loss = self.loss(batch.to(next(self.model.parameters()).device))
         loss.backward()  # type: ignore[no-untyped-call]
         if self.options.most_gradient is not None:
@@ -425,16 +429,17 @@ def _optimizers(model: nn.Module, options: LoopOptions) -> list[torch.optim.Opti
     known = {id(each) for each in sparse}
     dense = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     matrices = [parameter for parameter in dense if parameter.ndim >= 2]
-    others = [parameter for parameter in dense if parameter.ndim < 2]
+    vectors = [parameter for parameter in dense if parameter.ndim < 2]
     groups = [
-        {"params": matrices, "weight_decay": options.decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": options.decay, "multiple": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "multiple": options.vector_rate},
     ]
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(groups, lr=options.rate, betas=_BETAS, fused=True)
     ]
     if sparse:
-        optimizers.append(torch.optim.SparseAdam(sparse, lr=options.rate, betas=_BETAS))
+        rows = [{"params": sparse, "multiple": 1.0}]
+        optimizers.append(torch.optim.SparseAdam(rows, lr=options.rate, betas=_BETAS))
     return optimizers
 
 

@@ -39,7 +39,7 @@ FINETUNE_RATE = 5e-5
 DATA = ("text", "pair", "label", "labels", "regression", "max_length")
 _BUDGET = ("minutes", "steps", "epochs")
 _STUDENT = (
-    *("unlabelled", "token_noise", "batch_tokens", "bits", "shares"),
+    *("unlabelled", "token_noise", "batch_tokens", "vector_rate", "bits", "shares"),
     *("label_weight", "hidden_weight", "attention_weight", "activation"),
 )
 _LOOP = ("batch_size", "learning_rate", "seed", "evaluate_every", "bf16", "threads")

@@ -44,16 +44,18 @@ from bitinfer.train.teacher import Folder, open_folder, weights_files
 __all__ = [
     "Session",
     "check_options",
-    "check_output",
     "evaluate",
     "plain",
+    "products_type",
     "read_unlabelled",
+    "reserved",
     "session",
+    "type_name",
 ]
 
 _MAX_LENGTH = 128
 _EVALUATION_BATCH = 64
-_WARMUP, _DECAY = 0.1, 0.01
+_BATCH_SIZE, _WARMUP, _DECAY = 32, 0.1, 0.01
 _MOST_SEED = 2**63 - 1
 # How a run is watched and continued is no part of how its result came about.
 _FREE = ("output", "resume", "show_progress_bar", "threads")
@@ -106,7 +108,7 @@ class Session:
         options = self.options
         rate = options["learning_rate"]
         return LoopOptions(
-            batch_size=options["batch_size"],
+            batch_size=self._batch_size(),
             batch_tokens=options.get("batch_tokens"),
             rate=default_rate if rate is None else rate,
             warmup=_WARMUP,
@@ -151,11 +153,17 @@ class Session:
             **found,
         )
 
+    def _batch_size(self) -> int:
+        """Of a step, or the most: as many as there are where tokens are what is to limit it."""
+        if self.options["batch_size"] is not None:
+            return int(self.options["batch_size"])
+        return _BATCH_SIZE if self.options.get("batch_tokens") is None else len(self.train)
+
     def _found_out(self, loop: LoopOptions) -> dict[str, Any]:
         """What no option says."""
         batches = loop.batches(self.train, epoch=0)
         return {
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": type_name(self.dtype),
             "padding": f"{padding_share(self.train.lengths, batches):.1%}",
         }
 
@@ -172,8 +180,8 @@ def session(
         head: whether the classifier in the folder is used, and decides what the classes are.
 
     Raises:
-        InputError, InputTypeError: a table or option is not as expected, names it; or another
-            process is making the same output.
+        InputError, InputTypeError: a table or option is not as expected, names it; or another run
+            is making the same output.
         ConversionError: the folder does not hold a BERT.
         FileExistsError: the output folder exists.
         OSError: a table cannot be read.
@@ -181,7 +189,35 @@ def session(
     """
     check_plotting()
     check_options(options)
-    partial = check_output(Path(options["output"]), resume=options["resume"])
+    with reserved(options) as partial:
+        ready = _prepare(model, options, partial, head=head)
+        with _threads(options["threads"]), torch.random.fork_rng():
+            torch.manual_seed(options["seed"])
+            yield ready
+
+
+@contextlib.contextmanager
+def reserved(options: Mapping[str, Any]) -> Iterator[Path]:
+    """The folder for what is needed to go on, which no other run can use meanwhile.
+
+    Raises:
+        InputError: the output cannot be made there, or another run is making it, or one that is
+            not to be resumed has begun to.
+        FileExistsError: it is there already.
+    """
+    output = Path(options["output"])
+    _check_output(output)
+    partial = output.with_name(f"{output.name}.partial")
+    with locked_folder(partial):
+        _check_output(output)  # who had the lock before may have made it
+        if not options["resume"]:
+            Run.check_free(partial)
+        yield partial
+
+
+def _prepare(
+    model: str | os.PathLike[str], options: Mapping[str, Any], partial: Path, *, head: bool
+) -> Session:
     folder = open_folder(model)
     longest = _longest(options["max_length"], folder)
     texts = {name: _read(options, name) for name in ("train", "dev")}
@@ -202,36 +238,27 @@ def session(
         name: DataFile(Path(options[name]).name, len(data[name]), file_sha256(Path(options[name])))
         for name in data
     }
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bf16 = _has_bf16(device) if options["bf16"] is None else options["bf16"]
-    dtype = torch.bfloat16 if bf16 else torch.float32
+    device = _device()
+    dtype = products_type(options["bf16"])
     settings = {key: value for key, value in options.items() if key not in _FREE}
     settings |= {name: each.sha256 for name, each in files.items()}
-    settings["dtype"] = str(dtype)  # the default depends on the machine
+    settings["bf16"] = dtype == torch.bfloat16  # the default depends on the machine
     settings["model"] = ",".join(file_sha256(file) for file in weights_files(folder.path))
-    run = Run(partial, settings)
-    with locked_folder(partial):
-        try:
-            with _threads(options["threads"]), torch.random.fork_rng():
-                torch.manual_seed(options["seed"])
-                yield Session(
-                    options=options,
-                    folder=folder,
-                    task=task,
-                    train=train,
-                    dev=data["dev"],
-                    texts=texts["dev"],
-                    files=files,
-                    max_length=longest,
-                    device=device,
-                    dtype=dtype,
-                    run=run,
-                    started=datetime.now(timezone.utc).astimezone(),
-                    began=time.monotonic(),
-                )
-        finally:
-            with contextlib.suppress(OSError):
-                partial.rmdir()  # if nothing came to be in it
+    return Session(
+        options=options,
+        folder=folder,
+        task=task,
+        train=train,
+        dev=data["dev"],
+        texts=texts["dev"],
+        files=files,
+        max_length=longest,
+        device=device,
+        dtype=dtype,
+        run=Run(partial, settings),
+        started=datetime.now(timezone.utc).astimezone(),
+        began=time.monotonic(),
+    )
 
 
 @torch.no_grad()
@@ -264,14 +291,14 @@ def check_options(options: Mapping[str, Any]) -> None:
     Raises:
         InputError, InputTypeError: an option has a value or a type that is not allowed; names it.
     """
-    check_int("batch_size", options["batch_size"], 1)
     check_int("seed", options["seed"], 0, _MOST_SEED)
-    for name, low in (
-        *(("evaluate_every", 1), ("threads", 1), ("max_length", MIN_LENGTH)),
-        ("batch_tokens", 1),  # fine-tuning has none
-    ):
-        if options.get(name) is not None:
-            check_int(name, options[name], low)
+    if options["max_length"] is not None:
+        check_int("max_length", options["max_length"], MIN_LENGTH)
+    for name in ("batch_size", "evaluate_every", "threads"):
+        if options[name] is not None:
+            check_int(name, options[name], 1)
+    if options.get("batch_tokens") is not None:  # fine-tuning has none
+        check_int("batch_tokens", options["batch_tokens"], 1)
     if options["learning_rate"] is not None:
         check_number("learning_rate", options["learning_rate"], above=0)
     for name in ("regression", "resume"):
@@ -308,21 +335,12 @@ def read_unlabelled(options: Mapping[str, Any]) -> list[TextPair]:
     return read_texts(options["unlabelled"], **_columns(options))
 
 
-def check_output(output: Path, *, resume: bool) -> Path:
-    """The folder for what is needed to go on.
-
-    Raises:
-        InputError: the output cannot be made there, or is unfinished and not to be resumed.
-        FileExistsError: it is there already.
-    """
+def _check_output(output: Path) -> None:
+    """Whether a folder of that name can be made."""
     if os.path.lexists(output):
         raise FileExistsError(f"{output} exists; expected a new folder")
     if not output.name or not output.parent.is_dir():
         raise InputError(f"output: found {str(output)!r}, expected a new folder in one that exists")
-    partial = output.with_name(f"{output.name}.partial")
-    if not resume:
-        Run.check_free(partial)
-    return partial
 
 
 def _longest(max_length: int | None, folder: Folder) -> int:
@@ -403,6 +421,25 @@ def _versions() -> dict[str, str]:
     names = ("bitinfer", "torch", "transformers")
     versions = {name: package_version(name) or "not installed" for name in names}
     return {**versions, "python": platform.python_version()}
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def products_type(bf16: bool | None) -> torch.dtype:
+    """Of the factors of products: as an option says, or what is fast here."""
+    chosen = _has_bf16(_device()) if bf16 is None else bf16
+    return torch.bfloat16 if chosen else torch.float32
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """As a report has it.
+
+    >>> type_name(torch.bfloat16)
+    'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
 
 
 def _has_bf16(device: torch.device) -> bool:
