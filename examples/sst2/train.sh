@@ -11,12 +11,15 @@ mkdir -p "$out"
 if [ ! -e "$out/teacher/report.json" ]; then
   bitinfer finetune "$encoder" --train "$data/train.tsv" --dev "$data/dev.tsv" \
     --output "$out/teacher" --labels negative,positive --reinitialize-pooler \
-    --epochs 2 --learning-rate 8e-5 --evaluate-every 500 --resume
+    --epochs 2 --learning-rate 5e-5 --evaluate-every 450 --max-length 64 --resume
 fi
+# In one step: no student of more bits takes its share of the budget.
 if [ ! -e "$out/student/report.json" ]; then
   bitinfer distill "$out/teacher" --train "$data/train.tsv" --dev "$data/dev.tsv" \
+    --unlabelled "$data/unlabelled.tsv" --token-noise 0.15 \
     --output "$out/student" --labels negative,positive --max-length 64 \
-    --bits 1-1-2,1-1-1 --shares 1,2 --steps 10800 --learning-rate 1e-3 --evaluate-every 450 \
+    --bits 1-1-1 --steps 18000 --batch-size 256 --batch-tokens 480 --evaluate-every 3000 \
+    --learning-rate 1e-3 \
     --licence Apache-2.0 --resume
 fi
 
