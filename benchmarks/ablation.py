@@ -68,13 +68,14 @@ def _train(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     from bitinfer.train.distillation import train_stages
     from bitinfer.train.losses import LossWeights
     from bitinfer.train.options import Budget, check_bits
-    from bitinfer.train.session import session
+    from bitinfer.train.session import reserved, session
     from bitinfer.train.teacher import as_student, read_model
 
     arm = ARMS[name]
     with (
         tempfile.TemporaryDirectory() as folder,
-        session(options.teacher, _arguments(options, seed, folder), head=True) as ready,
+        reserved(arguments := _arguments(options, seed, folder)) as partial,
+        session(options.teacher, arguments, partial, head=True) as ready,
     ):
         model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
         teacher = as_student(model, dtype=ready.dtype)
@@ -92,7 +93,7 @@ def _train(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             check_bits(arm.bits),
             [Budget(steps=options.steps // stages)] * stages,
             ready,
-            loop=ready.loop(default_rate=options.rate),
+            loop=ready.loop(),
             weights=LossWeights(),
         )
         return {
@@ -129,12 +130,13 @@ def _arguments(options: argparse.Namespace, seed: int, folder: str) -> dict[str,
 
 def _setup(options: argparse.Namespace) -> dict[str, Any]:
     from bitinfer.diagnostics import cpu_name, package_version
-    from bitinfer.train.session import evaluate, session
+    from bitinfer.train.session import evaluate, reserved, session
     from bitinfer.train.teacher import as_student, read_model
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        session(options.teacher, _arguments(options, 0, folder), head=True) as ready,
+        reserved(arguments := _arguments(options, 0, folder)) as partial,
+        session(options.teacher, arguments, partial, head=True) as ready,
     ):
         model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
         teacher = as_student(model, dtype=ready.dtype)

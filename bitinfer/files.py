@@ -122,46 +122,63 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """A folder to oneself among all who ask for it so, on one machine; made if it is not there.
 
     At the end it is removed if nothing is in it.  The lock ends with the process that has it and
-    those forked from it, however they end.  Where the file system has no locks, there is none.
+    those forked from it, however they end.  Where the file system has no locks, there is none, and
+    an empty folder stays: it may be another one's.
 
     Raises:
-        InputError: Another one has it.
-        OSError: The folder cannot be made or opened.
+        InputError: Another one has it, or what has that name is no folder.
+        OSError: The folder cannot be made, opened or locked.
     """
-    descriptor = _lock(folder)
+    descriptor, locked = _open_and_lock(folder)
     try:
         yield
     finally:
-        if _is_open_as(descriptor, folder):  # else it was removed, and may be another one's by now
+        # If it has the name no more, it was removed, and the name may be another one's by now.
+        if locked and _is_open_as(descriptor, folder):
             with contextlib.suppress(OSError):
                 folder.rmdir()
         os.close(descriptor)
 
 
-def _lock(folder: Path) -> int:
-    """A descriptor of the folder that has that name now, with the lock."""
-    import fcntl
-
+def _open_and_lock(folder: Path) -> tuple[int, bool]:
+    """A descriptor of the folder that has that name now, and whether it has the lock."""
     while True:
-        folder.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
         try:
-            descriptor = os.open(folder, os.O_RDONLY)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
             continue  # removed in between by who had it
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in _NO_LOCK:
-                os.close(descriptor)
-                if isinstance(error, BlockingIOError):
-                    raise InputError(
-                        f"{folder}: found in use by another run, expected none (wait for it, or "
-                        "choose another name)"
-                    ) from None
-                raise
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise InputError(f"{folder}: found a file or a link, expected a folder") from None
+            raise
+        try:
+            locked = _lock(descriptor, folder)
+        except BaseException:
+            os.close(descriptor)
+            raise
         if _is_open_as(descriptor, folder):
-            return descriptor
+            return descriptor, locked
         os.close(descriptor)  # a folder that has been removed: who locked the next one has it
+
+
+def _lock(descriptor: int, folder: Path) -> bool:
+    """Whether the file system has locks, and this one is ours now."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"{folder}: found in use by another run, expected none (wait for it, or choose another "
+            "name)"
+        ) from None
+    except OSError as error:
+        if error.errno in _NO_LOCK:
+            return False
+        raise OSError(error.errno, f"cannot lock: {error.strerror}", str(folder)) from error
+    return True
 
 
 def _is_open_as(descriptor: int, folder: Path) -> bool:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from bitinfer.errors import ConversionError, InputError, InputTypeError, Unsuppo
 from bitinfer.train.markdown import recipe
 from bitinfer.train.options import (
     ARGUMENTS,
+    BATCH_SIZE,
     Bits,
     Budget,
     check_bits,
@@ -404,3 +407,35 @@ def test_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UnsupportedError, match="training needs torch"):
         check_installed()
+
+
+# ---- the recipes
+
+
+@pytest.mark.parametrize(
+    ("example", "command", "report"),
+    [
+        ("sst2", "finetune", "teacher.json"),
+        ("sst2", "distill", "report.json"),
+        ("clinc150", "distill", "report.json"),
+    ],
+)
+def test_recipes_are_what_was_done(example: str, command: str, report: str) -> None:
+    """The options in train.sh are those in the report of the model that is published."""
+    pytest.importorskip("torch", reason="training needs it")
+    pytest.importorskip("transformers", reason="training needs it")
+    folder = Path(__file__).resolve().parents[1] / "examples" / example
+    lines = (folder / "train.sh").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+    (line,) = (line for line in lines if line.strip().startswith(f"bitinfer {command} "))
+    given = vars(cli._parser().parse_args(shlex.split(line)[1:]))
+    done = json.loads((folder / report).read_text(encoding="utf-8"))["options"]
+    usual = inspect.signature(getattr(bitinfer.train, command)).parameters
+    elsewhere = {"teacher", "encoder", "train", "dev", "unlabelled", "output"}
+    for name in {*usual} - elsewhere - {"resume", "threads", "show_progress_bar"}:
+        default = usual[name].default
+        if name == "batch_size" and given.get("batch_tokens") is None:
+            default = BATCH_SIZE
+        if given[name] is None:
+            assert done.get(name, default) == default, name
+        else:
+            assert done[name] == given[name], name

@@ -328,8 +328,10 @@ def test_steps_of_so_many_tokens(toy: Toy, tmp_path: Path) -> None:
     assert limited.stages[0].steps == -(-rows // 2)
     whole = start(toy, tmp_path / "d", batch_size=None, batch_tokens=10**6, **options)
     assert whole.stages[0].steps == 1  # no number of texts is a limit
+    assert whole.options["batch_size"] is None
     usual = start(toy, tmp_path / "e", batch_size=None, **options)
     assert usual.stages[0].steps == -(-rows // 32)
+    assert usual.options["batch_size"] == 32
 
 
 def test_unlabelled_texts_that_are_no_table(toy: Toy, tmp_path: Path) -> None:
@@ -537,6 +539,24 @@ def test_going_on_with_a_teacher_of_other_products(
     with pytest.raises(InputError, match=message):
         from_encoder(toy, tmp_path / "out", resume=True)
     from_encoder(toy, tmp_path / "out", resume=True, bf16=True)
+
+
+def test_going_on_with_a_teacher_of_another_encoder(toy: Toy, tmp_path: Path) -> None:
+    """In the place of the one before."""
+    encoder = write_bert(tmp_path / "encoder")
+    start(toy, tmp_path / "out", teacher=encoder, train=toy.dev, steps=20)
+    shutil.rmtree(tmp_path / "out")
+    shutil.rmtree(encoder)
+    write_bert(encoder, seed=1)
+    with pytest.raises(InputError, match=r"out\.teacher: found a teacher made with model_sha256 '"):
+        start(toy, tmp_path / "out", teacher=encoder, train=toy.dev, steps=20, resume=True)
+
+
+def test_no_teacher_is_made_for_wrong_texts(toy: Toy, tmp_path: Path) -> None:
+    pairs = write_table(tmp_path / "pairs.tsv", [["one", "two"]], "sentence1\tsentence2")
+    with pytest.raises(InputError, match=r"pairs\.tsv: found pairs, expected single texts"):
+        from_encoder(toy, tmp_path / "out", unlabelled=pairs)
+    assert names(tmp_path) == {"pairs.tsv"}
 
 
 def test_an_output_in_use_has_no_teacher_made_for_it(toy: Toy, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from bitinfer.files import locked_folder  # noqa: E402
 from bitinfer.text import TextTokenizer  # noqa: E402
 from bitinfer.train import distill, finetune, read_report  # noqa: E402
 from bitinfer.train.data import Batch, find_task, tokenize  # noqa: E402
-from bitinfer.train.session import evaluate, plain, session  # noqa: E402
+from bitinfer.train.session import evaluate, plain, reserved, session  # noqa: E402
 from bitinfer.train.teacher import weights_files  # noqa: E402
 
 FEW: dict[str, Any] = {"steps": 4, "batch_size": 8, "threads": 1}
@@ -61,6 +62,9 @@ def start(kind: Callable[..., Any], toy: Toy, output: object, /, **changes: Any)
         ({"batch_size": 0}, InputError, "batch_size: found 0, expected at least 1"),
         ({"batch_size": 8.0}, InputTypeError, "batch_size: found float, expected an integer"),
         ({"seed": -1}, InputError, "seed: found -1"),
+        ({"learning_rate": Decimal(1)}, InputTypeError, "learning_rate: found Decimal"),
+        ({"learning_rate": None}, InputTypeError, "learning_rate: found NoneType"),
+        ({"output": "a\0b"}, InputError, "output: found 'a.x00b', expected a new folder"),
         ({"seed": 2**63}, InputError, "seed: found 9223372036854775808"),
         ({"evaluate_every": 0}, InputError, "evaluate_every: found 0"),
         ({"threads": 0}, InputError, "threads: found 0"),
@@ -195,10 +199,14 @@ def labels_of(toy: Toy, tmp_path: Path, **changes: Any) -> tuple[str, ...]:
     options = {"text": None, "pair": None, "label": None, "labels": None, "regression": False}
     options |= {"max_length": None, "batch_size": 8, "seed": 0, "evaluate_every": None}
     options |= {"bf16": None, "threads": 1, "licence": None, "resume": False}
-    options |= {"learning_rate": None, "show_progress_bar": None, "output": str(tmp_path / "out")}
+    options |= {"learning_rate": 1e-3, "show_progress_bar": None, "output": str(tmp_path / "out")}
     files = {"train": str(toy.train), "dev": str(toy.dev)}
     model = changes.pop("model", toy.teacher)
-    with session(model, {**options, **files, **changes}, head=changes.pop("head", True)) as ready:
+    head = changes.pop("head", True)
+    with (
+        reserved(given := {**options, **files, **changes}) as partial,
+        session(model, given, partial, head=head) as ready,
+    ):
         return ready.task.labels
 
 
@@ -494,7 +502,7 @@ def test_finetuning_goes_on(toy: Toy, tmp_path: Path, monkeypatch: pytest.Monkey
     ("change", "message"),
     [
         ({"seed": 1}, "seed 0, now 1"),
-        ({"learning_rate": 1e-3}, "learning_rate None, now 0.001"),
+        ({"learning_rate": 1e-3}, "learning_rate 5e-05, now 0.001"),
         ({"steps": 5}, "steps 4, now 5"),
         ({"train": "other"}, "train '[0-9a-f]{64}', now '[0-9a-f]{64}'"),
         ({"model": "other"}, "encoder '.*', now '.*'; model '[0-9a-f]{64}', now '"),
@@ -516,6 +524,20 @@ def test_going_on_with_other_options(
         start(finetune, toy, tmp_path / "out", resume=True, **change)
     free = {"threads": 2, "show_progress_bar": False}
     start(finetune, toy, tmp_path / "out", resume=True, **free)
+
+
+def test_going_on_with_a_state_of_another_format(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bitinfer.train.loop, "_SAVE_EVERY", -1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("bitinfer.train.finetuning.new_folder", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            start(finetune, toy, tmp_path / "out")
+    now = bitinfer.train.loop._FORMAT + 1
+    monkeypatch.setattr(bitinfer.train.loop, "_FORMAT", now)
+    with pytest.raises(InputError, match=rf"state\.pt: found .* \(format {now - 1}, now {now}\)"):
+        start(finetune, toy, tmp_path / "out", resume=True)
 
 
 def test_going_on_where_products_are_others(
@@ -635,9 +657,32 @@ def test_a_file_system_without_locks(
     monkeypatch.setattr("fcntl.flock", no_lock(errno.ENOLCK))
     start(finetune, toy, tmp_path / "out")
     assert names(tmp_path) == {"out"}
+    folder = tmp_path / "shared"
+    with locked_folder(folder):
+        with locked_folder(folder):
+            pass
+        assert folder.is_dir()  # the second one cannot know that nobody else has it
     monkeypatch.setattr("fcntl.flock", no_lock(errno.EIO))
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+    with pytest.raises(OSError, match=rf"{os.strerror(errno.EIO)}: '.*other\.partial'"):
         start(finetune, toy, tmp_path / "other")
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling link"])
+def test_what_is_no_folder_is_not_locked(kind: str, tmp_path: Path) -> None:
+    path, target = tmp_path / "a", tmp_path / "b"
+    if kind == "file":
+        path.touch()
+    else:
+        path.symlink_to(target)
+    if kind == "link":
+        target.mkdir()
+    before = names(tmp_path)
+    with (
+        pytest.raises(InputError, match="a: found a file or a link, expected a folder"),
+        locked_folder(path),
+    ):
+        raise AssertionError("it is locked")
+    assert names(tmp_path) == before
 
 
 def stopped(*_: Any) -> Any:

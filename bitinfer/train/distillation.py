@@ -31,6 +31,7 @@ from bitinfer.train.loop import LoopOptions, write_log
 from bitinfer.train.loop import train as train_stage
 from bitinfer.train.losses import LossWeights, distillation_loss
 from bitinfer.train.options import (
+    BATCH_SIZE,
     DEFAULT_BITS,
     DISTILL_EPOCHS,
     DISTILL_RATE,
@@ -52,17 +53,25 @@ from bitinfer.train.report import (
 )
 from bitinfer.train.session import (
     Session,
-    check_options,
     evaluate,
     plain,
     products_type,
+    read_train,
     read_unlabelled,
     reserved,
     session,
     type_name,
 )
 from bitinfer.train.student import Outputs, Shape, Student
-from bitinfer.train.teacher import as_student, has_head, open_folder, read_model, weights_files
+from bitinfer.train.teacher import (
+    Folder,
+    as_student,
+    has_head,
+    open_folder,
+    read_model,
+    weights_files,
+    weights_sha256,
+)
 
 __all__ = ["distill", "train_stages"]
 
@@ -101,7 +110,7 @@ def distill(
     activation: str = "relu",
     batch_size: int | None = None,
     batch_tokens: int | None = None,
-    learning_rate: float | None = None,
+    learning_rate: float = DISTILL_RATE,
     vector_rate: float = 1.0,
     seed: int = 0,
     evaluate_every: int | None = None,
@@ -175,6 +184,8 @@ def distill(
         True
     """
     options = {name: plain(value) for name, value in locals().items()}
+    if batch_size is None and batch_tokens is None:
+        options["batch_size"] = BATCH_SIZE
     students = check_bits(bits)
     budget = check_budget(minutes, steps, epochs, default_epochs=DISTILL_EPOCHS)
     parts = [budget.part(share) for share in check_shares(shares, len(students))]
@@ -187,17 +198,15 @@ def distill(
     noise = check_number("token_noise", token_noise, low=0, below=0.5)
     if activation not in ("relu", "gelu"):
         raise InputError(f"activation: found {activation!r}, expected 'relu' or 'gelu'")
-    check_options(options)
-    read_unlabelled(options)  # a mistake in it is found before anything is trained
-    if not has_head(open_folder(teacher)):
-        with reserved(options):  # what the teacher is made for
-            teacher = _make_teacher(options)
-    with session(teacher, options, head=True) as ready:
+    with (
+        reserved(options) as partial,
+        session(_with_head(options), options, partial, head=True) as ready,
+    ):
         float_model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
         first = as_student(float_model, dtype=ready.dtype).to(ready.device)
         taught = _teacher_result(as_student(float_model, dtype=torch.float32), ready)
         shape = replace(first.shape, activation=activation, epsilon=_EPSILON)
-        loop = ready.loop(default_rate=DISTILL_RATE, token_noise=noise, vector_rate=vectors)
+        loop = ready.loop(token_noise=noise, vector_rate=vectors)
         last, results = train_stages(
             first, shape, students, parts, ready, loop=loop, weights=losses
         )
@@ -251,25 +260,31 @@ def train_stages(
     return teacher, results
 
 
-def _make_teacher(options: Mapping[str, Any]) -> Path:
-    """Fine-tune what has no head, if a run that is resumed has not done it."""
+def _with_head(options: Mapping[str, Any]) -> Path:
+    """The teacher; fine-tuned if it has no head, unless a run that is resumed has done it."""
+    given = open_folder(options["teacher"])
+    if has_head(given):
+        return given.path
+    read_unlabelled(options, read_train(options))  # a mistake in it is found before hours of work
     output = Path(options["output"])
     teacher = output.with_name(f"{output.name}.teacher")
     shared = {name: options[name] for name in _SHARED}
     if options["batch_tokens"] is not None:
-        shared["batch_size"] = None  # that of the students is but a bound then
+        shared["batch_size"] = BATCH_SIZE  # that of the students is but a bound then
     if options["resume"] and teacher.exists():
-        _check_made_so(teacher, options, shared)
+        _check_made_so(teacher, given, options, shared)
     else:
         finetune(options["teacher"], options["train"], options["dev"], teacher, **shared)
     return teacher
 
 
-def _check_made_so(teacher: Path, options: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
-    """Whether a teacher that is found was made by the same options from the same tables."""
+def _check_made_so(
+    teacher: Path, encoder: Folder, options: Mapping[str, Any], shared: Mapping[str, Any]
+) -> None:
+    """Whether a teacher that is found was made by the same options from the same files."""
     report = read_report(teacher)
     dtype = type_name(products_type(options["bf16"]))
-    wanted = {"encoder": options["teacher"], "dtype": dtype}
+    wanted = {"model_sha256": weights_sha256(encoder), "dtype": dtype}
     wanted |= {name: value for name, value in shared.items() if name not in ("bf16", *_WATCHING)}
     wanted |= {name: file_sha256(Path(options[name])) for name in report.data}
     found = {**report.options, **{name: file.sha256 for name, file in report.data.items()}}

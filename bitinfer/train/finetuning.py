@@ -18,9 +18,15 @@ from bitinfer.train.data import Batch
 from bitinfer.train.loop import train as train_stage
 from bitinfer.train.loop import write_log
 from bitinfer.train.losses import label_loss
-from bitinfer.train.options import FINETUNE_EPOCHS, FINETUNE_RATE, check_budget, check_number
+from bitinfer.train.options import (
+    BATCH_SIZE,
+    FINETUNE_EPOCHS,
+    FINETUNE_RATE,
+    check_budget,
+    check_number,
+)
 from bitinfer.train.report import TrainingReport, write_report
-from bitinfer.train.session import Session, evaluate, plain, session
+from bitinfer.train.session import Session, evaluate, plain, reserved, session
 from bitinfer.train.teacher import read_model
 
 if TYPE_CHECKING:
@@ -47,8 +53,8 @@ def finetune(
     minutes: float | None = None,
     steps: int | None = None,
     epochs: float | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
+    batch_size: int = BATCH_SIZE,
+    learning_rate: float = FINETUNE_RATE,
     seed: int = 0,
     evaluate_every: int | None = None,
     bf16: bool | None = None,
@@ -98,7 +104,10 @@ def finetune(
     budget = check_budget(minutes, steps, epochs, default_epochs=FINETUNE_EPOCHS)
     check_number("dropout", dropout, low=0, below=1)
     check_bool("reinitialize_pooler", reinitialize_pooler)
-    with session(encoder, options, head=False) as ready:
+    with (
+        reserved(options) as partial,
+        session(encoder, options, partial, head=False) as ready,
+    ):
         model = read_model(
             ready.folder, outputs=ready.task.outputs, head=False, dropout=dropout
         ).to(ready.device)
@@ -108,7 +117,7 @@ def finetune(
         def logits(batch: Batch) -> Tensor:
             return _logits(model, batch, ready.dtype)
 
-        loop = ready.loop(default_rate=FINETUNE_RATE, most_gradient=_MOST_GRADIENT)
+        loop = ready.loop(most_gradient=_MOST_GRADIENT)
         result = train_stage(
             model,
             lambda batch: label_loss(logits(batch), batch, ready.task),

@@ -31,6 +31,7 @@ __all__ = ["LoopOptions", "Run", "learning_rate", "train", "write_log"]
 
 LOG = "log.jsonl"
 
+_FORMAT = 2  # of the states of a run: one of another format cannot be gone on with
 _SAVE_EVERY = 300.0  # seconds of work that a kill may cost
 _BETAS = (0.9, 0.999)
 # Looks at dev for each time through the data, where nothing is said.
@@ -102,7 +103,7 @@ class Run:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder
         self.earlier = 0.0  # seconds of work that were found here, and need not be done again
-        self._settings = json.dumps(settings, sort_keys=True)
+        self._settings = json.dumps({"format": _FORMAT, **settings}, sort_keys=True)
         folder.mkdir(exist_ok=True)
 
     @staticmethod
@@ -177,7 +178,6 @@ class Run:
             ) from error
 
     def _check(self, path: Path, settings: str) -> None:
-        # A version before may have had fewer options, as if they were not given.
         found, now = json.loads(settings), json.loads(self._settings)
         names = sorted(name for name in {*found, *now} if found.get(name) != now.get(name))
         if not names:

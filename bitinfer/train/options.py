@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from bitinfer.options import check_int
 
 __all__ = [
     "ARGUMENTS",
+    "BATCH_SIZE",
     "DATA",
     "DEFAULT_BITS",
     "DISTILL_EPOCHS",
@@ -34,6 +36,7 @@ DISTILL_EPOCHS = 12.0
 DISTILL_RATE = 5e-4
 FINETUNE_EPOCHS = 3.0
 FINETUNE_RATE = 5e-5
+BATCH_SIZE = 32
 
 #: Arguments that say how a table is read.
 DATA = ("text", "pair", "label", "labels", "regression", "max_length")
@@ -216,7 +219,7 @@ def check_number(
         InputTypeError: It is not a number.
         InputError: It is out of bounds.
     """
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InputTypeError(f"{name}: found {type(value).__name__}, expected a number")
     number = float(value)
     too_low = (above is not None and number <= above) or (low is not None and number < low)

@@ -39,7 +39,7 @@ from bitinfer.train.data import (
 from bitinfer.train.loop import LoopOptions, Run
 from bitinfer.train.options import check_number
 from bitinfer.train.report import Architecture, DataFile, TrainingReport, check_plotting
-from bitinfer.train.teacher import Folder, open_folder, weights_files
+from bitinfer.train.teacher import Folder, open_folder, weights_sha256
 
 __all__ = [
     "Session",
@@ -47,6 +47,7 @@ __all__ = [
     "evaluate",
     "plain",
     "products_type",
+    "read_train",
     "read_unlabelled",
     "reserved",
     "session",
@@ -55,7 +56,7 @@ __all__ = [
 
 _MAX_LENGTH = 128
 _EVALUATION_BATCH = 64
-_BATCH_SIZE, _WARMUP, _DECAY = 32, 0.1, 0.01
+_WARMUP, _DECAY = 0.1, 0.01
 _MOST_SEED = 2**63 - 1
 # How a run is watched and continued is no part of how its result came about.
 _FREE = ("output", "resume", "show_progress_bar", "threads")
@@ -67,7 +68,7 @@ class Session:
 
     Attributes:
         options: the arguments of the call, plain data.
-        folder: the model that it begins with.
+        folder, model_sha256: the model that it begins with, and of the bytes of its weights.
         task, train, dev: what is learned, from what (texts without labels too), measured on what.
         texts: the rows of dev.
         files: the tables, for the report.
@@ -81,6 +82,7 @@ class Session:
 
     options: Mapping[str, Any]
     folder: Folder
+    model_sha256: str
     task: Task
     train: Dataset
     dev: Dataset
@@ -103,14 +105,14 @@ class Session:
         """Whether to show how far it is."""
         return shows_progress(self.options["show_progress_bar"])
 
-    def loop(self, *, default_rate: float, **kinds: Any) -> LoopOptions:
+    def loop(self, **kinds: Any) -> LoopOptions:
         """How to train, by the options."""
         options = self.options
-        rate = options["learning_rate"]
         return LoopOptions(
-            batch_size=self._batch_size(),
+            # None where tokens alone limit a step.
+            batch_size=options["batch_size"] or len(self.train),
             batch_tokens=options.get("batch_tokens"),
-            rate=default_rate if rate is None else rate,
+            rate=options["learning_rate"],
             warmup=_WARMUP,
             decay=_DECAY,
             evaluate_every=options["evaluate_every"],
@@ -153,58 +155,53 @@ class Session:
             **found,
         )
 
-    def _batch_size(self) -> int:
-        """Of a step, or the most: as many as there are where tokens are what is to limit it."""
-        if self.options["batch_size"] is not None:
-            return int(self.options["batch_size"])
-        return _BATCH_SIZE if self.options.get("batch_tokens") is None else len(self.train)
-
     def _found_out(self, loop: LoopOptions) -> dict[str, Any]:
         """What no option says."""
         batches = loop.batches(self.train, epoch=0)
         return {
             "dtype": type_name(self.dtype),
+            "model_sha256": self.model_sha256,
             "padding": f"{padding_share(self.train.lengths, batches):.1%}",
         }
 
 
 @contextlib.contextmanager
 def session(
-    model: str | os.PathLike[str], options: Mapping[str, Any], *, head: bool
+    model: str | os.PathLike[str], options: Mapping[str, Any], partial: Path, *, head: bool
 ) -> Iterator[Session]:
-    """Check the options, read the tables, decide where to compute.
+    """Read the model and the tables, decide where to compute.
 
     Args:
         model: folder to begin with.
         options: the arguments of the call.
+        partial: for what is needed to go on, as `reserved` has it.
         head: whether the classifier in the folder is used, and decides what the classes are.
 
     Raises:
-        InputError, InputTypeError: a table or option is not as expected, names it; or another run
-            is making the same output.
+        InputError: a table or option is not as expected, names it.
         ConversionError: the folder does not hold a BERT.
-        FileExistsError: the output folder exists.
         OSError: a table cannot be read.
-        UnsupportedError: a package is missing.
     """
-    check_plotting()
-    check_options(options)
-    with reserved(options) as partial:
-        ready = _prepare(model, options, partial, head=head)
-        with _threads(options["threads"]), torch.random.fork_rng():
-            torch.manual_seed(options["seed"])
-            yield ready
+    ready = _prepare(model, options, partial, head=head)
+    with _threads(options["threads"]), torch.random.fork_rng():
+        torch.manual_seed(options["seed"])
+        yield ready
 
 
 @contextlib.contextmanager
 def reserved(options: Mapping[str, Any]) -> Iterator[Path]:
-    """The folder for what is needed to go on, which no other run can use meanwhile.
+    """Check the options, and keep other runs from making the same output.
+
+    Gives the folder for what is needed to go on.
 
     Raises:
-        InputError: the output cannot be made there, or another run is making it, or one that is
-            not to be resumed has begun to.
+        InputError, InputTypeError: an option is not as expected, names it; or the output cannot be
+            made there, or another run is making it, or one that is not to be resumed has begun to.
         FileExistsError: it is there already.
+        UnsupportedError: a package is missing.
     """
+    check_plotting()
+    check_options(options)
     output = Path(options["output"])
     _check_output(output)
     partial = output.with_name(f"{output.name}.partial")
@@ -216,12 +213,12 @@ def reserved(options: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _prepare(
-    model: str | os.PathLike[str], options: Mapping[str, Any], partial: Path, *, head: bool
+    path: str | os.PathLike[str], options: Mapping[str, Any], partial: Path, *, head: bool
 ) -> Session:
-    folder = open_folder(model)
+    folder = open_folder(path)
     longest = _longest(options["max_length"], folder)
     texts = {name: _read(options, name) for name in ("train", "dev")}
-    more = read_unlabelled(options)
+    more = read_unlabelled(options, texts["train"])
     task = _find_task(texts["train"], options, folder if head else None)
     tokenizer = folder.tokenizer()
     data = {
@@ -230,7 +227,6 @@ def _prepare(
     }
     train = data["train"]
     if more:
-        _check_pairs(more, texts["train"], options)
         source = os.fspath(options["unlabelled"])
         data["unlabelled"] = tokenize_texts(more, task, tokenizer, longest, name=source)
         train = join(train, data["unlabelled"])
@@ -243,10 +239,12 @@ def _prepare(
     settings = {key: value for key, value in options.items() if key not in _FREE}
     settings |= {name: each.sha256 for name, each in files.items()}
     settings["bf16"] = dtype == torch.bfloat16  # the default depends on the machine
-    settings["model"] = ",".join(file_sha256(file) for file in weights_files(folder.path))
+    model = weights_sha256(folder)
+    settings["model"] = model
     return Session(
         options=options,
         folder=folder,
+        model_sha256=model,
         task=task,
         train=train,
         dev=data["dev"],
@@ -294,13 +292,15 @@ def check_options(options: Mapping[str, Any]) -> None:
     check_int("seed", options["seed"], 0, _MOST_SEED)
     if options["max_length"] is not None:
         check_int("max_length", options["max_length"], MIN_LENGTH)
-    for name in ("batch_size", "evaluate_every", "threads"):
+    tokens = options.get("batch_tokens")  # fine-tuning has none
+    if tokens is None or options["batch_size"] is not None:
+        check_int("batch_size", options["batch_size"], 1)
+    if tokens is not None:
+        check_int("batch_tokens", tokens, 1)
+    for name in ("evaluate_every", "threads"):
         if options[name] is not None:
             check_int(name, options[name], 1)
-    if options.get("batch_tokens") is not None:  # fine-tuning has none
-        check_int("batch_tokens", options["batch_tokens"], 1)
-    if options["learning_rate"] is not None:
-        check_number("learning_rate", options["learning_rate"], above=0)
+    check_number("learning_rate", options["learning_rate"], above=0)
     for name in ("regression", "resume"):
         check_bool(name, options[name])
     for name in ("bf16", "show_progress_bar"):
@@ -323,24 +323,36 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise InputTypeError(f"unlabelled: found {found}, expected a path")
 
 
-def read_unlabelled(options: Mapping[str, Any]) -> list[TextPair]:
-    """More texts to learn from, if the options name any.
+def read_train(options: Mapping[str, Any]) -> LabelledTexts:
+    """The training table.
 
     Raises:
         InputError: it is no such table; names it.
         OSError: it cannot be read.
     """
-    if options.get("unlabelled") is None:
+    return _read(options, "train")
+
+
+def read_unlabelled(options: Mapping[str, Any], train: LabelledTexts) -> list[TextPair]:
+    """More texts to learn from, if the options name any.
+
+    Raises:
+        InputError: it is no such table, or not of texts as those of the training table; names it.
+        OSError: it cannot be read.
+    """
+    if options.get("unlabelled") is None:  # fine-tuning has none
         return []
-    return read_texts(options["unlabelled"], **_columns(options))
+    texts = read_texts(options["unlabelled"], **_columns(options))
+    _check_pairs(texts, train, options)
+    return texts
 
 
 def _check_output(output: Path) -> None:
     """Whether a folder of that name can be made."""
+    if not output.name or "\0" in output.name or not output.parent.is_dir():
+        raise InputError(f"output: found {str(output)!r}, expected a new folder in one that exists")
     if os.path.lexists(output):
         raise FileExistsError(f"{output} exists; expected a new folder")
-    if not output.name or not output.parent.is_dir():
-        raise InputError(f"output: found {str(output)!r}, expected a new folder in one that exists")
 
 
 def _longest(max_length: int | None, folder: Folder) -> int:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from bitinfer.checkpoints.files import read_config, read_vocab, unpickle
 from bitinfer.errors import ConversionError, InputError, quote, shorten
+from bitinfer.files import file_sha256
 from bitinfer.text import TextTokenizer
 from bitinfer.train.options import Bits
 from bitinfer.train.student import Shape, Student
@@ -23,7 +24,15 @@ from bitinfer.train.student import Shape, Student
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
 
-__all__ = ["Folder", "as_student", "has_head", "open_folder", "read_model", "weights_files"]
+__all__ = [
+    "Folder",
+    "as_student",
+    "has_head",
+    "open_folder",
+    "read_model",
+    "weights_files",
+    "weights_sha256",
+]
 
 # What the configuration of a BERT can say that our network does not do.
 _EXPECTED = {
@@ -141,6 +150,11 @@ def weights_files(folder: Path) -> list[Path]:
         if index.is_file():
             return _listed(index)
     raise ConversionError(f"{folder}: found no weights, expected {' or '.join(names)}")
+
+
+def weights_sha256(folder: Folder) -> str:
+    """Of the bytes of the weights; of several files, with commas between."""
+    return ",".join(file_sha256(file) for file in weights_files(folder.path))
 
 
 def read_model(

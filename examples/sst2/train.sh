@@ -13,7 +13,8 @@ if [ ! -e "$out/teacher/report.json" ]; then
     --output "$out/teacher" --labels negative,positive --reinitialize-pooler \
     --epochs 2 --learning-rate 5e-5 --evaluate-every 450 --max-length 64 --resume
 fi
-# In one step: no student of more bits takes its share of the budget.
+# In one step: no student of more bits takes its share of the budget.  A step is as many texts as 480
+# tokens hold; 256 is no bound to that.
 if [ ! -e "$out/student/report.json" ]; then
   bitinfer distill "$out/teacher" --train "$data/train.tsv" --dev "$data/dev.tsv" \
     --unlabelled "$data/unlabelled.tsv" --token-noise 0.15 \
