@@ -426,8 +426,11 @@ def test_recipes_are_what_was_done(example: str, command: str, report: str) -> N
     pytest.importorskip("transformers", reason="training needs it")
     folder = Path(__file__).resolve().parents[1] / "examples" / example
     lines = (folder / "train.sh").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
-    (line,) = (line for line in lines if line.strip().startswith(f"bitinfer {command} "))
-    given = vars(cli._parser().parse_args(shlex.split(line)[1:]))
+    starts = (f"bitinfer {each} " for each in ("finetune", "distill"))
+    steps = [each for start in starts for each in lines if each.strip().startswith(start)]
+    teacher, student = (vars(cli._parser().parse_args(shlex.split(each)[1:])) for each in steps)
+    assert student["teacher"] == teacher["output"]
+    given = teacher if command == "finetune" else student
     done = json.loads((folder / report).read_text(encoding="utf-8"))["options"]
     usual = inspect.signature(getattr(bitinfer.train, command)).parameters
     elsewhere = {"teacher", "encoder", "train", "dev", "unlabelled", "output"}
@@ -439,3 +442,6 @@ def test_recipes_are_what_was_done(example: str, command: str, report: str) -> N
             assert done.get(name, default) == default, name
         else:
             assert done[name] == given[name], name
+    for name in ("train", "dev", "unlabelled"):
+        if name in usual:
+            assert done.get(name) == (given[name] and Path(given[name]).name)

@@ -503,7 +503,7 @@ def test_a_budget_in_minutes(toy: Toy, tmp_path: Path) -> None:
 def from_encoder(toy: Toy, output: Path, **changes: Any) -> TrainingReport:
     """24 steps for the teacher and 20 for the students."""
     files = {"teacher": toy.encoder, "train": toy.dev}
-    return start(toy, output, **files, **{"steps": 20, **changes})
+    return start(toy, output, **{**files, "steps": 20, **changes})
 
 
 def test_without_a_head_a_teacher_is_made_first(toy: Toy, tmp_path: Path) -> None:
@@ -544,12 +544,23 @@ def test_going_on_with_a_teacher_of_other_products(
 def test_going_on_with_a_teacher_of_another_encoder(toy: Toy, tmp_path: Path) -> None:
     """In the place of the one before."""
     encoder = write_bert(tmp_path / "encoder")
-    start(toy, tmp_path / "out", teacher=encoder, train=toy.dev, steps=20)
+    from_encoder(toy, tmp_path / "out", teacher=encoder)
     shutil.rmtree(tmp_path / "out")
     shutil.rmtree(encoder)
     write_bert(encoder, seed=1)
-    with pytest.raises(InputError, match=r"out\.teacher: found a teacher made with model_sha256 '"):
-        start(toy, tmp_path / "out", teacher=encoder, train=toy.dev, steps=20, resume=True)
+    with pytest.raises(InputError, match=r"out\.teacher: found a teacher made with folder_sha256"):
+        from_encoder(toy, tmp_path / "out", teacher=encoder, resume=True)
+
+
+def test_going_on_with_a_teacher_made_otherwise(toy: Toy, tmp_path: Path) -> None:
+    """Than `distill` would have made it."""
+    files = (toy.encoder, toy.dev, toy.dev, tmp_path / "out.teacher")
+    finetune(*files, batch_size=8, threads=1, dropout=0.9)
+    with pytest.raises(InputError, match=r"out\.teacher: found a teacher made with dropout 0\.9, "):
+        from_encoder(toy, tmp_path / "out", resume=True)
+    shutil.rmtree(tmp_path / "out.teacher")
+    finetune(*files, batch_size=8, threads=1)
+    from_encoder(toy, tmp_path / "out", resume=True)
 
 
 def test_no_teacher_is_made_for_wrong_texts(toy: Toy, tmp_path: Path) -> None:

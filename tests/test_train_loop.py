@@ -505,7 +505,7 @@ def test_damaged_states(damage: str, training: Training, monkeypatch: pytest.Mon
     Run(training.folder, SETTINGS).finish(0, {}, RESULT)
     for name in ("state.pt", "stage-0.pt"):
         DAMAGES[damage](training.folder / name)
-    expected = r"{}: (damaged \(|found a training with other options)"
+    expected = r"{}: (damaged \(|found a training (with other options|of another version))"
     with pytest.raises(InputError, match=expected.format("state.pt")):
         training(Budget(steps=3))
     with pytest.raises(InputError, match=expected.format("stage-0.pt")):

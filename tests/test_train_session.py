@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,12 @@ def start(kind: Callable[..., Any], toy: Toy, output: object, /, **changes: Any)
         ({"seed": -1}, InputError, "seed: found -1"),
         ({"learning_rate": Decimal(1)}, InputTypeError, "learning_rate: found Decimal"),
         ({"learning_rate": None}, InputTypeError, "learning_rate: found NoneType"),
-        ({"output": "a\0b"}, InputError, "output: found 'a.x00b', expected a new folder"),
+        ({"learning_rate": 10**400}, InputError, "learning_rate: found inf, expected a finite"),
+        ({"output": "a\0b"}, InputError, "output: found 'a.x00b', expected a path"),
+        ({"train": "a\0b"}, InputError, "train: found 'a.x00b', expected a path"),
+        ({"model": 5}, InputTypeError, "(teacher|encoder): found int, expected a path"),
+        ({"licence": "\ud800"}, InputError, "licence: lone surrogate U.D800 at position 0"),
+        ({"labels": ["a", "\udc00"]}, InputError, "label 1: lone surrogate U.DC00"),
         ({"seed": 2**63}, InputError, "seed: found 9223372036854775808"),
         ({"evaluate_every": 0}, InputError, "evaluate_every: found 0"),
         ({"threads": 0}, InputError, "threads: found 0"),
@@ -307,6 +313,7 @@ def test_plain() -> None:
     found = plain(("a", np.int64(3), [np.float32(0.5), np.bool_(True)]))
     assert json.dumps(found) == '["a", 3, [0.5, true]]'
     assert plain(None) is None
+    assert type(plain(Fraction(1, 4))) is float
 
 
 def test_weights_files(tmp_path: Path) -> None:
@@ -522,8 +529,33 @@ def test_going_on_with_other_options(
         change = {"model": write_bert(tmp_path / "other", seed=1)}
     with pytest.raises(InputError, match=rf"state\.pt: found a training with other .* \({message}"):
         start(finetune, toy, tmp_path / "out", resume=True, **change)
-    free = {"threads": 2, "show_progress_bar": False}
-    start(finetune, toy, tmp_path / "out", resume=True, **free)
+    free = {"threads": 2, "show_progress_bar": False, "licence": "MIT"}
+    report = start(finetune, toy, tmp_path / "out", resume=True, **free)
+    assert report.options["licence"] == "MIT"
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "config.json"])
+def test_going_on_with_another_model_in_its_place(
+    name: str, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same weights."""
+    monkeypatch.setattr(bitinfer.train.loop, "_SAVE_EVERY", -1.0)
+    teacher = teacher_of(tmp_path, *sorted(WORDS))
+    with monkeypatch.context() as patch:
+        patch.setattr("bitinfer.train.distillation.new_folder", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            start(distill, toy, tmp_path / "out", model=teacher)
+    path = teacher / name
+    before = path.read_text()
+    if name == "vocab.txt":
+        *rest, last = before.splitlines()
+        path.write_text("\n".join([*rest[:-1], last, rest[-1], ""]))
+    else:
+        path.write_text(json.dumps({**json.loads(before), "layer_norm_eps": 1e-3}))
+    with pytest.raises(InputError, match=r"other options or data .model '[0-9a-f]{64}', now '"):
+        start(distill, toy, tmp_path / "out", model=teacher, resume=True)
+    path.write_text(before)
+    start(distill, toy, tmp_path / "out", model=teacher, resume=True)
 
 
 def test_going_on_with_a_state_of_another_format(
@@ -534,9 +566,8 @@ def test_going_on_with_a_state_of_another_format(
         patch.setattr("bitinfer.train.finetuning.new_folder", stopped)
         with pytest.raises(KeyboardInterrupt):
             start(finetune, toy, tmp_path / "out")
-    now = bitinfer.train.loop._FORMAT + 1
-    monkeypatch.setattr(bitinfer.train.loop, "_FORMAT", now)
-    with pytest.raises(InputError, match=rf"state\.pt: found .* \(format {now - 1}, now {now}\)"):
+    monkeypatch.setattr(bitinfer.train.loop, "_FORMAT", bitinfer.train.loop._FORMAT + 1)
+    with pytest.raises(InputError, match=r"state\.pt: found a training of another version of bit"):
         start(finetune, toy, tmp_path / "out", resume=True)
 
 

@@ -25,6 +25,7 @@ from bitinfer.arguments import (
 from bitinfer.errors import InputError
 from bitinfer.train.options import (
     ARGUMENTS,
+    BATCH_SIZE,
     DATA,
     DEFAULT_BITS,
     DISTILL_EPOCHS,
@@ -116,9 +117,9 @@ def add_distill(commands: Any) -> None:
         "  bitinfer distill bert-nli/ --train nli.jsonl --dev dev.jsonl -o nli-1bit/ \\\n"
         "    --text premise --pair hypothesis --label gold --bits 1-1-2,1-1-1 --shares 1,2\n\n"
         "TEACHER is a local Hugging Face folder of BERT architecture. One with no classification\n"
-        "head is fine-tuned first, as `bitinfer finetune` does by default, into OUT.teacher. Each\n"
-        "student learns from the one before, the first from the teacher. Also in OUT: the packed\n"
-        f"file.\n\n{_TABLES}",
+        "head is fine-tuned first, into OUT.teacher, as long and as fast as `bitinfer finetune`\n"
+        "does by default. Each student learns from the one before, the first from the teacher.\n"
+        f"Also in OUT: the packed file.\n\n{_TABLES}",
     )
     parser.add_argument("teacher", metavar="TEACHER", help="folder of the float model")
     _add_files(parser)
@@ -257,7 +258,7 @@ def _add_budget(parser: argparse.ArgumentParser, epochs: float, of: str) -> None
 def _add_loop(parser: argparse.ArgumentParser, rate: float) -> argparse._ArgumentGroup:
     loop = parser.add_argument_group("training")
     loop.add_argument(
-        "--batch-size", type=to_positive, metavar="N", help="texts of a step: default 32"
+        "--batch-size", type=to_positive, metavar="N", help=f"texts of a step: default {BATCH_SIZE}"
     )
     loop.add_argument(
         "--learning-rate", type=to_positive_number, metavar="X", help=f"default {rate:g}"

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,7 @@ from bitinfer.train.session import (
     evaluate,
     plain,
     products_type,
-    read_train,
-    read_unlabelled,
+    read_tables,
     reserved,
     session,
     type_name,
@@ -70,7 +70,6 @@ from bitinfer.train.teacher import (
     open_folder,
     read_model,
     weights_files,
-    weights_sha256,
 )
 
 __all__ = ["distill", "train_stages"]
@@ -129,8 +128,9 @@ def distill(
 
     Args:
         teacher: local Hugging Face folder of a BERT with a classification head; without one
-            `finetune` first makes a teacher of it, with its own defaults, in a folder beside the
-            output whose name ends in ``.teacher``.
+            `finetune` first makes a teacher of it, in a folder beside the output whose name ends in
+            ``.teacher``, with what is given here for data, length, seed and products, and for
+            batches unless by tokens, and its own defaults for all else.
         train, dev: tables of labelled texts, ``.tsv``, ``.csv`` or ``.jsonl``; dev chooses the
             weights that are kept.
         output: folder to make.
@@ -265,27 +265,30 @@ def _with_head(options: Mapping[str, Any]) -> Path:
     given = open_folder(options["teacher"])
     if has_head(given):
         return given.path
-    read_unlabelled(options, read_train(options))  # a mistake in it is found before hours of work
+    read_tables(options)  # a mistake in one is found before hours of work
     output = Path(options["output"])
     teacher = output.with_name(f"{output.name}.teacher")
-    shared = {name: options[name] for name in _SHARED}
+    how = {name: each.default for name, each in signature(finetune).parameters.items()}
+    for name in ("encoder", "train", "dev", "output"):
+        del how[name]
+    how |= {name: options[name] for name in _SHARED}
     if options["batch_tokens"] is not None:
-        shared["batch_size"] = BATCH_SIZE  # that of the students is but a bound then
+        how["batch_size"] = BATCH_SIZE  # that of the students is but a bound then
     if options["resume"] and teacher.exists():
-        _check_made_so(teacher, given, options, shared)
+        _check_made_so(teacher, given, options, how)
     else:
-        finetune(options["teacher"], options["train"], options["dev"], teacher, **shared)
+        finetune(options["teacher"], options["train"], options["dev"], teacher, **how)
     return teacher
 
 
 def _check_made_so(
-    teacher: Path, encoder: Folder, options: Mapping[str, Any], shared: Mapping[str, Any]
+    teacher: Path, encoder: Folder, options: Mapping[str, Any], how: Mapping[str, Any]
 ) -> None:
     """Whether a teacher that is found was made by the same options from the same files."""
     report = read_report(teacher)
     dtype = type_name(products_type(options["bf16"]))
-    wanted = {"model_sha256": weights_sha256(encoder), "dtype": dtype}
-    wanted |= {name: value for name, value in shared.items() if name not in ("bf16", *_WATCHING)}
+    wanted = {"folder_sha256": encoder.sha256(), "dtype": dtype}
+    wanted |= {name: value for name, value in how.items() if name not in ("bf16", *_WATCHING)}
     wanted |= {name: file_sha256(Path(options[name])) for name in report.data}
     found = {**report.options, **{name: file.sha256 for name, file in report.data.items()}}
     for name, value in wanted.items():

@@ -102,14 +102,14 @@ def finetune(
     """
     options = {name: plain(value) for name, value in locals().items()}
     budget = check_budget(minutes, steps, epochs, default_epochs=FINETUNE_EPOCHS)
-    check_number("dropout", dropout, low=0, below=1)
+    probability = check_number("dropout", dropout, low=0, below=1)
     check_bool("reinitialize_pooler", reinitialize_pooler)
     with (
         reserved(options) as partial,
         session(encoder, options, partial, head=False) as ready,
     ):
         model = read_model(
-            ready.folder, outputs=ready.task.outputs, head=False, dropout=dropout
+            ready.folder, outputs=ready.task.outputs, head=False, dropout=probability
         ).to(ready.device)
         if reinitialize_pooler:
             _draw_pooler(model)

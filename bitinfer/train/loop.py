@@ -179,6 +179,11 @@ class Run:
 
     def _check(self, path: Path, settings: str) -> None:
         found, now = json.loads(settings), json.loads(self._settings)
+        if found.get("format") != _FORMAT:
+            raise InputError(
+                f"{path}: found a training of another version of bitinfer, expected one of this "
+                "(go on with that version, or delete it)"
+            )
         names = sorted(name for name in {*found, *now} if found.get(name) != now.get(name))
         if not names:
             return

@@ -221,7 +221,10 @@ def check_number(
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InputTypeError(f"{name}: found {type(value).__name__}, expected a number")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     too_low = (above is not None and number <= above) or (low is not None and number < low)
     if too_low or number >= below or not math.isfinite(number):
         bound = f" above {above:g}" if above is not None else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
 import os
 import platform
 import time
@@ -21,7 +22,7 @@ from bitinfer.checkpoints.tasks import real_names
 from bitinfer.diagnostics import cpu_name, package_version
 from bitinfer.errors import ConversionError, InputError, InputTypeError, quote
 from bitinfer.files import file_sha256, locked_folder
-from bitinfer.options import check_bool, check_int, shows_progress
+from bitinfer.options import check_bool, check_int, check_unicode, shows_progress
 from bitinfer.tables import LabelledTexts, class_indices, read_table, read_texts
 from bitinfer.text import MIN_LENGTH, TextPair
 from bitinfer.train.data import (
@@ -39,16 +40,14 @@ from bitinfer.train.data import (
 from bitinfer.train.loop import LoopOptions, Run
 from bitinfer.train.options import check_number
 from bitinfer.train.report import Architecture, DataFile, TrainingReport, check_plotting
-from bitinfer.train.teacher import Folder, open_folder, weights_sha256
+from bitinfer.train.teacher import Folder, open_folder
 
 __all__ = [
     "Session",
-    "check_options",
     "evaluate",
     "plain",
     "products_type",
-    "read_train",
-    "read_unlabelled",
+    "read_tables",
     "reserved",
     "session",
     "type_name",
@@ -59,7 +58,7 @@ _EVALUATION_BATCH = 64
 _WARMUP, _DECAY = 0.1, 0.01
 _MOST_SEED = 2**63 - 1
 # How a run is watched and continued is no part of how its result came about.
-_FREE = ("output", "resume", "show_progress_bar", "threads")
+_FREE = ("output", "licence", "resume", "show_progress_bar", "threads")
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Session:
 
     Attributes:
         options: the arguments of the call, plain data.
-        folder, model_sha256: the model that it begins with, and of the bytes of its weights.
+        folder, folder_sha256: the model that it begins with.
         task, train, dev: what is learned, from what (texts without labels too), measured on what.
         texts: the rows of dev.
         files: the tables, for the report.
@@ -82,7 +81,7 @@ class Session:
 
     options: Mapping[str, Any]
     folder: Folder
-    model_sha256: str
+    folder_sha256: str
     task: Task
     train: Dataset
     dev: Dataset
@@ -160,7 +159,7 @@ class Session:
         batches = loop.batches(self.train, epoch=0)
         return {
             "dtype": type_name(self.dtype),
-            "model_sha256": self.model_sha256,
+            "folder_sha256": self.folder_sha256,
             "padding": f"{padding_share(self.train.lengths, batches):.1%}",
         }
 
@@ -217,8 +216,7 @@ def _prepare(
 ) -> Session:
     folder = open_folder(path)
     longest = _longest(options["max_length"], folder)
-    texts = {name: _read(options, name) for name in ("train", "dev")}
-    more = read_unlabelled(options, texts["train"])
+    texts, more = read_tables(options)
     task = _find_task(texts["train"], options, folder if head else None)
     tokenizer = folder.tokenizer()
     data = {
@@ -239,12 +237,11 @@ def _prepare(
     settings = {key: value for key, value in options.items() if key not in _FREE}
     settings |= {name: each.sha256 for name, each in files.items()}
     settings["bf16"] = dtype == torch.bfloat16  # the default depends on the machine
-    model = weights_sha256(folder)
-    settings["model"] = model
+    settings["model"] = folder.sha256()
     return Session(
         options=options,
         folder=folder,
-        model_sha256=model,
+        folder_sha256=settings["model"],
         task=task,
         train=train,
         dev=data["dev"],
@@ -280,7 +277,10 @@ def plain(value: Any) -> Any:
         return os.fsdecode(value)
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [plain(each) for each in value]
-    return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.generic):
+        return value.item()
+    other = isinstance(value, numbers.Real) and not isinstance(value, (int, float))
+    return float(value) if other else value
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -309,47 +309,47 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in ("text", "pair", "label", "licence"):
         if not isinstance(options[name], (str, NoneType)):
             raise InputTypeError(f"{name}: found {type(options[name]).__name__}, expected str")
+    if options["licence"] is not None:
+        check_unicode("licence", options["licence"])
     labels = options["labels"]
     if not isinstance(labels, (list, NoneType)):
         found = type(labels).__name__
         raise InputTypeError(f"labels: found {found}, expected a sequence of names")
-    for name in ("train", "dev", "output"):
-        if not isinstance(options[name], str):
-            found = type(options[name]).__name__
-            raise InputTypeError(f"{name}: found {found}, expected a path")
-    unlabelled = options.get("unlabelled")  # fine-tuning has none
-    if not isinstance(unlabelled, (str, NoneType)):
-        found = type(unlabelled).__name__
-        raise InputTypeError(f"unlabelled: found {found}, expected a path")
+    for index, label in enumerate(labels or []):
+        if isinstance(label, str):
+            check_unicode(f"label {index}", label)
+    for name in ("teacher", "encoder", "train", "dev", "unlabelled", "output"):
+        if name in options and (name != "unlabelled" or options[name] is not None):
+            _check_path(name, options[name])
 
 
-def read_train(options: Mapping[str, Any]) -> LabelledTexts:
-    """The training table.
+def read_tables(options: Mapping[str, Any]) -> tuple[dict[str, LabelledTexts], list[TextPair]]:
+    """The tables ``train`` and ``dev``, and texts without labels if the options name any.
 
     Raises:
-        InputError: it is no such table; names it.
-        OSError: it cannot be read.
+        InputError: one is no such table, or the texts are pairs and those of ``train`` are not, or
+            the other way round; names it.
+        OSError: one cannot be read.
     """
-    return _read(options, "train")
-
-
-def read_unlabelled(options: Mapping[str, Any], train: LabelledTexts) -> list[TextPair]:
-    """More texts to learn from, if the options name any.
-
-    Raises:
-        InputError: it is no such table, or not of texts as those of the training table; names it.
-        OSError: it cannot be read.
-    """
+    columns = {key: options[key] for key in ("text", "pair", "label")}
+    tables = {name: read_table(options[name], **columns) for name in ("train", "dev")}
     if options.get("unlabelled") is None:  # fine-tuning has none
-        return []
-    texts = read_texts(options["unlabelled"], **_columns(options))
-    _check_pairs(texts, train, options)
-    return texts
+        return tables, []
+    texts = read_texts(options["unlabelled"], **columns)
+    _check_pairs(texts, tables["train"], options)
+    return tables, texts
+
+
+def _check_path(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InputTypeError(f"{name}: found {type(value).__name__}, expected a path")
+    if "\0" in value:
+        raise InputError(f"{name}: found {value!r}, expected a path")
 
 
 def _check_output(output: Path) -> None:
     """Whether a folder of that name can be made."""
-    if not output.name or "\0" in output.name or not output.parent.is_dir():
+    if not output.name or not output.parent.is_dir():
         raise InputError(f"output: found {str(output)!r}, expected a new folder in one that exists")
     if os.path.lexists(output):
         raise FileExistsError(f"{output} exists; expected a new folder")
@@ -406,14 +406,6 @@ def _outputs(folder: Folder) -> int:
     """Rows of the classifier, as transformers has it from the configuration."""
     names = folder.config.get("id2label")
     return len(names) if isinstance(names, dict) else folder.config.get("num_labels", 2)
-
-
-def _read(options: Mapping[str, Any], name: str) -> LabelledTexts:
-    return read_table(options[name], **_columns(options))
-
-
-def _columns(options: Mapping[str, Any]) -> dict[str, str | None]:
-    return {key: options[key] for key in ("text", "pair", "label")}
 
 
 def _check_pairs(

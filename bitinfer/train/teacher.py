@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -31,7 +32,6 @@ __all__ = [
     "open_folder",
     "read_model",
     "weights_files",
-    "weights_sha256",
 ]
 
 # What the configuration of a BERT can say that our network does not do.
@@ -81,6 +81,12 @@ class Folder:
     def positions(self) -> int:
         """Most tokens of a sequence."""
         return int(self.config["max_position_embeddings"])
+
+    def sha256(self) -> str:
+        """Of all that decides what is learned from it: weights, configuration, tokens."""
+        weights = [file_sha256(file) for file in weights_files(self.path)]
+        parts = [weights, self.config, self.vocab, self.lowercase]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def tokenizer(self) -> TextTokenizer:
         """The engine's own tokenizer with this vocabulary, so that training sees its tokens."""
@@ -150,11 +156,6 @@ def weights_files(folder: Path) -> list[Path]:
         if index.is_file():
             return _listed(index)
     raise ConversionError(f"{folder}: found no weights, expected {' or '.join(names)}")
-
-
-def weights_sha256(folder: Folder) -> str:
-    """Of the bytes of the weights; of several files, with commas between."""
-    return ",".join(file_sha256(file) for file in weights_files(folder.path))
 
 
 def read_model(
