@@ -32,6 +32,7 @@ class Arm:
     bits: tuple[str, ...] = ("1-1-2", "1-1-1")
     two_set: bool = True
     fixed_steps: bool = False
+    vector_rate: float = 1.0
 
 
 ARMS = {
@@ -39,6 +40,7 @@ ARMS = {
     "one set of codes": Arm(two_set=False),
     "fixed steps": Arm(fixed_steps=True),
     "single step, straight to 1-1-1": Arm(bits=("1-1-1",)),
+    "vectors at four times the rate": Arm(vector_rate=4.0),
 }
 
 
@@ -93,7 +95,7 @@ def _train(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             check_bits(arm.bits),
             [Budget(steps=options.steps // stages)] * stages,
             ready,
-            loop=ready.loop(),
+            loop=ready.loop(vector_rate=arm.vector_rate),
             weights=LossWeights(),
         )
         return {
@@ -102,6 +104,7 @@ def _train(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             "bits": list(arm.bits),
             "two_set": arm.two_set,
             "fixed_steps": arm.fixed_steps,
+            "vector_rate": arm.vector_rate,
             "row_scales": shape.row_scales,
             "steps": options.steps,
             "seconds": round(sum(result.seconds for result in results), 1),

@@ -41,6 +41,7 @@ class Trained:
         seed: of everything random.
         bits: of each student, ``"1-1-2"``.
         two_set, fixed_steps, row_scales: as of `bitinfer.train.student.Shape`.
+        vector_rate: as of `bitinfer.train.loop.LoopOptions`.
         steps: of all stages together.
         seconds: of the training.
         value: accuracy, in 0..1.
@@ -53,6 +54,7 @@ class Trained:
     two_set: bool
     fixed_steps: bool
     row_scales: bool
+    vector_rate: float
     steps: int
     seconds: float
     value: float
@@ -164,8 +166,15 @@ def ablation(results: Data) -> str:
         for arm in (base, *others)
     ]
     rows[0][-2:] = ["", ""]
-    head = ["arm", "bits", "codes", "steps of codes", "weight scales", "training steps", "time"]
-    head += ["seeds", "accuracy, %", "difference to the first", f"within {_NOISE} standard errors?"]
+    head = ["arm", "bits", "codes", "steps of codes", "weight scales", "rate of vectors"]
+    head += [
+        "training steps",
+        "time",
+        "seeds",
+        "accuracy, %",
+        "difference to the first",
+        f"within {_NOISE} standard errors?",
+    ]
     return f"{table(head, rows)}\n\n{_setup(found['setup'], arms)}"
 
 
@@ -182,6 +191,7 @@ def _arm(arm: str, runs: list[Trained]) -> list[str]:
         "two sets" if first.two_set else "signed",
         "fixed" if first.fixed_steps else "learned",
         "of rows" if first.row_scales else "of matrices",
+        f"{first.vector_rate:g}",
         f"{first.steps:,}",
         duration(fmean(run.seconds for run in runs)),
         str(len(runs)),
@@ -189,7 +199,8 @@ def _arm(arm: str, runs: list[Trained]) -> list[str]:
 
 
 def _kind(run: Trained) -> tuple[Any, ...]:
-    return (*run.bits, run.two_set, run.fixed_steps, run.row_scales, run.steps, run.count)
+    fixed = (run.two_set, run.fixed_steps, run.row_scales, run.vector_rate, run.steps, run.count)
+    return (*run.bits, *fixed)
 
 
 def _mean(values: list[float]) -> _Mean:

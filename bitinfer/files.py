@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -14,7 +15,17 @@ from bitinfer.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["check_target", "file_sha256", "locked_folder", "new_folder", "write_file"]
+__all__ = [
+    "TEMPORARY",
+    "check_target",
+    "file_sha256",
+    "locked_folder",
+    "new_folder",
+    "write_file",
+]
+
+#: Names of what `write_file` has not finished: a kill leaves it.
+TEMPORARY = re.compile(r"\.bitinfer-[0-9a-f]{16}\.tmp")
 
 # What systems answer that cannot put a folder on the disk, or do not let this user.
 _NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}

@@ -37,8 +37,13 @@ from bitinfer.train.markdown import code, metric_text
 from bitinfer.train.report import standard_error, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
-# Arguments of training that are paths: where they lay on one machine says nothing.
-PATHS = ("encoder", "teacher", "train", "unlabelled", "dev", "output")
+# Where files lay on one machine says nothing: of tables the name is left, and folders are called as
+# the scripts call them.
+TABLES = ("train", "unlabelled", "dev")
+FOLDERS = {
+    "finetune": {"encoder": "encoder", "output": "teacher"},
+    "distill": {"teacher": "teacher", "output": "student"},
+}
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ def publish(options: argparse.Namespace) -> None:
     test = tested(model, options)
     # What reports of earlier versions say of it is another file.
     float_bytes = (options.out / "pytorch_model.bin").stat().st_size
-    report = replace(without_folders(report), float_bytes=float_bytes)
+    report = replace(without_paths(report), float_bytes=float_bytes)
     text = card(options.name, report, licence=licence, test=test, built_in=not options.not_built_in)
 
     folder = options.root / "examples" / options.name
@@ -144,7 +149,7 @@ def publish(options: argparse.Namespace) -> None:
     (folder / "report.md").unlink()  # the card says the same
     (folder / "teacher.json").unlink(missing_ok=True)
     if options.teacher is not None and (options.teacher / "report.json").exists():
-        teacher = without_folders(read_report(options.teacher))
+        teacher = without_paths(read_report(options.teacher))
         (folder / "teacher.json").write_text(teacher.as_json(), encoding="utf-8")
     (folder / "test.json").write_text(json.dumps(test, indent=2) + "\n", encoding="utf-8")
     if options.not_built_in:
@@ -206,12 +211,13 @@ def teacher_value(options: argparse.Namespace, model: bitinfer.BitModel) -> floa
     )
 
 
-def without_folders(report: TrainingReport) -> TrainingReport:
-    options = {
-        key: Path(value).name if key in PATHS and value is not None else value
-        for key, value in report.options.items()
-    }
-    return replace(report, options=options)
+def without_paths(report: TrainingReport) -> TrainingReport:
+    options = report.options | FOLDERS[report.command]
+    for name in TABLES:
+        if options.get(name) is not None:
+            options[name] = Path(options[name]).name
+    teacher = report.teacher and replace(report.teacher, name=FOLDERS["distill"]["teacher"])
+    return replace(report, options=options, teacher=teacher)
 
 
 def card(

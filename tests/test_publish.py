@@ -44,11 +44,11 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(command, env=environment(), check=True)
     files = (folder / "train.tsv", folder / "dev.tsv")
     quiet = {"show_progress_bar": False, "threads": 1}
-    bitinfer.train.finetune(folder / "encoder", *files, folder / "teacher", steps=4, **quiet)
+    bitinfer.train.finetune(folder / "encoder", *files, folder / "tuned", steps=4, **quiet)
     options = {"bits": ["1-1-1"], "steps": 2, "licence": "Apache-2.0", **quiet}
     (folder / "more.tsv").write_text("sentence\nso good\n", encoding="utf-8")
     options["unlabelled"] = folder / "more.tsv"
-    bitinfer.train.distill(folder / "teacher", *files, folder / "student", **options)
+    bitinfer.train.distill(folder / "tuned", *files, folder / "made", **options)
     return folder
 
 
@@ -61,11 +61,11 @@ def root(tmp_path: Path) -> Path:
 
 def arguments(toy: Path, root: Path, *more: str) -> list[str]:
     test = ["--test", str(toy / "test.tsv"), "--root", str(root)]
-    return ["sst2", str(toy / "student"), *test, *more]
+    return ["sst2", str(toy / "made"), *test, *more]
 
 
 def test_built_in(script: ModuleType, toy: Path, root: Path) -> None:
-    script.main(arguments(toy, root, "--teacher", str(toy / "teacher")))
+    script.main(arguments(toy, root, "--teacher", str(toy / "tuned")))
     files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*"))
     names = ("report.json", "report.svg", "teacher.json", "test.json")
     examples = [f"examples/sst2/{name}" for name in names]
@@ -80,10 +80,13 @@ def test_built_in(script: ModuleType, toy: Path, root: Path) -> None:
     report = read_report(root / "examples" / "sst2")
     assert report.options["train"] == "train.tsv"
     assert report.options["output"] == "student"
+    assert report.options["teacher"] == "teacher"
+    assert report.teacher is not None
+    assert report.teacher.name == "teacher"
     assert report.options["unlabelled"] == "more.tsv"
     teacher = read_report(root / "examples" / "sst2" / "teacher.json")
     assert teacher.command == "finetune"
-    assert teacher.options["encoder"] == "encoder"
+    assert (teacher.options["encoder"], teacher.options["output"]) == ("encoder", "teacher")
     card = (root / "bitinfer" / "builtin" / "sst2.md").read_text("utf-8")
     assert str(toy) not in card
     assert 'bitinfer.load("sst2").predict("some text")' in card
@@ -103,7 +106,7 @@ def test_teacher_is_measured_as_its_own_report_does(
     script: ModuleType, toy: Path, root: Path
 ) -> None:
     """On the rows of dev, where both are known; the table itself is refused."""
-    words = arguments(toy, root, "--teacher", str(toy / "teacher"), "--not-built-in")
+    words = arguments(toy, root, "--teacher", str(toy / "tuned"), "--not-built-in")
     where = words.index("--test") + 1
     words[where] = str(toy / "dev.tsv")
     with pytest.raises(SystemExit, match=r"found the dev table, expected other rows"):
@@ -112,7 +115,7 @@ def test_teacher_is_measured_as_its_own_report_does(
     (toy / "copy.tsv").write_text((toy / "dev.tsv").read_text("utf-8") + "\n", "utf-8")
     script.main(words)
     test = json.loads((root / "examples" / "sst2" / "test.json").read_text())
-    report = read_report(toy / "student")
+    report = read_report(toy / "made")
     assert report.packed is not None
     assert report.teacher is not None
     assert test["value"] == report.packed.value
@@ -135,7 +138,7 @@ def test_not_built_in(script: ModuleType, toy: Path, root: Path) -> None:
 def test_refused(script: ModuleType, toy: Path, root: Path, tmp_path: Path) -> None:
     """Nothing is written for a model that is not what its checkpoint means, or without licence."""
     other = tmp_path / "other"
-    shutil.copytree(toy / "student", other)
+    shutil.copytree(toy / "made", other)
     shutil.copyfile(bitinfer.origin.find_model("sst2").path, other / "packed.safetensors")
     with pytest.raises(SystemExit, match=r"publish.py: .*: bitinfer verify failed"):
         script.main([*arguments(toy, root)[:1], str(other), *arguments(toy, root)[2:]])

@@ -548,7 +548,7 @@ def test_going_on_with_a_teacher_of_another_encoder(toy: Toy, tmp_path: Path) ->
     shutil.rmtree(tmp_path / "out")
     shutil.rmtree(encoder)
     write_bert(encoder, seed=1)
-    with pytest.raises(InputError, match=r"out\.teacher: found a teacher made with folder_sha256"):
+    with pytest.raises(InputError, match=r"out\.teacher: found a teacher of another encoder, "):
         from_encoder(toy, tmp_path / "out", teacher=encoder, resume=True)
 
 
@@ -561,6 +561,26 @@ def test_going_on_with_a_teacher_made_otherwise(toy: Toy, tmp_path: Path) -> Non
     shutil.rmtree(tmp_path / "out.teacher")
     finetune(*files, batch_size=8, threads=1)
     from_encoder(toy, tmp_path / "out", resume=True)
+
+
+def test_going_on_with_what_is_no_teacher(toy: Toy, tmp_path: Path) -> None:
+    """Of the name that a teacher has."""
+    teacher = tmp_path / "out.teacher"
+    teacher.mkdir()
+    with pytest.raises(InputError, match=r"out\.teacher: found no report .*expected a teacher"):
+        from_encoder(toy, tmp_path / "out", resume=True)
+    teacher.rmdir()
+    start(toy, teacher, unlabelled=toy.dev)
+    with pytest.raises(InputError, match=r"out\.teacher: found what distill made, expected a teac"):
+        from_encoder(toy, tmp_path / "out", resume=True)
+    shutil.rmtree(teacher)
+    finetune(toy.encoder, toy.train, toy.dev, teacher, batch_size=8, threads=1, steps=1)
+    with pytest.raises(InputError, match=r"out\.teacher: found a teacher of another train, expect"):
+        from_encoder(toy, tmp_path / "out", resume=True)
+    (teacher / "report.json").write_text("{}")
+    with pytest.raises(FormatError, match=r"report\.json: found no report of schema"):
+        from_encoder(toy, tmp_path / "out", resume=True)
+    assert names(tmp_path) == {"out.teacher"}
 
 
 def test_no_teacher_is_made_for_wrong_texts(toy: Toy, tmp_path: Path) -> None:
@@ -691,6 +711,23 @@ def test_going_on_after_a_stop(
         with pytest.raises(InputError, match="found an unfinished training"):
             start(toy, tmp_path / "out")
     go_on(toy, tmp_path, unbroken)
+
+
+def test_going_on_with_all_that_is_drawn(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of an epoch of the second stage."""
+    options = {"unlabelled": toy.dev, "token_noise": 0.3, "batch_tokens": 60, "vector_rate": 2.0}
+    start(toy, tmp_path / "a", **options)
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    with monkeypatch.context() as patch:
+        stopping = Stopping(loop.Run.keep, 8)
+        patch.setattr(loop.Run, "keep", lambda *given: stopping(*given))
+        with pytest.raises(KeyboardInterrupt):
+            start(toy, tmp_path / "b", **options)
+    assert "stage-0.pt" in names(tmp_path / "b.partial")
+    start(toy, tmp_path / "b", **options, resume=True)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
 def test_stopped_twice(

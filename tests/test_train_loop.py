@@ -451,13 +451,37 @@ def test_finished_stages(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_what_others_put_there_stays(tmp_path: Path) -> None:
+    """While a run is on: before one begins, or goes on, it is refused."""
+    folder = tmp_path / "run"
+    run = Run(folder, SETTINGS)
+    run.keep(0, {})
+    run.log("")
+    (folder / "thesis.txt").touch()
+    for resume in (False, True):
+        with pytest.raises(InputError, match=r"run: found 'thesis\.txt', expected nothing but"):
+            Run.check_folder(folder, resume=resume)
+    run.remove()
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_what_a_kill_leaves_is_no_obstacle(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = Run(folder, SETTINGS)
+    run.finish(12, {}, RESULT)
+    (folder / ".bitinfer-0123456789abcdef.tmp").touch()
+    Run.check_folder(folder, resume=True)
+    run.remove()
+    assert not folder.exists()
+
+
 def test_an_unfinished_training_is_no_free_place(tmp_path: Path) -> None:
-    Run.check_free(tmp_path / "run")
-    Run(tmp_path / "run", SETTINGS)
-    Run.check_free(tmp_path / "run")
-    Run(tmp_path / "run", SETTINGS).log("")
+    run = Run(tmp_path / "run", SETTINGS)
+    Run.check_folder(run.folder, resume=False)
+    run.log("")
     with pytest.raises(InputError, match=r"run: found an unfinished training, expected none \(res"):
-        Run.check_free(tmp_path / "run")
+        Run.check_folder(run.folder, resume=False)
+    Run.check_folder(run.folder, resume=True)
 
 
 def test_other_settings(tmp_path: Path) -> None:

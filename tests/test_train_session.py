@@ -71,7 +71,15 @@ def start(kind: Callable[..., Any], toy: Toy, output: object, /, **changes: Any)
         ({"model": 5}, InputTypeError, "(teacher|encoder): found int, expected a path"),
         ({"licence": "\ud800"}, InputError, "licence: lone surrogate U.D800 at position 0"),
         ({"labels": ["a", "\udc00"]}, InputError, "label 1: lone surrogate U.DC00"),
+        ({"output": os.fsdecode(b"out\xff")}, InputError, "output: lone surrogate U.DCFF at"),
+        ({"dev": os.fsdecode(b"\xff/dev.tsv")}, InputError, "dev: lone surrogate U.DCFF at"),
+        ({"text": "\ud800"}, InputError, "text: lone surrogate U.D800 at position 0"),
         ({"seed": 2**63}, InputError, "seed: found 9223372036854775808"),
+        ({"learning_rate": Fraction(10**400)}, InputError, "learning_rate: found inf, expected"),
+        ({"learning_rate": np.longdouble("1e400")}, InputError, "learning_rate: found inf, expe"),
+        ({"steps": 10**400}, InputError, "steps: found 1000.*, expected 1..9007199254740992"),
+        ({"steps": None, "epochs": 1e308}, InputError, r"above 0 below 1e\+09"),
+        ({"threads": 2**31}, InputError, "threads: found 2147483648, expected 1..1024"),
         ({"evaluate_every": 0}, InputError, "evaluate_every: found 0"),
         ({"threads": 0}, InputError, "threads: found 0"),
         ({"threads": True}, InputTypeError, "threads: found bool"),
@@ -131,6 +139,11 @@ def test_options_of_finetune(
         ({"bits": []}, InputError, "bits: found no stage"),
         ({"shares": [1]}, InputError, "shares: found 1, expected 3"),
         ({"shares": 3}, InputTypeError, "shares: found 3, expected a list"),
+        (
+            {"shares": [1e308] * 3},
+            InputError,
+            r"shares: found 1e\+308, expected a finite number ab",
+        ),
         ({"activation": "tanh"}, InputError, "activation: found 'tanh', expected 'relu' or 'gelu'"),
         ({"label_weight": -1}, InputError, "label_weight: found -1"),
         ({"hidden_weight": math.inf}, InputError, "hidden_weight: found inf"),
@@ -156,15 +169,23 @@ def test_places_that_are_taken(
     (tmp_path / "link").symlink_to("nowhere")
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "log.jsonl").touch()
+    (tmp_path / "mine.partial").mkdir()
+    (tmp_path / "mine.partial" / "train.tsv").touch()
     for name in ("folder", "file", "link"):
         with pytest.raises(FileExistsError, match=f"{name} exists; expected a new folder"):
             start(train, toy, tmp_path / name, resume=True)
     with pytest.raises(InputError, match=r"out\.partial: found an unfinished training"):
         start(train, toy, tmp_path / "out")
+    for resume in (False, True):
+        with pytest.raises(
+            InputError, match=r"mine\.partial: found 'train\.tsv', expected nothing"
+        ):
+            start(train, toy, tmp_path / "mine", resume=resume)
     for output in (tmp_path / "none" / "out", tmp_path / "file" / "out"):
         with pytest.raises(InputError, match=r"output: found .*, expected a new folder in"):
             start(train, toy, output)
-    assert names(tmp_path) == {"folder", "file", "link", "out.partial"}
+    assert names(tmp_path) == {"folder", "file", "link", "out.partial", "mine.partial"}
+    assert names(tmp_path / "mine.partial") == {"train.tsv"}
 
 
 @pytest.mark.parametrize("train", TRAINERS)
@@ -172,6 +193,13 @@ def test_bad_tables(train: Any, toy: Toy, tmp_path: Path) -> None:
     new = write_table(tmp_path / "new.tsv", [["so good", "good"], ["so new", "new"]])
     with pytest.raises(InputError, match=r"new\.tsv, row 1: found label 'new', expected one of"):
         start(train, toy, tmp_path / "out", dev=new)
+    header = "sentence1\tsentence2\tlabel"
+    pairs = write_table(tmp_path / "pairs.tsv", [["so", "good", "good"]], header)
+    with pytest.raises(InputError, match=r"pairs\.tsv: found pairs, expected single texts as in"):
+        start(train, toy, tmp_path / "out", dev=pairs)
+    with pytest.raises(InputError, match=r"dev\.tsv: found single texts, expected pairs as in"):
+        start(train, toy, tmp_path / "out", train=pairs)
+    pairs.unlink()
     empty = write_table(tmp_path / "empty.tsv", [])
     for name in ("train", "dev"):
         with pytest.raises(InputError, match="found"):
@@ -296,12 +324,15 @@ def test_outputs_as_transformers_counts_them(toy: Toy, tmp_path: Path) -> None:
         labels_of(toy, tmp_path, model=teacher, **found)
 
 
-@pytest.mark.parametrize("names", [{"0": "a", "2": "b"}, {"0": "a", "1": "a"}, {"0": "a", "1": 5}])
+@pytest.mark.parametrize(
+    "names",
+    [{"0": "a", "2": "b"}, {"0": "a", "1": "a"}, {"0": "a", "1": 5}, {"0": "a", "1": "\ud800"}],
+)
 def test_damaged_names(names: dict[str, Any], toy: Toy, tmp_path: Path) -> None:
     teacher = write_bert(tmp_path / "teacher", 2)
     config = json.loads((teacher / "config.json").read_text())
     (teacher / "config.json").write_text(json.dumps(config | {"id2label": names}))
-    with pytest.raises(ConversionError, match="teacher: config id2label: found"):
+    with pytest.raises(ConversionError, match=r"teacher: config id2label.*: (found|lone surr)"):
         labels_of(toy, tmp_path, model=teacher, **table_of(tmp_path, ["a", "b"]))
 
 
@@ -313,7 +344,10 @@ def test_plain() -> None:
     found = plain(("a", np.int64(3), [np.float32(0.5), np.bool_(True)]))
     assert json.dumps(found) == '["a", 3, [0.5, true]]'
     assert plain(None) is None
-    assert type(plain(Fraction(1, 4))) is float
+    for number in (Fraction(1, 4), np.longdouble(0.25), np.float32(0.25)):
+        assert plain(number) == 0.25
+        assert type(plain(number)) is float
+    assert type(plain(np.int64(3))) is int
 
 
 def test_weights_files(tmp_path: Path) -> None:
@@ -512,7 +546,7 @@ def test_finetuning_goes_on(toy: Toy, tmp_path: Path, monkeypatch: pytest.Monkey
         ({"learning_rate": 1e-3}, "learning_rate 5e-05, now 0.001"),
         ({"steps": 5}, "steps 4, now 5"),
         ({"train": "other"}, "train '[0-9a-f]{64}', now '[0-9a-f]{64}'"),
-        ({"model": "other"}, "encoder '.*', now '.*'; model '[0-9a-f]{64}', now '"),
+        ({"model": "other"}, "model '[0-9a-f]{64}', now '"),
     ],
 )
 def test_going_on_with_other_options(
@@ -529,9 +563,25 @@ def test_going_on_with_other_options(
         change = {"model": write_bert(tmp_path / "other", seed=1)}
     with pytest.raises(InputError, match=rf"state\.pt: found a training with other .* \({message}"):
         start(finetune, toy, tmp_path / "out", resume=True, **change)
+    # With another number of threads too, though sums are added up in another order then.
     free = {"threads": 2, "show_progress_bar": False, "licence": "MIT"}
     report = start(finetune, toy, tmp_path / "out", resume=True, **free)
     assert report.options["licence"] == "MIT"
+
+
+def test_going_on_by_another_spelling(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the names of the same model and tables."""
+    monkeypatch.setattr(bitinfer.train.loop, "_SAVE_EVERY", -1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("bitinfer.train.distillation.new_folder", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            start(distill, toy, tmp_path / "out")
+    monkeypatch.chdir(toy.teacher.parent)
+    spelled = {"model": f"{toy.teacher.name}/", "train": toy.train.name, "dev": f"./{toy.dev.name}"}
+    report = start(distill, toy, tmp_path / "out", **spelled, resume=True)
+    assert report.options["teacher"] == spelled["model"]
 
 
 @pytest.mark.parametrize("name", ["vocab.txt", "config.json"])

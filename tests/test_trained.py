@@ -38,6 +38,7 @@ TEST = {
 
 def run(arm: str, seed: int, value: float, **changes: Any) -> dict[str, Any]:
     kinds = {"bits": ["1-1-2", "1-1-1"], "two_set": True, "fixed_steps": False, "row_scales": True}
+    kinds["vector_rate"] = 1.0
     measured = {"steps": 1200, "seconds": 60.0, "value": value, "count": 700}
     return {"arm": arm, "seed": seed, **kinds, **measured, **changes}
 
@@ -116,15 +117,16 @@ def test_ablation() -> None:
     """Mean and standard error by hand: of 80, 81, 82 they are 81 and 1 / sqrt(3) = 0.577."""
     base = runs("base", [0.80, 0.81, 0.82])
     near = runs("one set", [0.79, 0.80, 0.81], two_set=False)
-    far = runs("one step", [0.76, 0.77, 0.78], bits=["1-1-1"], fixed_steps=True, row_scales=False)
+    changes = {"fixed_steps": True, "row_scales": False, "vector_rate": 4.0}
+    far = runs("one step", [0.76, 0.77, 0.78], bits=["1-1-1"], **changes)
     lines = trained.ablation(ablated(base, near, far)).splitlines()
     assert lines[2:5] == [
-        "| base | 1-1-2, 1-1-1 | two sets | learned | of rows | 1,200 | 60 s | 3 | 81.0 ± 0.6 |"
+        "| base | 1-1-2, 1-1-1 | two sets | learned | of rows | 1 | 1,200 | 60 s | 3 | 81.0 ± 0.6 |"
         "  |  |",
-        "| one set | 1-1-2, 1-1-1 | signed | learned | of rows | 1,200 | 60 s | 3 | 80.0 ± 0.6 | "
-        "-1.0 ± 0.8 | yes: within noise |",
-        "| one step | 1-1-1 | two sets | fixed | of matrices | 1,200 | 60 s | 3 | 77.0 ± 0.6 | "
-        "-4.0 ± 0.8 | no |",
+        "| one set | 1-1-2, 1-1-1 | signed | learned | of rows | 1 | 1,200 | 60 s | 3 | 80.0 ± 0.6 "
+        "| -1.0 ± 0.8 | yes: within noise |",
+        "| one step | 1-1-1 | two sets | fixed | of matrices | 4 | 1,200 | 60 s | 3 | 77.0 ± 0.6 "
+        "| -4.0 ± 0.8 | no |",
     ]
     assert "A toy. ± is one standard error over the seeds" in lines[-1]
     assert "The 700 rows are the same for all, the float teacher has 90.0 % of" in lines[-1]

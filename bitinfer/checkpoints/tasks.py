@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bitinfer.checkpoints.description import Config
-from bitinfer.errors import ConversionError, InputTypeError, quote
+from bitinfer.errors import ConversionError, InputError, InputTypeError, quote
+from bitinfer.options import check_unicode
 
 __all__ = ["TASKS", "Task", "find_task", "label_names", "real_names"]
 
@@ -123,7 +124,13 @@ def real_names(id2label: object) -> tuple[str, ...] | None:
         raise ConversionError(
             f"config id2label: found {quote(dict(entries))}, expected a name for each of 0 .. n-1"
         )
-    return tuple(by_index[index] for index in expected)
+    names = tuple(by_index[index] for index in expected)
+    for index, name in enumerate(names):
+        try:
+            check_unicode(f"config id2label {index}", name)
+        except InputError as error:
+            raise ConversionError(str(error)) from None
+    return names
 
 
 def _checked(what: str, names: tuple[str, ...], classes: int) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitinfer.errors import InputError, InputTypeError, quote
-from bitinfer.options import check_int
+from bitinfer.options import check_int, check_unicode
 from bitinfer.tables import LabelledTexts, class_indices, label_numbers
 from bitinfer.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
 
@@ -129,6 +129,7 @@ def _checked(labels: Sequence[str]) -> tuple[str, ...]:
     for index, label in enumerate(names):
         if not isinstance(label, str):
             raise InputTypeError(f"label {index}: found {type(label).__name__}, expected str")
+        check_unicode(f"label {index}", label)
         found = f"label {index}: found {quote(label)}"
         if not label or label != label.strip():
             raise InputError(f"{found}, expected a name without blanks around it")

@@ -33,9 +33,11 @@ from bitinfer.train.loop import train as train_stage
 from bitinfer.train.losses import LossWeights, distillation_loss
 from bitinfer.train.options import (
     BATCH_SIZE,
+    DATA,
     DEFAULT_BITS,
     DISTILL_EPOCHS,
     DISTILL_RATE,
+    RUN,
     Bits,
     Budget,
     check_bits,
@@ -76,12 +78,11 @@ __all__ = ["distill", "train_stages"]
 
 _EPSILON = 1e-12  # of the layer norms of every BiT model
 _PARITY_BATCH = 16
-# What fine-tuning is told where the teacher has no head: all but how long and how fast.
-_WATCHING = ("threads", "licence", "resume", "show_progress_bar")
-_SHARED = (
-    *("text", "pair", "label", "labels", "regression", "max_length", "batch_size", "seed"),
-    *("bf16", *_WATCHING),
-)
+# What fine-tuning is told where the teacher has no head; all else has its own defaults.
+_SHARED = (*DATA, "batch_size", "seed", "bf16", "threads", *RUN)
+# What of it does not tell how the teacher was made; that of products only with the machine.
+_UNTOLD = ("bf16", "threads", *RUN)
+_TEACHER = "a teacher that finetune made (delete it, or choose another output)"
 
 
 def distill(
@@ -174,7 +175,9 @@ def distill(
     Raises:
         InputError, InputTypeError: an option or a row of a table is not as expected; names it.
         ConversionError: the teacher is not a BERT with a head, or is damaged.
+        FormatError: the report of a teacher that was made before is damaged.
         FileExistsError: ``output`` exists.
+        OSError: a file cannot be read or written.
         UnsupportedError: a package of the extra ``train`` is missing.
 
     Example:
@@ -284,17 +287,32 @@ def _with_head(options: Mapping[str, Any]) -> Path:
 def _check_made_so(
     teacher: Path, encoder: Folder, options: Mapping[str, Any], how: Mapping[str, Any]
 ) -> None:
-    """Whether a teacher that is found was made by the same options from the same files."""
-    report = read_report(teacher)
-    dtype = type_name(products_type(options["bf16"]))
-    wanted = {"folder_sha256": encoder.sha256(), "dtype": dtype}
-    wanted |= {name: value for name, value in how.items() if name not in ("bf16", *_WATCHING)}
-    wanted |= {name: file_sha256(Path(options[name])) for name in report.data}
-    found = {**report.options, **{name: file.sha256 for name, file in report.data.items()}}
+    """Whether a teacher that is found was made by the same options from the same files.
+
+    Raises:
+        InputError: it was not, or it is no teacher that `finetune` made.
+        FormatError: its report is damaged.
+    """
+    try:
+        report = read_report(teacher)
+    except OSError as error:
+        raise InputError(f"{teacher}: found no report ({error}), expected {_TEACHER}") from None
+    if report.command != "finetune":
+        raise InputError(f"{teacher}: found what {report.command} made, expected {_TEACHER}")
+    digests = {name: file_sha256(Path(options[name])) for name in ("train", "dev")}
+    digests["encoder"] = encoder.sha256()
+    found = {name: file.sha256 for name, file in report.data.items()}
+    found["encoder"] = report.options.get("folder_sha256", "")
+    for name, digest in digests.items():
+        if found.get(name) != digest:
+            given = encoder.path if name == "encoder" else options[name]
+            raise InputError(f"{teacher}: found a teacher of another {name}, expected {given}")
+    wanted = {name: value for name, value in how.items() if name not in _UNTOLD}
+    wanted["dtype"] = type_name(products_type(options["bf16"]))
     for name, value in wanted.items():
-        if found.get(name) != value:
+        if report.options.get(name) != value:
             raise InputError(
-                f"{teacher}: found a teacher made with {name} {quote(found.get(name))}, "
+                f"{teacher}: found a teacher made with {name} {quote(report.options.get(name))}, "
                 f"expected {quote(value)}"
             )
 

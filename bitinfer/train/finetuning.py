@@ -94,6 +94,7 @@ def finetune(
         InputError, InputTypeError: an option or a row of a table is not as expected; names it.
         ConversionError: the encoder is not a BERT, or is damaged.
         FileExistsError: ``output`` exists.
+        OSError: a file cannot be read or written.
         UnsupportedError: a package of the extra ``train`` is missing.
 
     Example:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import math
-import shutil
+import re
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from bitinfer.checkpoints.files import unpickle
 from bitinfer.errors import InputError, quote, shorten
-from bitinfer.files import write_file
+from bitinfer.files import TEMPORARY, write_file
 from bitinfer.train.data import Batch, Dataset, TokenNoise, collate, training_batches
 from bitinfer.train.options import Budget
 from bitinfer.train.report import Point, StageResult
@@ -31,6 +31,7 @@ __all__ = ["LoopOptions", "Run", "learning_rate", "train", "write_log"]
 
 LOG = "log.jsonl"
 
+_OWN = re.compile(rf"state\.pt|stage-\d+\.pt|{re.escape(LOG)}|{TEMPORARY.pattern}")
 _FORMAT = 2  # of the states of a run: one of another format cannot be gone on with
 _SAVE_EVERY = 300.0  # seconds of work that a kill may cost
 _BETAS = (0.9, 0.999)
@@ -93,7 +94,7 @@ class Run:
     """A folder that holds what a training needs to go on after a kill, and its log.
 
     Args:
-        folder: made if it does not exist; `check_free` tells whether to go on with what it holds.
+        folder: made if it does not exist; `check_folder` tells whether it may be used.
         settings: all that the result depends on, plain data.
 
     Raises:
@@ -107,13 +108,21 @@ class Run:
         folder.mkdir(exist_ok=True)
 
     @staticmethod
-    def check_free(folder: Path) -> None:
-        """Whether there is nothing to go on with.
+    def check_folder(folder: Path, *, resume: bool) -> None:
+        """Whether a run may begin in a folder, or go on with what it holds.
 
         Raises:
-            InputError: an unfinished training is there.
+            InputError: something is there that no training put there, or that one did which is not
+                to be resumed.
         """
-        if folder.exists() and any(folder.iterdir()):
+        found = sorted(path.name for path in folder.iterdir())
+        for name in found:
+            if _OWN.fullmatch(name) is None:
+                raise InputError(
+                    f"{folder}: found {quote(name)}, expected nothing but what an unfinished "
+                    "training leaves"
+                )
+        if found and not resume:
             raise InputError(
                 f"{folder}: found an unfinished training, expected none (resume it, or delete it)"
             )
@@ -155,8 +164,12 @@ class Run:
             file.write(line)
 
     def remove(self) -> None:
-        """Delete the folder, when nothing is left to go on with."""
-        shutil.rmtree(self.folder)
+        """Delete what is no longer needed to go on; what others put there stays."""
+        for path in self.folder.iterdir():
+            if _OWN.fullmatch(path.name):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[dict[str, Any] | None]:
@@ -237,8 +250,8 @@ def train(
     """Train a model in place; at the end it has the weights that were best by ``measure``.
 
     Everything random but dropout, whose state is saved, is a function of the seed and the step: a
-    stage that was resumed ends as one that was not, unless its budget is in minutes, or a GPU drops
-    out or adds in an order of its own.
+    stage that was resumed ends as one that was not, unless its budget is in minutes, or PyTorch
+    adds in another order, with other threads or on a GPU, which also drops out as it likes.
 
     Args:
         loss: of a batch on the model's device, a scalar.

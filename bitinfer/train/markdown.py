@@ -29,7 +29,7 @@ __all__ = [
     "table",
 ]
 
-# How a run is watched and continued is no part of how its result came about.
+# What is of no use to who does it again.
 _NOT_RECIPE = {"resume", "show_progress_bar"}
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "DISTILL_RATE",
     "FINETUNE_EPOCHS",
     "FINETUNE_RATE",
+    "RUN",
     "Bits",
     "Budget",
     "check_bits",
@@ -40,25 +41,29 @@ BATCH_SIZE = 32
 
 #: Arguments that say how a table is read.
 DATA = ("text", "pair", "label", "labels", "regression", "max_length")
+#: Arguments that have no part in how the weights come about.
+RUN = ("licence", "resume", "show_progress_bar")
 _BUDGET = ("minutes", "steps", "epochs")
 _STUDENT = (
     *("unlabelled", "token_noise", "batch_tokens", "vector_rate", "bits", "shares"),
     *("label_weight", "hidden_weight", "attention_weight", "activation"),
 )
 _LOOP = ("batch_size", "learning_rate", "seed", "evaluate_every", "bf16", "threads")
-_RUN = ("licence", "resume", "show_progress_bar")
 
 #: The arguments of each function, which are the options of the command of the same name.
 ARGUMENTS = {
-    "distill": ("teacher", "train", "dev", "output", *DATA, *_BUDGET, *_STUDENT, *_LOOP, *_RUN),
+    "distill": ("teacher", "train", "dev", "output", *DATA, *_BUDGET, *_STUDENT, *_LOOP, *RUN),
     "finetune": (
-        *("encoder", "train", "dev", "output", *DATA, *_BUDGET, *_LOOP, *_RUN),
+        *("encoder", "train", "dev", "output", *DATA, *_BUDGET, *_LOOP, *RUN),
         *("reinitialize_pooler", "dropout"),
     ),
 }
 
 _PACKAGES = ("torch", "transformers", "matplotlib")
 _BITS = re.compile("(1|32)-(1|32)-([1-8]|32)")
+# More than anybody waits for, and little enough to be counted in floats.
+_MOST_STEPS = 2**53
+_MANY = 1e9  # epochs, and the largest share
 
 
 class Bits(NamedTuple):
@@ -98,7 +103,8 @@ class Budget:
     def progress(self, step: int, seconds: float, steps_per_epoch: int) -> float:
         """Which part of it is used up, 0..1."""
         if self.minutes is not None:
-            return min(1.0, seconds / (60 * self.minutes))
+            limit = 60 * self.minutes
+            return seconds / limit if seconds < limit else 1.0
         steps = self.steps
         if steps is None:
             assert self.epochs is not None
@@ -160,13 +166,13 @@ def check_shares(shares: Sequence[float] | None, stages: int) -> tuple[float, ..
 
     Raises:
         InputTypeError: A share is not a number.
-        InputError: A share is not positive and finite, or there is not one for each stage.
+        InputError: A share is out of bounds, or there is not one for each stage.
     """
     if shares is None:
         return (1 / stages,) * stages
     if not _is_list(shares):
         raise InputTypeError(f"shares: found {quote(shares)}, expected a list such as [1, 2]")
-    numbers = [check_number("shares", each, above=0) for each in shares]
+    numbers = [check_number("shares", each, above=0, below=_MANY) for each in shares]
     if len(numbers) != stages:
         raise InputError(
             f"shares: found {len(numbers)}, expected {stages}, one for each stage of bits"
@@ -185,7 +191,7 @@ def check_budget(
 
     Raises:
         InputTypeError: It is not a number; ``steps`` is not an integer.
-        InputError: More than one was given, or it is not positive.
+        InputError: More than one was given, or it is out of bounds.
     """
     budgets = {"minutes": minutes, "steps": steps, "epochs": epochs}
     given = [name for name, value in budgets.items() if value is not None]
@@ -196,9 +202,9 @@ def check_budget(
     if minutes is not None:
         return Budget(minutes=check_number("minutes", minutes, above=0))
     if steps is not None:
-        return Budget(steps=check_int("steps", steps, 1))
+        return Budget(steps=check_int("steps", steps, 1, _MOST_STEPS))
     if epochs is not None:
-        return Budget(epochs=check_number("epochs", epochs, above=0))
+        return Budget(epochs=check_number("epochs", epochs, above=0, below=_MANY))
     return Budget(epochs=default_epochs)
 
 

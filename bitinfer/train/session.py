@@ -38,7 +38,7 @@ from bitinfer.train.data import (
     tokenize_texts,
 )
 from bitinfer.train.loop import LoopOptions, Run
-from bitinfer.train.options import check_number
+from bitinfer.train.options import RUN, check_number
 from bitinfer.train.report import Architecture, DataFile, TrainingReport, check_plotting
 from bitinfer.train.teacher import Folder, open_folder
 
@@ -57,8 +57,12 @@ _MAX_LENGTH = 128
 _EVALUATION_BATCH = 64
 _WARMUP, _DECAY = 0.1, 0.01
 _MOST_SEED = 2**63 - 1
-# How a run is watched and continued is no part of how its result came about.
-_FREE = ("output", "licence", "resume", "show_progress_bar", "threads")
+# Arguments that may be others when a run goes on: the number of threads too, which decides in which
+# order sums are added up, so that one may go on with what is left of a busy machine.
+_FREE = ("output", "threads", *RUN)
+# Arguments in whose place is the content of what they name.
+_NAMES = ("encoder", "teacher")
+_MOST_THREADS = 1024  # far more could not be started, which ends the process
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,8 @@ def reserved(options: Mapping[str, Any]) -> Iterator[Path]:
 
     Raises:
         InputError, InputTypeError: an option is not as expected, names it; or the output cannot be
-            made there, or another run is making it, or one that is not to be resumed has begun to.
+            made there, or another run is making it, or one that is not to be resumed has begun to,
+            or the folder for what is needed to go on holds something else.
         FileExistsError: it is there already.
         UnsupportedError: a package is missing.
     """
@@ -206,8 +211,7 @@ def reserved(options: Mapping[str, Any]) -> Iterator[Path]:
     partial = output.with_name(f"{output.name}.partial")
     with locked_folder(partial):
         _check_output(output)  # who had the lock before may have made it
-        if not options["resume"]:
-            Run.check_free(partial)
+        Run.check_folder(partial, resume=options["resume"])
         yield partial
 
 
@@ -234,7 +238,7 @@ def _prepare(
     }
     device = _device()
     dtype = products_type(options["bf16"])
-    settings = {key: value for key, value in options.items() if key not in _FREE}
+    settings = {key: value for key, value in options.items() if key not in (*_FREE, *_NAMES)}
     settings |= {name: each.sha256 for name, each in files.items()}
     settings["bf16"] = dtype == torch.bfloat16  # the default depends on the machine
     settings["model"] = folder.sha256()
@@ -278,9 +282,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [plain(each) for each in value]
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
     other = isinstance(value, numbers.Real) and not isinstance(value, (int, float))
-    return float(value) if other else value
+    if other:
+        with contextlib.suppress(OverflowError):  # who checks the option says what is wrong
+            return float(value)
+    return value
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -297,9 +304,9 @@ def check_options(options: Mapping[str, Any]) -> None:
         check_int("batch_size", options["batch_size"], 1)
     if tokens is not None:
         check_int("batch_tokens", tokens, 1)
-    for name in ("evaluate_every", "threads"):
+    for name, most in (("evaluate_every", None), ("threads", _MOST_THREADS)):
         if options[name] is not None:
-            check_int(name, options[name], 1)
+            check_int(name, options[name], 1, most)
     check_number("learning_rate", options["learning_rate"], above=0)
     for name in ("regression", "resume"):
         check_bool(name, options[name])
@@ -309,15 +316,11 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in ("text", "pair", "label", "licence"):
         if not isinstance(options[name], (str, NoneType)):
             raise InputTypeError(f"{name}: found {type(options[name]).__name__}, expected str")
-    if options["licence"] is not None:
-        check_unicode("licence", options["licence"])
+        check_unicode(name, options[name] or "")  # the report has them all
     labels = options["labels"]
     if not isinstance(labels, (list, NoneType)):
         found = type(labels).__name__
         raise InputTypeError(f"labels: found {found}, expected a sequence of names")
-    for index, label in enumerate(labels or []):
-        if isinstance(label, str):
-            check_unicode(f"label {index}", label)
     for name in ("teacher", "encoder", "train", "dev", "unlabelled", "output"):
         if name in options and (name != "unlabelled" or options[name] is not None):
             _check_path(name, options[name])
@@ -327,17 +330,18 @@ def read_tables(options: Mapping[str, Any]) -> tuple[dict[str, LabelledTexts], l
     """The tables ``train`` and ``dev``, and texts without labels if the options name any.
 
     Raises:
-        InputError: one is no such table, or the texts are pairs and those of ``train`` are not, or
+        InputError: one is no such table, or its texts are pairs and those of ``train`` are not, or
             the other way round; names it.
         OSError: one cannot be read.
     """
     columns = {key: options[key] for key in ("text", "pair", "label")}
     tables = {name: read_table(options[name], **columns) for name in ("train", "dev")}
-    if options.get("unlabelled") is None:  # fine-tuning has none
-        return tables, []
-    texts = read_texts(options["unlabelled"], **columns)
-    _check_pairs(texts, tables["train"], options)
-    return tables, texts
+    more = []
+    if options.get("unlabelled") is not None:  # fine-tuning has none
+        more = read_texts(options["unlabelled"], **columns)
+        _check_pairs("unlabelled", more, tables["train"], options)
+    _check_pairs("dev", tables["dev"].texts, tables["train"], options)
+    return tables, more
 
 
 def _check_path(name: str, value: object) -> None:
@@ -345,6 +349,7 @@ def _check_path(name: str, value: object) -> None:
         raise InputTypeError(f"{name}: found {type(value).__name__}, expected a path")
     if "\0" in value:
         raise InputError(f"{name}: found {value!r}, expected a path")
+    check_unicode(name, value)  # the name of a file may be bytes that are no text
 
 
 def _check_output(output: Path) -> None:
@@ -409,7 +414,7 @@ def _outputs(folder: Folder) -> int:
 
 
 def _check_pairs(
-    texts: Sequence[TextPair], train: LabelledTexts, options: Mapping[str, Any]
+    name: str, texts: Sequence[TextPair], train: LabelledTexts, options: Mapping[str, Any]
 ) -> None:
     """Whether texts are pairs if those of the training table are."""
     found, expected = (
@@ -417,7 +422,7 @@ def _check_pairs(
         for each in (texts, train.texts)
     )
     if found != expected:
-        source, other = options["unlabelled"], options["train"]
+        source, other = options[name], options["train"]
         raise InputError(f"{source}: found {found}, expected {expected} as in {other}")
 
 

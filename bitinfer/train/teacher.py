@@ -25,14 +25,7 @@ from bitinfer.train.student import Shape, Student
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
 
-__all__ = [
-    "Folder",
-    "as_student",
-    "has_head",
-    "open_folder",
-    "read_model",
-    "weights_files",
-]
+__all__ = ["Folder", "as_student", "has_head", "open_folder", "read_model", "weights_files"]
 
 # What the configuration of a BERT can say that our network does not do.
 _EXPECTED = {
