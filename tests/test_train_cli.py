@@ -417,6 +417,7 @@ def test_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("sst2", "finetune", "teacher.json"),
         ("sst2", "distill", "report.json"),
+        ("clinc150", "finetune", "teacher.json"),
         ("clinc150", "distill", "report.json"),
     ],
 )
