@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 #: Names of what `write_file` has not finished: a kill leaves it.
-TEMPORARY = re.compile(r"\.bitinfer-[0-9a-f]{16}\.tmp")
+TEMPORARY = re.compile(r"\.bitinfer-[0-9a-f]+\.tmp")
 
 # What systems answer that cannot put a folder on the disk, or do not let this user.
 _NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}

@@ -37,11 +37,11 @@ from bitinfer.train.markdown import code, metric_text
 from bitinfer.train.report import standard_error, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
-# Where files lay on one machine says nothing: of tables the name is left, and folders are called as
-# the scripts call them.
-TABLES = ("train", "unlabelled", "dev")
+# Where files lay on one machine says nothing: of what was given the name is left, and what was made
+# is called as the scripts call it.
+GIVEN = ("encoder", "train", "unlabelled", "dev")
 FOLDERS = {
-    "finetune": {"encoder": "encoder", "output": "teacher"},
+    "finetune": {"output": "teacher"},
     "distill": {"teacher": "teacher", "output": "student"},
 }
 
@@ -213,7 +213,7 @@ def teacher_value(options: argparse.Namespace, model: bitinfer.BitModel) -> floa
 
 def without_paths(report: TrainingReport) -> TrainingReport:
     options = report.options | FOLDERS[report.command]
-    for name in TABLES:
+    for name in GIVEN:
         if options.get(name) is not None:
             options[name] = Path(options[name]).name
     teacher = report.teacher and replace(report.teacher, name=FOLDERS["distill"]["teacher"])

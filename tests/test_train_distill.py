@@ -497,6 +497,18 @@ def test_a_budget_in_minutes(toy: Toy, tmp_path: Path) -> None:
     assert all(stage.seconds >= 0.6 for stage in report.stages)
 
 
+def test_a_teacher_whose_name_is_no_text(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is not among the options either."""
+    folder = tmp_path / os.fsdecode(b"\xff")
+    shutil.copytree(toy.teacher, folder)
+    monkeypatch.chdir(folder)
+    report = start(toy, tmp_path / "out", teacher=".")
+    assert report.teacher is not None
+    assert report.teacher.name == "\N{REPLACEMENT CHARACTER}"
+
+
 # ---- a BERT without a head
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -177,9 +178,7 @@ def test_places_that_are_taken(
     with pytest.raises(InputError, match=r"out\.partial: found an unfinished training"):
         start(train, toy, tmp_path / "out")
     for resume in (False, True):
-        with pytest.raises(
-            InputError, match=r"mine\.partial: found 'train\.tsv', expected nothing"
-        ):
+        with pytest.raises(InputError, match=r"mine\.partial: found 'train\.tsv', expected an un"):
             start(train, toy, tmp_path / "mine", resume=resume)
     for output in (tmp_path / "none" / "out", tmp_path / "file" / "out"):
         with pytest.raises(InputError, match=r"output: found .*, expected a new folder in"):
@@ -200,6 +199,14 @@ def test_bad_tables(train: Any, toy: Toy, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"dev\.tsv: found single texts, expected pairs as in"):
         start(train, toy, tmp_path / "out", train=pairs)
     pairs.unlink()
+    some = tmp_path / "some.jsonl"
+    rows = [{"text": "so good", "text_pair": None, "label": "good"}]
+    for label in WORDS:
+        rows.append({"text": "so", "text_pair": label, "label": label})
+    some.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    start(train, toy, tmp_path / "some", train=some)  # has both kinds
+    shutil.rmtree(tmp_path / "some")
+    some.unlink()
     empty = write_table(tmp_path / "empty.tsv", [])
     for name in ("train", "dev"):
         with pytest.raises(InputError, match="found"):

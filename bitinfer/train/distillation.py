@@ -361,7 +361,9 @@ def _teacher_result(teacher: Student, ready: Session) -> TeacherResult:
     teacher.eval().to(ready.device)
     value = evaluate(lambda batch: _outputs(teacher, batch).logits, ready.dev, ready.device)
     size = sum(file.stat().st_size for file in weights_files(ready.folder.path))
-    return TeacherResult(ready.folder.path.absolute().name, value, size)
+    # The folder may be given by a path that does not name it, and its name may be no text.
+    name = os.fsencode(ready.folder.path.absolute().name).decode(errors="replace")
+    return TeacherResult(name, value, size)
 
 
 # ---- what is written

@@ -32,7 +32,7 @@ __all__ = ["LoopOptions", "Run", "learning_rate", "train", "write_log"]
 LOG = "log.jsonl"
 
 _OWN = re.compile(rf"state\.pt|stage-\d+\.pt|{re.escape(LOG)}|{TEMPORARY.pattern}")
-_FORMAT = 2  # of the states of a run: one of another format cannot be gone on with
+_FORMAT = 3  # of the states of a run: one of another format cannot be gone on with
 _SAVE_EVERY = 300.0  # seconds of work that a kill may cost
 _BETAS = (0.9, 0.999)
 # Looks at dev for each time through the data, where nothing is said.
@@ -112,19 +112,18 @@ class Run:
         """Whether a run may begin in a folder, or go on with what it holds.
 
         Raises:
-            InputError: something is there that no training put there, or that one did which is not
-                to be resumed.
+            InputError: a training is there that is not to be resumed, or something else alone.
         """
-        found = sorted(path.name for path in folder.iterdir())
-        for name in found:
-            if _OWN.fullmatch(name) is None:
+        others = [path.name for path in folder.iterdir() if not _is_own(path)]
+        if any(map(_is_own, folder.iterdir())):
+            if not resume:
                 raise InputError(
-                    f"{folder}: found {quote(name)}, expected nothing but what an unfinished "
-                    "training leaves"
+                    f"{folder}: found an unfinished training, expected none (resume it, or delete "
+                    "it)"
                 )
-        if found and not resume:
+        elif others:
             raise InputError(
-                f"{folder}: found an unfinished training, expected none (resume it, or delete it)"
+                f"{folder}: found {quote(min(others))}, expected an unfinished training or nothing"
             )
 
     @contextlib.contextmanager
@@ -164,9 +163,9 @@ class Run:
             file.write(line)
 
     def remove(self) -> None:
-        """Delete what is no longer needed to go on; what others put there stays."""
+        """Delete what is no longer needed to go on; files of other names stay."""
         for path in self.folder.iterdir():
-            if _OWN.fullmatch(path.name):
+            if _is_own(path):
                 path.unlink()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
@@ -459,6 +458,11 @@ def _optimizers(model: nn.Module, options: LoopOptions) -> list[torch.optim.Opti
         rows = [{"params": sparse, "multiple": 1.0}]
         optimizers.append(torch.optim.SparseAdam(rows, lr=options.rate, betas=_BETAS))
     return optimizers
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a `Run` makes files of that name."""
+    return _OWN.fullmatch(path.name) is not None and not path.is_dir()
 
 
 def _check_records(path: Path) -> None:

@@ -330,7 +330,7 @@ def read_tables(options: Mapping[str, Any]) -> tuple[dict[str, LabelledTexts], l
     """The tables ``train`` and ``dev``, and texts without labels if the options name any.
 
     Raises:
-        InputError: one is no such table, or its texts are pairs and those of ``train`` are not, or
+        InputError: one is no such table, or all its texts are pairs and none of ``train`` is, or
             the other way round; names it.
         OSError: one cannot be read.
     """
@@ -416,14 +416,14 @@ def _outputs(folder: Folder) -> int:
 def _check_pairs(
     name: str, texts: Sequence[TextPair], train: LabelledTexts, options: Mapping[str, Any]
 ) -> None:
-    """Whether texts are pairs if those of the training table are."""
+    """Whether some of the texts are pairs if those of the training table are; it may have both."""
     found, expected = (
-        "pairs" if any(second is not None for _, second in each) else "single texts"
+        {"single texts" if second is None else "pairs" for _, second in each}
         for each in (texts, train.texts)
     )
-    if found != expected:
+    if not found & expected:
         source, other = options[name], options["train"]
-        raise InputError(f"{source}: found {found}, expected {expected} as in {other}")
+        raise InputError(f"{source}: found {min(found)}, expected {min(expected)} as in {other}")
 
 
 def _versions() -> dict[str, str]:
