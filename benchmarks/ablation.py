@@ -11,16 +11,22 @@ are there already are not made again.  A process with one thread for each CPU.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitinfer.files import write_file
+
+if TYPE_CHECKING:
+    from bitinfer.train.session import Session
+    from bitinfer.train.student import Student
 
 RESULTS = Path(__file__).with_name("ablation.json")
 
@@ -70,17 +76,9 @@ def _train(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     from bitinfer.train.distillation import train_stages
     from bitinfer.train.losses import LossWeights
     from bitinfer.train.options import Budget, check_bits
-    from bitinfer.train.session import reserved, session
-    from bitinfer.train.teacher import as_student, read_model
 
     arm = ARMS[name]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        reserved(arguments := _arguments(options, seed, folder)) as partial,
-        session(options.teacher, arguments, partial, head=True) as ready,
-    ):
-        model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
-        teacher = as_student(model, dtype=ready.dtype)
+    with _ready(options, seed) as (ready, teacher):
         shape = replace(
             teacher.shape,
             activation="relu",
@@ -113,6 +111,21 @@ def _train(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         }
 
 
+@contextlib.contextmanager
+def _ready(options: argparse.Namespace, seed: int) -> Iterator[tuple[Session, Student]]:
+    """The session of a run, and its teacher."""
+    from bitinfer.train.session import reserved, session
+    from bitinfer.train.teacher import as_student, read_model
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        reserved(arguments := _arguments(options, seed, folder)) as partial,
+        session(options.teacher, arguments, partial, head=True) as ready,
+    ):
+        model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
+        yield ready, as_student(model, dtype=ready.dtype)
+
+
 def _arguments(options: argparse.Namespace, seed: int, folder: str) -> dict[str, Any]:
     return {
         **dict.fromkeys(("text", "pair", "label", "labels", "max_length", "bf16")),
@@ -133,16 +146,9 @@ def _arguments(options: argparse.Namespace, seed: int, folder: str) -> dict[str,
 
 def _setup(options: argparse.Namespace) -> dict[str, Any]:
     from bitinfer.diagnostics import cpu_name, package_version
-    from bitinfer.train.session import evaluate, reserved, session
-    from bitinfer.train.teacher import as_student, read_model
+    from bitinfer.train.session import evaluate
 
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        reserved(arguments := _arguments(options, 0, folder)) as partial,
-        session(options.teacher, arguments, partial, head=True) as ready,
-    ):
-        model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
-        teacher = as_student(model, dtype=ready.dtype)
+    with _ready(options, 0) as (ready, teacher):
         value = evaluate(
             lambda batch: teacher(batch.ids, batch.segments, batch.mask).logits,
             ready.dev,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import resource
@@ -9,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -357,12 +359,8 @@ def test_going_on_with_other_texts(
     """Is refused, also where the table has the same name."""
     more = write_table(tmp_path / "more.tsv", [["so good"]], "sentence")
     options = {"batch_tokens": 50, "token_noise": 0.1, "unlabelled": more, "resume": True}
-    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
-    with monkeypatch.context() as patch:
-        stopping = Stopping(loop.Run.keep, 2)
-        patch.setattr(loop.Run, "keep", lambda *given: stopping(*given))
-        with pytest.raises(KeyboardInterrupt):
-            start(toy, tmp_path / "out", **options)
+    with stopped_at(monkeypatch, 2):
+        start(toy, tmp_path / "out", **options)
     if other == "unlabelled":
         write_table(more, [["so bad"]], "sentence")
     else:
@@ -617,12 +615,8 @@ def test_going_on_without_a_head(
 ) -> None:
     """In the teacher that is made, and after it."""
     from_encoder(toy, tmp_path / "a")
-    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
-    with monkeypatch.context() as patch:
-        stopping = Stopping(loop.Run.keep, 10 + 24 * stage)
-        patch.setattr(loop.Run, "keep", lambda *given: stopping(*given))
-        with pytest.raises(KeyboardInterrupt):
-            from_encoder(toy, tmp_path / "b")
+    with stopped_at(monkeypatch, 10 + 24 * stage):
+        from_encoder(toy, tmp_path / "b")
     kept = "b.partial" if stage else "b.teacher.partial"
     assert kept in names(tmp_path)
     if stage:
@@ -676,17 +670,23 @@ def go_on(toy: Toy, folder: Path, unbroken: Path) -> TrainingReport:
     return report
 
 
-class Stopping:
-    """Stands for a function, and stops the process at one of its calls."""
+@contextlib.contextmanager
+def stopped_at(
+    monkeypatch: pytest.MonkeyPatch, call: int, owner: Any = loop.Run, name: str = "keep"
+) -> Iterator[None]:
+    """A training that is stopped at one of the calls of a function, and saved at each step."""
+    function, calls = getattr(owner, name), itertools.count(1)
 
-    def __init__(self, function: Callable[..., Any], call: int) -> None:
-        self.function, self.left = function, call
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        self.left -= 1
-        if self.left == 0:
+    def stopping(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == call:
             raise KeyboardInterrupt
-        return self.function(*arguments, **options)
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, stopping)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 @pytest.mark.parametrize(
@@ -709,14 +709,9 @@ def test_going_on_after_a_stop(
     place: str, name: str, call: int, found: set[str], toy: Toy, unbroken: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
     owner = loop.Run if place == "loop.Run" else distillation
-    with monkeypatch.context() as patch:
-        stopping = Stopping(getattr(owner, name), call)
-        # A function, so that it becomes a method.
-        patch.setattr(owner, name, lambda *arguments, **options: stopping(*arguments, **options))
-        with pytest.raises(KeyboardInterrupt):
-            start(toy, tmp_path / "out", evaluate_every=2)
+    with stopped_at(monkeypatch, call, owner, name):
+        start(toy, tmp_path / "out", evaluate_every=2)
     assert names(tmp_path) == ({"out.partial"} if found else set())
     if found:
         assert names(tmp_path / "out.partial") - {"log.jsonl"} == found
@@ -731,12 +726,8 @@ def test_going_on_with_all_that_is_drawn(
     """In the middle of an epoch of the second stage."""
     options = {"unlabelled": toy.dev, "token_noise": 0.3, "batch_tokens": 60, "vector_rate": 2.0}
     start(toy, tmp_path / "a", **options)
-    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
-    with monkeypatch.context() as patch:
-        stopping = Stopping(loop.Run.keep, 8)
-        patch.setattr(loop.Run, "keep", lambda *given: stopping(*given))
-        with pytest.raises(KeyboardInterrupt):
-            start(toy, tmp_path / "b", **options)
+    with stopped_at(monkeypatch, 8):
+        start(toy, tmp_path / "b", **options)
     assert "stage-0.pt" in names(tmp_path / "b.partial")
     start(toy, tmp_path / "b", **options, resume=True)
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
@@ -745,13 +736,9 @@ def test_going_on_with_all_that_is_drawn(
 def test_stopped_twice(
     toy: Toy, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
     for call in (3, 4):
-        with monkeypatch.context() as patch:
-            stopping = Stopping(loop.Run.keep, call)
-            patch.setattr(loop.Run, "keep", lambda *given, stop=stopping: stop(*given))
-            with pytest.raises(KeyboardInterrupt):
-                start(toy, tmp_path / "out", evaluate_every=2, resume=True)
+        with stopped_at(monkeypatch, call):
+            start(toy, tmp_path / "out", evaluate_every=2, resume=True)
     report = go_on(toy, tmp_path, unbroken)
     assert report.seconds > sum(stage.seconds for stage in report.stages)
 

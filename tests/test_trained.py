@@ -37,8 +37,8 @@ TEST = {
 
 
 def run(arm: str, seed: int, value: float, **changes: Any) -> dict[str, Any]:
-    kinds = {"bits": ["1-1-2", "1-1-1"], "two_set": True, "fixed_steps": False, "row_scales": True}
-    kinds["vector_rate"] = 1.0
+    kinds = {"bits": ["1-1-2", "1-1-1"], "two_set": True, "fixed_steps": False}
+    kinds |= {"row_scales": True, "vector_rate": 1.0}
     measured = {"steps": 1200, "seconds": 60.0, "value": value, "count": 700}
     return {"arm": arm, "seed": seed, **kinds, **measured, **changes}
 

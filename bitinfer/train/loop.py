@@ -114,17 +114,16 @@ class Run:
         Raises:
             InputError: a training is there that is not to be resumed, or something else alone.
         """
-        others = [path.name for path in folder.iterdir() if not _is_own(path)]
-        if any(map(_is_own, folder.iterdir())):
+        found = list(folder.iterdir())
+        if any(map(_is_own, found)):
             if not resume:
                 raise InputError(
                     f"{folder}: found an unfinished training, expected none (resume it, or delete "
                     "it)"
                 )
-        elif others:
-            raise InputError(
-                f"{folder}: found {quote(min(others))}, expected an unfinished training or nothing"
-            )
+        elif found:
+            name = quote(min(path.name for path in found))
+            raise InputError(f"{folder}: found {name}, expected an unfinished training or nothing")
 
     @contextlib.contextmanager
     def unfinished(self, stage: int) -> Iterator[dict[str, Any] | None]:
