@@ -78,9 +78,9 @@ __all__ = ["distill", "train_stages"]
 
 _EPSILON = 1e-12  # of the layer norms of every BiT model
 _PARITY_BATCH = 16
-# What fine-tuning is told where the teacher has no head, all else has its own defaults; and what of
-# it does not tell how the teacher was made, that of products only with the machine.
+# What does not tell how a teacher was made, that of products only with the machine.
 _UNTOLD = ("bf16", "threads", *RUN)
+# What fine-tuning is told where the teacher has no head; all else has its own defaults.
 _SHARED = (*DATA, "batch_size", "seed", *_UNTOLD)
 _TEACHER = "a teacher that finetune made (delete it, or choose another output)"
 
