@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import bitinfer
-from bitinfer.evaluation import evaluate
-from bitinfer.origin import builtin_names
-from bitinfer.tables import LabelledTexts, read_table
+from bitinfer.data.evaluation import evaluate
+from bitinfer.data.tables import LabelledTexts, read_table
+from bitinfer.runtime.origin import builtin_names
 from bitinfer.train.report import standard_error
 
 _ROOT = Path(__file__).parents[1]

@@ -24,14 +24,14 @@ import torch
 from numpy.typing import NDArray
 
 import bitinfer
-from bitinfer.checkpoints.bit import read_bit
-from bitinfer.checkpoints.description import Description
-from bitinfer.converter import measure_parity
-from bitinfer.origin import find_model, read_model
-from bitinfer.packing import from_tensors, to_tensors
+from bitinfer.conversion.convert import measure_parity
+from bitinfer.conversion.packing import from_tensors, to_tensors
+from bitinfer.data.tables import read_table
+from bitinfer.description import Description
+from bitinfer.families.bit import read_bit
 from bitinfer.reference import Reference
-from bitinfer.tables import read_table
-from bitinfer.text import TokenBatch
+from bitinfer.runtime.origin import find_model, read_model
+from bitinfer.runtime.text import TokenBatch
 
 _ROOT = Path(__file__).parents[1]
 sys.path.append(str(_ROOT / "tests"))

@@ -124,7 +124,7 @@ def _first_prediction(name: str) -> tuple[float, ...]:
 
 
 def _builtin_file() -> Path:
-    code = "from bitinfer.origin import find_model; print(find_model('sst2').path)"
+    code = "from bitinfer.runtime.origin import find_model; print(find_model('sst2').path)"
     return Path(_output(code).strip())
 
 

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bitinfer
-from bitinfer.origin import find_model, read_model
-from bitinfer.text import TokenBatch
+from bitinfer.runtime.origin import find_model, read_model
+from bitinfer.runtime.text import TokenBatch
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 import seeded
 
 if TYPE_CHECKING:
-    from bitinfer.checkpoints.description import Description
+    from bitinfer.description import Description
 
 Ids = NDArray[np.int32]
 
@@ -40,10 +40,10 @@ class Subject:
 
 def seeded_model(folder: Path) -> Subject:
     """A BERT-base of random weights, converted, and compared with the float64 reference."""
-    from bitinfer.checkpoints.bit import read_bit
-    from bitinfer.converter import measure_parity
-    from bitinfer.format import write_packed
-    from bitinfer.packing import to_metadata, to_tensors
+    from bitinfer.conversion.convert import measure_parity
+    from bitinfer.conversion.packing import to_metadata, to_tensors
+    from bitinfer.families.bit import read_bit
+    from bitinfer.runtime.format import write_packed
 
     description = read_bit(seeded.write(folder / "base", seeded.BASE_12X768))
     tensors = to_tensors(description)
@@ -75,7 +75,7 @@ def text_checkpoint(folder: Path, **changes: Any) -> Path:
 
 def text_model(folder: Path) -> Path:
     """Such a BERT-base, packed: ``base.safetensors`` in the folder."""
-    from bitinfer.converter import convert
+    from bitinfer.conversion.convert import convert
 
     path = folder / "base.safetensors"
     convert(text_checkpoint(folder / "base"), path, verify=False)

@@ -17,12 +17,12 @@ import numpy.typing as npt
 import torch
 
 from bitinfer import _core
-from bitinfer.checkpoints.bit import read_bit
-from bitinfer.converter import unpadded
-from bitinfer.packing import to_metadata, to_tensors
+from bitinfer.conversion.convert import unpadded
+from bitinfer.conversion.packing import to_metadata, to_tensors
+from bitinfer.data.tables import read_table
+from bitinfer.families.bit import read_bit
 from bitinfer.reference import Reference, ReferenceOutput
-from bitinfer.tables import read_table
-from bitinfer.text import TextTokenizer
+from bitinfer.runtime.text import TextTokenizer
 
 Ids = npt.NDArray[np.int32]
 BATCH = 32

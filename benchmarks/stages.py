@@ -13,7 +13,8 @@ from typing import Any
 
 import models
 
-from bitinfer import _core, bench
+from bitinfer import _core
+from bitinfer.cli import bench
 
 _CASES = {"base": [(1, 32), (1, 128), (8, 128)], "sst2": [(1, 21), (1, 128), (8, 128)]}
 _SECONDS = 1.5  # of repetitions of one case

@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from bitinfer import ops as ops
     from bitinfer import train as train
     from bitinfer._core import available_isas as available_isas
-    from bitinfer.converter import convert as convert
+    from bitinfer.conversion.convert import convert as convert
+    from bitinfer.conversion.export import export_float as export_float
     from bitinfer.diagnostics import show_config as show_config
-    from bitinfer.export import export_float as export_float
-    from bitinfer.loading import load as load
-    from bitinfer.model import BitModel as BitModel
-    from bitinfer.results import EncoderOutput as EncoderOutput
-    from bitinfer.results import Prediction as Prediction
+    from bitinfer.runtime.loading import load as load
+    from bitinfer.runtime.model import BitModel as BitModel
+    from bitinfer.runtime.results import EncoderOutput as EncoderOutput
+    from bitinfer.runtime.results import Prediction as Prediction
 
     __version__: str
 
 _HOMES = {
-    "BitModel": "model",
-    "EncoderOutput": "results",
-    "Prediction": "results",
+    "BitModel": "runtime.model",
+    "EncoderOutput": "runtime.results",
+    "Prediction": "runtime.results",
     "available_isas": "_core",
-    "convert": "converter",
-    "export_float": "export",
-    "load": "loading",
+    "convert": "conversion.convert",
+    "export_float": "conversion.export",
+    "load": "runtime.loading",
     "show_config": "diagnostics",
 }
 

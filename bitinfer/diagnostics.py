@@ -13,9 +13,9 @@ import numpy as np
 
 from bitinfer import _core
 from bitinfer.errors import BitinferError
-from bitinfer.loading import load
 from bitinfer.ops import PackedMatrix, bgemm
-from bitinfer.origin import builtin_names
+from bitinfer.runtime.loading import load
+from bitinfer.runtime.origin import builtin_names
 
 __all__ = ["cpu_name", "diagnose", "format_lines", "package_version", "self_test", "show_config"]
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bitinfer.checkpoints import description as neutral
+from bitinfer import description as neutral
 from bitinfer.errors import InputError
 
 __all__ = ["Reference", "ReferenceOutput"]

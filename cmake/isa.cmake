@@ -1,7 +1,7 @@
 # The instruction-set levels: one source file each, the only files with instruction-set flags.
-# A new level is one file in csrc/kernels/isa, one line here and one row in csrc/kernels/registry.cpp.
+# A new level is one file in csrc/cpu/kernels/isa, one line here and one row in csrc/cpu/kernels/registry.cpp.
 function(bitinfer_isa target name)
-  set(source csrc/kernels/isa/${name}.cpp)
+  set(source csrc/cpu/kernels/isa/${name}.cpp)
   target_sources(${target} PRIVATE ${source})
   set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${ARGN}")
 endfunction()

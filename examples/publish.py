@@ -27,10 +27,10 @@ from typing import Any
 
 import bitinfer
 from bitinfer import cli
+from bitinfer.data.evaluation import evaluate
+from bitinfer.data.tables import read_table
 from bitinfer.errors import BitinferError
-from bitinfer.evaluation import evaluate
 from bitinfer.files import file_sha256
-from bitinfer.tables import read_table
 from bitinfer.train import TrainingReport, read_report
 from bitinfer.train.card import model_card
 from bitinfer.train.markdown import code, metric_text

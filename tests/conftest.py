@@ -60,7 +60,7 @@ def _pack(folder: Path, **changes: Any) -> Path:
     pytest.importorskip("torch", reason="checkpoints are read with PyTorch")
     import seeded
 
-    from bitinfer.converter import convert
+    from bitinfer.conversion.convert import convert
 
     name = "-".join(f"{key}={value}" for key, value in sorted(changes.items())) or "tiny"
     source = seeded.write(folder / name, seeded.Spec(**changes))

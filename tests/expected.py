@@ -15,8 +15,8 @@ import numpy.typing as npt
 import parity
 import seeded
 
-from bitinfer.checkpoints.bit import read_bit
-from bitinfer.checkpoints.description import Description
+from bitinfer.description import Description
+from bitinfer.families.bit import read_bit
 
 FILE = Path(__file__).parent / "data" / "seeded.json"
 

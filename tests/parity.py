@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bitinfer._core import Model
-from bitinfer.checkpoints.description import Description
-from bitinfer.converter import unpadded
-from bitinfer.packing import to_tensors
+from bitinfer.conversion.convert import unpadded
+from bitinfer.conversion.packing import to_tensors
+from bitinfer.description import Description
 
 Array = npt.NDArray[Any]
 Codes = dict[str, Array]

@@ -18,11 +18,11 @@ import pytest
 import seeded
 from children import environment
 
-from bitinfer.checkpoints.bit import STEP_FLOOR, binarize, read_bit
-from bitinfer.checkpoints.description import Description
-from bitinfer.checkpoints.files import looks_like_checkpoint
+from bitinfer.conversion.packing import to_metadata, to_tensors
+from bitinfer.description import Description
 from bitinfer.errors import ConversionError, InputTypeError, UnsupportedError
-from bitinfer.packing import to_metadata, to_tensors
+from bitinfer.families.bit import STEP_FLOOR, binarize, read_bit
+from bitinfer.families.checkpoint import looks_like_checkpoint
 
 torch = pytest.importorskip("torch")
 
@@ -725,7 +725,7 @@ def test_old_torch_files_are_read(tmp_path: Path, folder: Path, expected: Descri
 
 def test_looking_does_not_import_torch(folder: Path) -> None:
     code = (
-        "import sys; from bitinfer.checkpoints.files import looks_like_checkpoint as look; "
+        "import sys; from bitinfer.families.checkpoint import looks_like_checkpoint as look; "
         f"assert look({str(folder)!r}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=environment())

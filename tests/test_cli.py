@@ -21,9 +21,9 @@ import pytest
 
 import bitinfer
 from bitinfer.cli import main
+from bitinfer.data.evaluation import evaluate
+from bitinfer.data.tables import LabelledTexts
 from bitinfer.errors import InputError, UnsupportedError
-from bitinfer.evaluation import evaluate
-from bitinfer.tables import LabelledTexts
 
 Packed = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
@@ -358,7 +358,7 @@ def test_verify(packed: Packed, model: str, capsys: Capture) -> None:
 def test_verify_finds_a_difference(
     packed: Packed, model: str, tmp_path: Path, capsys: Capture
 ) -> None:
-    from bitinfer.format import read_packed, write_packed
+    from bitinfer.runtime.format import read_packed, write_packed
 
     metadata, tensors = read_packed(model)
     tensors["layer.0.query.threshold"] = tensors["layer.0.query.threshold"] + np.int32(2)
@@ -384,7 +384,7 @@ def test_verify_a_lone_checkpoint(packed: Packed, model: str, tmp_path: Path) ->
 
 
 def test_verify_a_file_that_lacks_a_tensor(model: str, tmp_path: Path, capsys: Capture) -> None:
-    from bitinfer.format import read_packed, write_packed
+    from bitinfer.runtime.format import read_packed, write_packed
 
     metadata, tensors = read_packed(model)
     del tensors["layer.1.query.bits"]
@@ -534,7 +534,7 @@ def test_doctor(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_doctor_finds_wrong_kernels(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     from bitinfer import ops
-    from bitinfer.origin import builtin_names
+    from bitinfer.runtime.origin import builtin_names
 
     def wrong_products(a: Any, b: Any, *, isa: str, num_threads: int) -> Any:
         return ops.bgemm(a, b) + (isa == "portable")

@@ -16,13 +16,27 @@ import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitinfer import converter, export, sizes
-from bitinfer.checkpoints.bit import binarize, read_bit
-from bitinfer.checkpoints.description import BinaryMatrix
-from bitinfer.converter import Parity, convert, export_float, measure_parity, pack_checkpoint
+from bitinfer.conversion import convert as converter
+from bitinfer.conversion import export
+from bitinfer.conversion.convert import (
+    Parity,
+    convert,
+    export_float,
+    measure_parity,
+    pack_checkpoint,
+)
+from bitinfer.conversion.packing import (
+    from_tensors,
+    pack_bits,
+    to_metadata,
+    to_tensors,
+    unpack_bits,
+)
+from bitinfer.description import BinaryMatrix
 from bitinfer.errors import ConversionError, InputError, InputTypeError
-from bitinfer.format import read_packed
-from bitinfer.packing import from_tensors, pack_bits, to_metadata, to_tensors, unpack_bits
+from bitinfer.families.bit import binarize, read_bit
+from bitinfer.runtime import sizes
+from bitinfer.runtime.format import read_packed
 
 torch = pytest.importorskip("torch")
 

@@ -131,9 +131,9 @@ def modules() -> list[str]:
 @pytest.mark.parametrize("module", modules())
 def test_docstrings(module: str, desk: Path) -> None:
     """Examples may use a model, as in the docstrings that show where it comes from."""
-    from bitinfer.checkpoints.bit import read_bit
+    from bitinfer.families.bit import read_bit
 
-    if module == "bitinfer.export":
+    if module == "bitinfer.conversion.export":
         bitinfer.convert("bit-sst2", "sst2.safetensors", verify=False)
     names = {"model": bitinfer.load("sst2"), "read_bit": read_bit}
     finder = doctest.DocTestFinder()
@@ -247,7 +247,7 @@ def test_tables_are_those_of_the_saved_results(document: Path, table: ModuleType
 
 
 def test_format_page_names_all_metadata() -> None:
-    from bitinfer.origin import find_model, read_model
+    from bitinfer.runtime.origin import find_model, read_model
 
     text = (ROOT / "docs" / "format.md").read_text("utf-8")
     metadata, tensors = read_model(find_model("sst2"))

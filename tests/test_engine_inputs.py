@@ -14,7 +14,7 @@ import pytest
 
 from bitinfer._core import Model
 from bitinfer.errors import FormatError, InputError
-from bitinfer.format import SIZES, read_packed
+from bitinfer.runtime.format import SIZES, read_packed
 
 FILE = Path(__file__).parent / "data" / "format-1.safetensors"
 METADATA, TENSORS = read_packed(FILE)

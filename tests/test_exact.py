@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from bitinfer.checkpoints.exact import means, nearest_float32, nearest_float64
+from bitinfer.families.exact import means, nearest_float32, nearest_float64
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 MATRICES = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=FINITE)

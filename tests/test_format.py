@@ -17,10 +17,10 @@ from packed import join, metadata, reseal, split, tensors, with_metadata
 from safetensors.numpy import load_file, save_file
 
 import bitinfer
-import bitinfer.format
+import bitinfer.runtime.format
 from bitinfer.errors import BitinferError, FormatError, InputError, quote, shorten
 from bitinfer.files import new_folder
-from bitinfer.format import FORMAT_VERSION, check_target, read_packed, write_packed
+from bitinfer.runtime.format import FORMAT_VERSION, check_target, read_packed, write_packed
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_file_that_appears_while_writing_is_kept(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = path.read_bytes()
-    monkeypatch.setattr(bitinfer.format, "check_target", lambda path, overwrite: Path(path))
+    monkeypatch.setattr(bitinfer.runtime.format, "check_target", lambda path, overwrite: Path(path))
     with pytest.raises(FileExistsError, match="overwrite=True"):
         write_packed(path, {}, metadata())
     assert path.read_bytes() == before

@@ -23,7 +23,7 @@ import pytest
 from children import environment
 
 from bitinfer import _core
-from bitinfer.format import read_packed
+from bitinfer.runtime.format import read_packed
 
 FILE = Path(__file__).parent / "data" / "format-1.safetensors"
 SHA256 = "73e4a64b23c1b96043481382f098991e55da9bcc35ec67a102231a4fcafded8f"

@@ -17,11 +17,11 @@ import pytest
 from children import environment
 
 import bitinfer
-import bitinfer.loading
-from bitinfer.background import Background
+import bitinfer.runtime.loading
 from bitinfer.errors import FormatError, InputError
-from bitinfer.format import PackedFile, open_packed, read_packed, write_packed
-from bitinfer.origin import find_model
+from bitinfer.runtime.background import Background
+from bitinfer.runtime.format import PackedFile, open_packed, read_packed, write_packed
+from bitinfer.runtime.origin import find_model
 
 Packed = Callable[..., Path]
 
@@ -109,14 +109,14 @@ def test_the_file_is_closed_if_the_import_of_the_model_fails(
 
     class Fail:
         def find_spec(self, name: str, *rest: object) -> None:
-            if name == "bitinfer.model":
+            if name == "bitinfer.runtime.model":
                 raise error
 
-    monkeypatch.setattr(bitinfer.loading, "open_packed", record)
-    monkeypatch.delitem(sys.modules, "bitinfer.model", raising=False)
+    monkeypatch.setattr(bitinfer.runtime.loading, "open_packed", record)
+    monkeypatch.delitem(sys.modules, "bitinfer.runtime.model", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Fail(), *sys.meta_path])
     with pytest.raises(error):
-        bitinfer.loading.load_origin(find_model(packed()), threads)
+        bitinfer.runtime.loading.load_origin(find_model(packed()), threads)
     assert opened[0]._file.closed
 
 

@@ -25,7 +25,7 @@ from bitinfer.errors import (
     InputTypeError,
     UnsupportedError,
 )
-from bitinfer.results import Prediction
+from bitinfer.runtime.results import Prediction
 
 Packed = Callable[..., Path]
 TEXTS = ["a b c", "", "aab aac aad aae", "q", "z y x w v u t", "a b c"]
@@ -133,7 +133,7 @@ def test_load_needs_a_path(path: Any) -> None:
 
 
 def test_file_whose_tensors_do_not_fit(packed: Packed, tmp_path: Path) -> None:
-    from bitinfer.format import read_packed, write_packed
+    from bitinfer.runtime.format import read_packed, write_packed
 
     metadata, tensors = read_packed(packed(labels=3))
     del tensors["pooler.bias"]
@@ -366,7 +366,7 @@ def test_encode_options(model: bitinfer.BitModel) -> None:
 
 
 def test_normalizing_a_zero_vector() -> None:
-    from bitinfer.model import _normalize
+    from bitinfer.runtime.model import _normalize
 
     np.testing.assert_array_equal(
         _normalize(np.array([[0.0, 0.0], [3.0, 4.0]])), [[0, 0], [0.6, 0.8]]
@@ -453,9 +453,9 @@ def test_padding_does_not_matter(model: bitinfer.BitModel) -> None:
 
 def reference(packed: Packed, **changes: Any) -> Any:
     path = packed(**changes)  # skips where PyTorch is missing
-    from bitinfer.format import read_packed
-    from bitinfer.packing import from_tensors
+    from bitinfer.conversion.packing import from_tensors
     from bitinfer.reference import Reference
+    from bitinfer.runtime.format import read_packed
 
     metadata, tensors = read_packed(path)
     return Reference(from_tensors(tensors, metadata))

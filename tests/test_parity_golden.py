@@ -9,7 +9,7 @@ import parity
 import pytest
 
 from bitinfer._core import available_isas
-from bitinfer.checkpoints.bit import read_bit
+from bitinfer.families.bit import read_bit
 
 pytest.importorskip("torch", reason="checkpoints are read with PyTorch")
 

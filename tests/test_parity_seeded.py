@@ -13,7 +13,7 @@ import parity
 import pytest
 
 from bitinfer._core import available_isas
-from bitinfer.checkpoints.description import Description
+from bitinfer.description import Description
 
 torch = pytest.importorskip("torch", reason="the reference is in PyTorch")
 

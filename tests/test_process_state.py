@@ -11,7 +11,7 @@ import parity
 import pytest
 from children import environment
 
-from bitinfer.packing import to_tensors
+from bitinfer.conversion.packing import to_tensors
 
 _BUSY_AT_EXIT = """
 import threading, time

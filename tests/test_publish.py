@@ -139,7 +139,7 @@ def test_refused(script: ModuleType, toy: Path, root: Path, tmp_path: Path) -> N
     """Nothing is written for a model that is not what its checkpoint means, or without licence."""
     other = tmp_path / "other"
     shutil.copytree(toy / "made", other)
-    shutil.copyfile(bitinfer.origin.find_model("sst2").path, other / "packed.safetensors")
+    shutil.copyfile(bitinfer.runtime.origin.find_model("sst2").path, other / "packed.safetensors")
     with pytest.raises(SystemExit, match=r"publish.py: .*: bitinfer verify failed"):
         script.main([*arguments(toy, root)[:1], str(other), *arguments(toy, root)[2:]])
 

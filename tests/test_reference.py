@@ -12,9 +12,9 @@ import parity
 import pytest
 import seeded
 
-from bitinfer.checkpoints.bit import read_bit
-from bitinfer.checkpoints.description import Description
+from bitinfer.description import Description
 from bitinfer.errors import InputError
+from bitinfer.families.bit import read_bit
 
 torch = pytest.importorskip("torch")
 

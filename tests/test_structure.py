@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE = sorted([*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cpp")])
-ISA_FILES = sorted(ROOT.glob("csrc/kernels/isa/*.cpp"))
+ISA_FILES = sorted(ROOT.glob("csrc/cpu/kernels/isa/*.cpp"))
 PYTHON = sorted(ROOT.glob("bitinfer/**/*.py"))
 
 # A layer may use itself and those before it.
@@ -22,7 +22,7 @@ CONTAINERS = {"algorithm", "array", "deque", "functional", "iostream", "map", "m
 CONTAINERS |= {"set", "sstream", "string", "unordered_map", "utility", "variant", "vector"}
 # The only modules that import torch or transformers.  The first wait until a function needs them;
 # the second nobody imports who does not.
-TORCH_IN_FUNCTIONS = {"checkpoints/files.py", "export.py", "train/data.py"}
+TORCH_IN_FUNCTIONS = {"families/checkpoint.py", "conversion/export.py", "train/data.py"}
 TORCH_AT_IMPORT = {"reference.py"} | {
     f"train/{module}.py"
     for module in (
@@ -82,7 +82,7 @@ def test_isa_files_see_kernels_only(path: Path) -> None:
 
 def test_each_isa_has_its_rows() -> None:
     cmake = (ROOT / "cmake/isa.cmake").read_text()
-    registry = (ROOT / "csrc/kernels/registry.cpp").read_text()
+    registry = (ROOT / "csrc/cpu/kernels/registry.cpp").read_text()
     for path in ISA_FILES:
         assert f"bitinfer_isa(${{target}} {path.stem}" in cmake
         assert f'{{"{path.stem}", {path.stem}_kernels' in registry
@@ -92,7 +92,7 @@ def test_only_the_registry_names_instruction_sets() -> None:
     names = re.compile(r"\b(avx2|avx512_vpopcnt|neon)_kernels\b")
     users = {path for path in NATIVE if names.search(path.read_text())}
     others = {name(path) for path in users if path.parent.name != "isa"}
-    assert others == {"csrc/kernels/registry.cpp"}
+    assert others == {"csrc/cpu/kernels/registry.cpp"}
 
 
 def test_every_source_is_built() -> None:

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitinfer.errors import InputError
-from bitinfer.tables import (
+from bitinfer.data.tables import (
     LabelledTexts,
     class_indices,
     label_numbers,
     read_table,
     read_texts,
 )
+from bitinfer.errors import InputError
 
 ENDINGS = [".tsv", ".csv", ".jsonl"]
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitinfer.errors import FormatError, InputError, InputTypeError
-from bitinfer.text import (
+from bitinfer.runtime.text import (
     _LONG_RUN,
     _MOST_KNOWN,
     _WORD_END,
@@ -296,7 +296,7 @@ def test_tokenizing_starts_no_threads() -> None:
     """A second pool beside the model's own would ignore num_threads and break after a fork."""
     code = """
 import os
-from bitinfer.text import TextTokenizer
+from bitinfer.runtime.text import TextTokenizer
 tokenizer = TextTokenizer("[PAD]\\n[UNK]\\n[CLS]\\n[SEP]\\na")
 tokenizer.encode([("a a", "a")] * 100, max_length=9)
 print(len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1)

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitinfer import _core
-from bitinfer.checkpoints.bit import read_bit
-from bitinfer.errors import ConversionError
-from bitinfer.thresholds import (
+from bitinfer.conversion.thresholds import (
     Thresholds,
     gelu_thresholds,
     layer_thresholds,
     relu_thresholds,
     signed_thresholds,
 )
+from bitinfer.errors import ConversionError
+from bitinfer.families.bit import read_bit
 
 MIN, MAX = np.iinfo(np.int32).min, np.iinfo(np.int32).max
 REACH = 24
@@ -133,7 +133,7 @@ def test_many_channels_cross_the_chunks_of_gelu(monkeypatch: pytest.MonkeyPatch)
     slope = random.random_sample(50) / 8
     offset, shift = (random.standard_normal((2, 50)) / 4).astype(np.float32)
     whole = gelu_thresholds(slope, offset, shift, np.float32(0.4), REACH)
-    monkeypatch.setattr("bitinfer.thresholds._CHUNK", 7 * len(SUMS) + 3)
+    monkeypatch.setattr("bitinfer.conversion.thresholds._CHUNK", 7 * len(SUMS) + 3)
     parts = gelu_thresholds(slope, offset, shift, np.float32(0.4), REACH)
     assert np.array_equal(whole.threshold, parts.threshold)
     assert whole.low is not None

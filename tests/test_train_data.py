@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bitinfer
+from bitinfer.data.tables import LabelledTexts
 from bitinfer.errors import InputError, InputTypeError
-from bitinfer.tables import LabelledTexts
-from bitinfer.text import TextTokenizer
+from bitinfer.runtime.text import TextTokenizer
 from bitinfer.train.data import (
     NO_CLASS,
     Dataset,

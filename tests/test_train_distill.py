@@ -26,16 +26,16 @@ pytest.importorskip("transformers", reason="needs the extra train")
 
 import bitinfer  # noqa: E402
 from bitinfer.cli import main  # noqa: E402
+from bitinfer.data.evaluation import evaluate  # noqa: E402
+from bitinfer.data.tables import read_table  # noqa: E402
 from bitinfer.errors import (  # noqa: E402
     ConversionError,
     FormatError,
     InputError,
     InputTypeError,
 )
-from bitinfer.evaluation import evaluate  # noqa: E402
 from bitinfer.files import locked_folder  # noqa: E402
-from bitinfer.origin import find_model  # noqa: E402
-from bitinfer.tables import read_table  # noqa: E402
+from bitinfer.runtime.origin import find_model  # noqa: E402
 from bitinfer.train import (  # noqa: E402
     TrainingReport,
     distill,

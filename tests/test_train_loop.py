@@ -19,7 +19,7 @@ import pytest
 torch: Any = pytest.importorskip("torch", reason="needs the extra train")
 
 from bitinfer.errors import InputError  # noqa: E402
-from bitinfer.text import TokenBatch  # noqa: E402
+from bitinfer.runtime.text import TokenBatch  # noqa: E402
 from bitinfer.train import loop  # noqa: E402
 from bitinfer.train.data import Batch, Dataset, Task  # noqa: E402
 from bitinfer.train.loop import LoopOptions, Run, learning_rate, train, write_log  # noqa: E402

@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 
 import torch
 
-from bitinfer.checkpoints.bit import binarize
+from bitinfer.families.bit import binarize
 from bitinfer.train.quantizers import code_range, initial_step, quantize, weight_codes
 
 FLOOR = float(np.float32(1e-5))

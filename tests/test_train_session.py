@@ -33,7 +33,7 @@ from bitinfer.errors import (  # noqa: E402
     InputTypeError,
 )
 from bitinfer.files import locked_folder  # noqa: E402
-from bitinfer.text import TextTokenizer  # noqa: E402
+from bitinfer.runtime.text import TextTokenizer  # noqa: E402
 from bitinfer.train import distill, finetune, read_report  # noqa: E402
 from bitinfer.train.data import Batch, find_task, tokenize  # noqa: E402
 from bitinfer.train.session import evaluate, plain, reserved, session  # noqa: E402
@@ -383,7 +383,7 @@ def test_evaluate(regression: bool) -> None:
     random = np.random.RandomState(0)
     count = 150
     tokenizer = TextTokenizer("[PAD]\n[UNK]\n[CLS]\n[SEP]\na")
-    from bitinfer.tables import LabelledTexts
+    from bitinfer.data.tables import LabelledTexts
 
     texts = [("a " * random.randint(1, 9), None) for _ in range(count)]
     labels = [str(random.randint(0, 3)) for _ in range(count)]

@@ -20,7 +20,7 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 import torch
 from torch import Tensor
 
-from bitinfer.checkpoints.bit import DEAD, binarize, read_bit
+from bitinfer.families.bit import DEAD, binarize, read_bit
 from bitinfer.reference import Reference
 from bitinfer.train.data import Task
 from bitinfer.train.distillation import published_config, published_state

@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 import bitinfer
 from benchmarks import trained
 from benchmarks.markdown import rewritten
-from bitinfer.origin import builtin_names, find_builtin
+from bitinfer.runtime.origin import builtin_names, find_builtin
 from bitinfer.train.report import DataFile, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -197,8 +197,8 @@ def test_built_in_model_was_measured(name: str) -> None:
 
 def test_built_in_model_on_the_test_set(shared: Path) -> None:
     """The 872 sentences that all speak of."""
-    from bitinfer.evaluation import evaluate
-    from bitinfer.tables import read_table
+    from bitinfer.data.evaluation import evaluate
+    from bitinfer.data.tables import read_table
 
     found = evaluate(bitinfer.load("sst2"), read_table(shared / "data" / "sst2" / "test.tsv"))
     measured = RESULTS["evaluation"]["sst2"]

@@ -279,7 +279,7 @@ def _make_checkpoint(model: str, folder: Path) -> None:
 
 
 def _make_packed(model: str, file: Path) -> None:
-    from bitinfer.converter import convert
+    from bitinfer.conversion.convert import convert
 
     convert(path(model, "checkpoint"), file, verify=False)  # the check of the engine does it
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bitinfer.checks import check_int, check_unicode
+from bitinfer.data.tables import LabelledTexts, class_indices, label_numbers
 from bitinfer.errors import InputError, InputTypeError, quote
-from bitinfer.options import check_int, check_unicode
-from bitinfer.tables import LabelledTexts, class_indices, label_numbers
-from bitinfer.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
+from bitinfer.runtime.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
 
 if TYPE_CHECKING:
     import torch

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from bitinfer import evaluation
-from bitinfer.checkpoints.bit import DEAD, QUANTIZATION, read_bit
-from bitinfer.converter import convert, measure_parity
+from bitinfer.conversion.convert import convert, measure_parity
+from bitinfer.data import evaluation
 from bitinfer.errors import InputError, quote
+from bitinfer.families.bit import DEAD, QUANTIZATION, read_bit
 from bitinfer.files import file_sha256, new_folder
-from bitinfer.format import read_packed
-from bitinfer.loading import load
-from bitinfer.origin import PACKED
+from bitinfer.runtime.format import read_packed
+from bitinfer.runtime.loading import load
+from bitinfer.runtime.origin import PACKED
 from bitinfer.train.card import write_card
 from bitinfer.train.data import Batch, collate, evaluation_batches
 from bitinfer.train.finetuning import finetune

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from bitinfer.checks import check_bool
 from bitinfer.files import new_folder
-from bitinfer.options import check_bool
 from bitinfer.train.card import write_card
 from bitinfer.train.data import Batch
 from bitinfer.train.loop import train as train_stage

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from bitinfer.checkpoints.files import unpickle
 from bitinfer.errors import InputError, quote, shorten
+from bitinfer.families.checkpoint import unpickle
 from bitinfer.files import TEMPORARY, write_file
 from bitinfer.train.data import Batch, Dataset, TokenNoise, collate, training_batches
 from bitinfer.train.options import Budget

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from bitinfer.checks import check_int
 from bitinfer.errors import InputError, InputTypeError, UnsupportedError, quote
-from bitinfer.options import check_int
 
 __all__ = [
     "ARGUMENTS",

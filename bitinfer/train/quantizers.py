@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitinfer.checkpoints.bit import STEP_FLOOR
+from bitinfer.families.bit import STEP_FLOOR
 
 __all__ = ["code_range", "initial_step", "quantize", "weight_codes"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from bitinfer.converter import Parity
+from bitinfer.conversion.convert import Parity
 from bitinfer.errors import FormatError, InputTypeError, quote
 from bitinfer.files import write_file
 from bitinfer.train.markdown import as_markdown, result_table

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitinfer.checkpoints.tasks import real_names
+from bitinfer.checks import check_bool, check_int, check_unicode, shows_progress
+from bitinfer.data.tables import LabelledTexts, class_indices, read_table, read_texts
 from bitinfer.diagnostics import cpu_name, package_version
 from bitinfer.errors import ConversionError, InputError, InputTypeError, quote
+from bitinfer.families.glue import real_names
 from bitinfer.files import file_sha256, locked_folder
-from bitinfer.options import check_bool, check_int, check_unicode, shows_progress
-from bitinfer.tables import LabelledTexts, class_indices, read_table, read_texts
-from bitinfer.text import MIN_LENGTH, TextPair
+from bitinfer.runtime.text import MIN_LENGTH, TextPair
 from bitinfer.train.data import (
     Batch,
     Dataset,

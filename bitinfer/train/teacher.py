@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from bitinfer.checkpoints.files import read_config, read_vocab, unpickle
 from bitinfer.errors import ConversionError, InputError, quote, shorten
+from bitinfer.families.checkpoint import read_config, read_vocab, unpickle
 from bitinfer.files import file_sha256
-from bitinfer.text import TextTokenizer
+from bitinfer.runtime.text import TextTokenizer
 from bitinfer.train.options import Bits
 from bitinfer.train.student import Shape, Student
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "model/packed_matrix.h"
+#include "cpu/packed_matrix.h"
 
 namespace bitinfer {
 

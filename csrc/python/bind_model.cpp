@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "model/engine.h"
+#include "cpu/engine.h"
 #include "python/arrays.h"
 #include "python/bind.h"
 #include "python/gil.h"

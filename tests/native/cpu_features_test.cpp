@@ -1,4 +1,4 @@
-#include "kernels/cpu_features.h"
+#include "cpu/kernels/cpu_features.h"
 
 #include "check.h"
 

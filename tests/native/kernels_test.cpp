@@ -8,9 +8,9 @@
 
 #include "base/math.h"
 #include "check.h"
-#include "kernels/registry.h"
-#include "model/packed_matrix.h"
-#include "model/weights.h"
+#include "cpu/kernels/registry.h"
+#include "cpu/packed_matrix.h"
+#include "cpu/weights.h"
 #include "random_codes.h"
 
 namespace bitinfer::test {

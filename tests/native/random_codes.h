@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/bits.h"
-#include "kernels/reference.h"
+#include "cpu/kernels/reference.h"
 
 namespace bitinfer::test {
 

@@ -1,4 +1,4 @@
-#include "kernels/registry.h"
+#include "cpu/kernels/registry.h"
 
 #include <algorithm>
 

@@ -17,7 +17,7 @@
 #include <string>
 #include <vector>
 
-#include "model/engine.h"
+#include "cpu/engine.h"
 
 namespace {
 

@@ -1,5 +1,5 @@
 // Running words against their definition.
-#include "kernels/running_words.h"
+#include "cpu/kernels/running_words.h"
 
 #include <random>
 #include <vector>

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitinfer.checkpoints.bit import read_bit
+from bitinfer.families.bit import read_bit
 from bitinfer.reference import Reference, _BinaryLinear
 
 from ..artefacts import checked_ids, path, random_ids

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import bitinfer
-from bitinfer.text import TokenBatch
+from bitinfer.runtime.text import TokenBatch
 
 from ..artefacts import checked_ids, path, ragged_ids, random_ids
 from ..contestants import Check, Contestant
@@ -43,7 +43,7 @@ class Bitinfer(Contestant):
         """Of texts of one length and of several, each against the reference alone."""
         import torch
 
-        from bitinfer.checkpoints.bit import read_bit
+        from bitinfer.families.bit import read_bit
         from bitinfer.reference import Reference
 
         exact = Reference(read_bit(path("base", "checkpoint")))

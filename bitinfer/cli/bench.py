@@ -1,0 +1,170 @@
+"""How fast a model runs: full-length random sequences, one setting after the other.
+
+With a profile, the engine also reads a clock between the stages of every layer and reports what
+each takes: that costs about 1 % and is why it is off unless asked for.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from bitinfer import _core
+from bitinfer.diagnostics import diagnose
+from bitinfer.errors import InputError
+from bitinfer.runtime.model import BitModel
+from bitinfer.runtime.origin import find_model, read_model
+from bitinfer.runtime.text import TokenBatch
+
+__all__ = ["EXCLUDED", "Timing", "as_csv", "as_json", "as_markdown", "run"]
+
+EXCLUDED = "Sequences have full length; loading, tokenizing and warming up are not included."
+_SEED = 1
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each repetition for one setting.
+
+    Attributes:
+        stages: of a profile: seconds that all threads together spent in each stage, over all
+            repetitions.  ``other`` is Python, starting threads, and threads without work.
+    """
+
+    isa: str
+    threads: int
+    batch: int
+    length: int
+    seconds: tuple[float, ...]
+    stages: dict[str, float] | None = None
+
+    def row(self) -> dict[str, Any]:
+        """The setting, figures over its repetitions, and of a profile the stages in percent."""
+        mean = statistics.fmean(self.seconds)
+        deviation = statistics.stdev(self.seconds) if len(self.seconds) > 1 else 0.0
+        return {
+            "isa": self.isa,
+            "threads": self.threads,
+            "batch": self.batch,
+            "length": self.length,
+            "mean_ms": round(1e3 * mean, 4),
+            "median_ms": round(1e3 * statistics.median(self.seconds), 4),
+            "sd_ms": round(1e3 * deviation, 4),
+            "sequences_per_s": round(self.batch / mean, 1),
+            "tokens_per_s": round(self.batch * self.length / mean),
+            **self._shares(),
+        }
+
+    def _shares(self) -> dict[str, float]:
+        if self.stages is None:
+            return {}
+        total = sum(self.stages.values())
+        return {f"{name} %": round(100 * value / total, 1) for name, value in self.stages.items()}
+
+
+def run(
+    path: str | os.PathLike[str],
+    *,
+    batches: Sequence[int],
+    lengths: Sequence[int],
+    threads: Sequence[int | None],
+    isas: Sequence[str | None],
+    repetitions: int,
+    warmup: int = 2,
+    profile: bool = False,
+) -> Iterator[Timing]:
+    """Time every combination of the settings, from token ids to logits.
+
+    All settings are checked before the first is timed.
+
+    Raises:
+        InputError: A length is beyond the positions of the model, or there is no such model.
+        UnsupportedError: An instruction set is not there.
+        FormatError, ConversionError: As :func:`bitinfer.load`.
+    """
+    origin = find_model(path)
+    content = read_model(origin)
+    positions = content[0]["config"]["positions"]
+    if max(lengths) > positions:
+        raise InputError(f"length: found {max(lengths)}, expected at most {positions}")
+    resolved = [_core.resolve_isa(isa) for isa in isas]
+    counts = [_core.resolve_num_threads(count) for count in threads]
+
+    def timings() -> Iterator[Timing]:
+        for isa, count in product(resolved, counts):
+            model = BitModel(origin, count, isa, content=content)
+            for batch, length in product(batches, lengths):
+                tokens = _random_tokens(model, batch, length)
+                for _ in range(warmup):
+                    _seconds(model, tokens)
+                stages: dict[str, float] | None = {} if profile else None
+                seconds = tuple(_seconds(model, tokens, stages) for _ in range(repetitions))
+                if stages is not None:
+                    stages["other"] = max(0.0, count * sum(seconds) - sum(stages.values()))
+                yield Timing(isa, count, batch, length, seconds, stages)
+
+    return timings()
+
+
+def _random_tokens(model: BitModel, batch: int, length: int) -> TokenBatch:
+    total = batch * length
+    vocab = int(model.config["vocab"])
+    return TokenBatch(
+        ids=np.random.RandomState(_SEED).randint(0, vocab, total).astype(np.int32),
+        positions=np.tile(np.arange(length, dtype=np.int32), batch),
+        segments=np.zeros(total, dtype=np.int32),
+        offsets=np.arange(0, total + 1, length, dtype=np.int64),
+    )
+
+
+def _seconds(model: BitModel, tokens: TokenBatch, stages: dict[str, float] | None = None) -> float:
+    start = time.perf_counter()
+    output = model._run(tokens, hidden=False, stages=stages is not None)
+    seconds = time.perf_counter() - start
+    if stages is not None:
+        for name, value in output["stages"].items():
+            stages[name] = stages.get(name, 0.0) + value
+    return seconds
+
+
+def as_markdown(model: str, timings: Iterable[Timing]) -> Iterator[str]:
+    """Lines of a table, each as soon as it is known."""
+    machine = diagnose()
+    yield f"{model}, bitinfer {machine['bitinfer']['version']}, {machine['cpu']}. {EXCLUDED}"
+    yield ""
+    for index, row in enumerate(timing.row() for timing in timings):
+        if index == 0:
+            yield "| " + " | ".join(row) + " |"
+            yield "|" + "---|" * len(row)
+        yield "| " + " | ".join(str(value) for value in row.values()) + " |"
+
+
+def as_csv(model: str, timings: Iterable[Timing]) -> Iterator[str]:
+    """Comment lines with what was measured, then the table."""
+    yield f"# {model}. {EXCLUDED}"
+    for index, row in enumerate(timing.row() for timing in timings):
+        for values in ([row.keys()] if index == 0 else []) + [row.values()]:
+            line = io.StringIO()
+            csv.writer(line).writerow(values)
+            yield line.getvalue().rstrip("\r\n")
+
+
+def as_json(model: str, timings: Iterable[Timing]) -> Iterator[str]:
+    """One object with the machine, and every sample of every setting."""
+    results = [
+        {**timing.row(), "seconds": timing.seconds}
+        | ({"stages": timing.stages} if timing.stages is not None else {})
+        for timing in timings
+    ]
+    report = {"model": model, "excluded": EXCLUDED, "machine": diagnose(), "results": results}
+    yield json.dumps(report, indent=2)

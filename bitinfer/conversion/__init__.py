@@ -1,0 +1,1 @@
+"""From a description to a packed file and back, exactly."""

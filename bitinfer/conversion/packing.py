@@ -1,0 +1,219 @@
+"""A `Description` as the tensors and metadata of a packed file, and back.
+
+Signs become bits: bit ``k % 64`` of word ``k // 64`` of a row is 1 where code k is +1; a row is
+padded with zero bits to whole words.  Rows with codes that are exactly 0 are listed beside them,
+with a second plane of bits, 1 where the code is not 0.  Formulas that only decide a code are
+replaced by integer thresholds.  Nothing is rounded: `from_tensors` returns what went in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import bitinfer
+from bitinfer.checks import check_int
+from bitinfer.conversion.thresholds import layer_thresholds
+from bitinfer.description import (
+    F32,
+    BinaryLinear,
+    BinaryMatrix,
+    Config,
+    Description,
+    Layer,
+    LayerNorm,
+)
+from bitinfer.families.glue import find_task
+from bitinfer.runtime.format import FORMAT_VERSION, Tensors
+
+__all__ = ["from_tensors", "pack_bits", "to_metadata", "to_tensors", "unpack_bits"]
+
+U64 = npt.NDArray[np.uint64]
+_WORD = 64
+_SHORTEST = 3  # [CLS], one token, [SEP]
+
+
+def pack_bits(bits: npt.NDArray[np.bool_]) -> U64:
+    """Bits [N, K] as words uint64 [N, ceil(K / 64)].
+
+    Example:
+        >>> pack_bits(np.array([[True, False, True]]))
+        array([[5]], dtype=uint64)
+    """
+    padded = np.pad(bits, ((0, 0), (0, -bits.shape[1] % _WORD)))
+    words = np.packbits(padded, axis=1, bitorder="little").view("<u8")
+    return words.astype(np.uint64, copy=False)
+
+
+def unpack_bits(words: U64, columns: int) -> npt.NDArray[np.bool_]:
+    """The inverse of `pack_bits`: the first ``columns`` bits of every row."""
+    bytes_ = np.ascontiguousarray(words, "<u8").view(np.uint8)
+    return np.unpackbits(bytes_, axis=1, bitorder="little", count=columns).astype(np.bool_)
+
+
+def to_tensors(description: Description) -> Tensors:
+    """Every tensor of the packed file, by name.
+
+    Raises:
+        ConversionError: if codes of a layer cannot be expressed by integer thresholds.
+    """
+    tensors: Tensors = {
+        **_matrix("embeddings.word", description.word),
+        "embeddings.position": description.position,
+        "embeddings.token_type": description.token_type,
+        **_norm("embeddings.norm", description.embedding_norm),
+    }
+    for index, layer in enumerate(description.layers):
+        name = f"layer.{index}"
+        tensors |= {
+            f"{name}.query.code_step": _one(layer.query_step),
+            f"{name}.key.code_step": _one(layer.key_step),
+            f"{name}.value.code_step": _one(layer.value_step),
+            f"{name}.attention.probs.step": _one(layer.probs_step),
+            **_norm(f"{name}.attention.norm", layer.attention_norm),
+            **_norm(f"{name}.output.norm", layer.output_norm),
+        }
+        for point, (threshold, low) in layer_thresholds(description, index).items():
+            tensors[f"{name}.{point}.threshold"] = threshold
+            if low is not None:
+                tensors[f"{name}.{point}.threshold_low"] = low
+    for name, linear in description.linears():
+        tensors |= _linear(name, linear)
+    return tensors | {"head.weight": description.head_weight, "head.bias": description.head_bias}
+
+
+def to_metadata(
+    description: Description,
+    *,
+    max_length: int | None = None,
+    licence: str | None = None,
+    report: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The metadata of the packed file.
+
+    Args:
+        max_length: tokens a text is cut to; by default what the task was trained with, else as many
+            as there are positions.
+        licence: licence of the checkpoint.
+        report: what the conversion found.
+
+    Raises:
+        InputError: if ``max_length`` is not within 3 and the number of positions.
+        InputTypeError: if it is not an integer.
+    """
+    positions = description.config.positions
+    task = find_task(description.task)
+    if max_length is None:
+        max_length = min(positions, task.max_length if task else positions)
+    max_length = check_int("max_length", max_length, _SHORTEST, positions)
+    return {
+        "format_version": FORMAT_VERSION,
+        "writer": f"bitinfer {bitinfer.__version__}",
+        "architecture": "bert",
+        "recipe": "bit-1-1-1",
+        "config": asdict(description.config),
+        "labels": list(description.label_names),
+        "task": description.task,
+        "vocab": "\n".join(description.vocab),
+        "tokenizer": {"lowercase": description.lowercase, "max_length": max_length},
+        "source": {"file": description.source_file, "sha256": description.source_sha256},
+        "licence": licence,
+        "report": dict(report or {}),
+    }
+
+
+def from_tensors(
+    tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, Any]
+) -> Description:
+    """The description that `to_tensors` and `to_metadata` packed, without its notes.
+
+    The arguments are those of a valid packed file, as `read_packed` of `bitinfer.runtime.format`
+    returns them.
+    """
+    config = Config(**metadata["config"])
+    hidden, inner = config.hidden, config.intermediate
+
+    def linear(name: str, inputs: int) -> BinaryLinear:
+        return BinaryLinear(
+            weight=_unpacked_matrix(tensors, name, inputs),
+            bias=tensors[f"{name}.bias"],
+            shift=tensors[f"{name}.shift"],
+            step=tensors[f"{name}.step"][0],
+        )
+
+    def norm(name: str) -> LayerNorm:
+        return LayerNorm(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+    def layer(name: str) -> Layer:
+        return Layer(
+            query=linear(f"{name}.query", hidden),
+            key=linear(f"{name}.key", hidden),
+            value=linear(f"{name}.value", hidden),
+            query_step=tensors[f"{name}.query.code_step"][0],
+            key_step=tensors[f"{name}.key.code_step"][0],
+            value_step=tensors[f"{name}.value.code_step"][0],
+            probs_step=tensors[f"{name}.attention.probs.step"][0],
+            attention_output=linear(f"{name}.attention.output", hidden),
+            attention_norm=norm(f"{name}.attention.norm"),
+            intermediate=linear(f"{name}.intermediate", hidden),
+            output=linear(f"{name}.output", inner),
+            output_norm=norm(f"{name}.output.norm"),
+        )
+
+    return Description(
+        config=config,
+        word=_unpacked_matrix(tensors, "embeddings.word", hidden),
+        position=tensors["embeddings.position"],
+        token_type=tensors["embeddings.token_type"],
+        embedding_norm=norm("embeddings.norm"),
+        layers=tuple(layer(f"layer.{index}") for index in range(config.layers)),
+        pooler=linear("pooler", hidden),
+        head_weight=tensors["head.weight"],
+        head_bias=tensors["head.bias"],
+        label_names=tuple(metadata["labels"]),
+        task=metadata["task"],
+        vocab=tuple(metadata["vocab"].split("\n")),
+        lowercase=metadata["tokenizer"]["lowercase"],
+        source_file=metadata["source"]["file"],
+        source_sha256=metadata["source"]["sha256"],
+    )
+
+
+def _linear(name: str, linear: BinaryLinear) -> Tensors:
+    return _matrix(name, linear.weight) | {
+        f"{name}.bias": linear.bias,
+        f"{name}.shift": linear.shift,
+        f"{name}.step": _one(linear.step),
+    }
+
+
+def _matrix(name: str, matrix: BinaryMatrix) -> Tensors:
+    tensors: Tensors = {f"{name}.bits": pack_bits(matrix.codes > 0), f"{name}.scale": matrix.scale}
+    rows = np.flatnonzero((matrix.codes == 0).any(1))
+    if len(rows):
+        tensors[f"{name}.zero_rows"] = rows.astype(np.int32)
+        tensors[f"{name}.nonzero"] = pack_bits(matrix.codes[rows] != 0)
+    return tensors
+
+
+def _unpacked_matrix(
+    tensors: Mapping[str, npt.NDArray[Any]], name: str, columns: int
+) -> BinaryMatrix:
+    positive = unpack_bits(tensors[f"{name}.bits"], columns)
+    codes = np.where(positive, np.int8(1), np.int8(-1))
+    if f"{name}.zero_rows" in tensors:
+        rows = tensors[f"{name}.zero_rows"]
+        codes[rows] *= unpack_bits(tensors[f"{name}.nonzero"], columns)
+    return BinaryMatrix(codes, tensors[f"{name}.scale"])
+
+
+def _norm(name: str, norm: LayerNorm) -> Tensors:
+    return {f"{name}.weight": norm.weight, f"{name}.bias": norm.bias}
+
+
+def _one(step: np.float32) -> F32:
+    return np.array([step], np.float32)

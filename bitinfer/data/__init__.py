@@ -1,0 +1,1 @@
+"""Tables of texts, and how well a model does on one."""

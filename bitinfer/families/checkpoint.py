@@ -1,0 +1,332 @@
+"""Finds and opens the files of a PyTorch checkpoint: weights, configuration, vocabulary.
+
+Weights are unpickled with ``weights_only=True`` and in no other way, by a PyTorch that keeps what
+this promises: no code of a checkpoint runs.  Nor can a small file ask for much memory.
+PyTorch is imported only when weights are read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from bitinfer.errors import ConversionError, UnsupportedError, quote, shorten
+from bitinfer.families.look import looks_like_checkpoint
+from bitinfer.files import file_sha256
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "CheckpointFiles",
+    "looks_like_checkpoint",
+    "open_checkpoint",
+    "read_config",
+    "read_vocab",
+    "to_float32",
+    "unpickle",
+]
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+ConfigSource: TypeAlias = "PathLike | Mapping[str, Any]"
+VocabSource: TypeAlias = "PathLike | Sequence[str]"
+
+_STATE_KEYS = ("state_dict", "model", "model_state_dict")
+_WEIGHT_SUFFIXES = (".bin", ".pt", ".pth")
+# weights_only=True was not safe before: CVE-2025-32434 (up to 2.5), CVE-2026-24747 (up to 2.9).
+_OLDEST_TORCH = (2, 10)
+_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """A checkpoint as found, nothing of it interpreted.
+
+    Attributes:
+        state: tensors by key, without the ``module.`` prefix of a data-parallel run.
+        config: the settings.
+        vocab: the token of every id.
+        lowercase: whether the tokenizer lower-cases.
+        file, sha256: name and digest of the weights file.
+    """
+
+    state: dict[str, torch.Tensor]
+    config: dict[str, Any]
+    vocab: tuple[str, ...]
+    lowercase: bool
+    file: str
+    sha256: str
+
+
+def open_checkpoint(
+    path: PathLike,
+    *,
+    config: ConfigSource | None = None,
+    vocab: VocabSource | None = None,
+) -> CheckpointFiles:
+    """Opens a checkpoint folder or a single weights file.
+
+    Configuration and vocabulary are, in this order: what the caller passes, what the weights file
+    holds beside its tensors (``config``, ``vocab``), ``config.json`` and ``vocab.txt`` next to it.
+
+    Raises:
+        ConversionError: if something is missing or cannot be read; it names what and where.
+        UnsupportedError: if PyTorch is not installed.
+    """
+    weights = _weights_file(Path(path))
+    content = unpickle(weights)
+    state, extras = _split(weights, content)
+    beside = weights.parent
+    settings = read_config(
+        _first("config", config, extras.get("config"), beside / "config.json", weights)
+    )
+    tokens = read_vocab(_first("vocab", vocab, extras.get("vocab"), beside / "vocab.txt", weights))
+    return CheckpointFiles(
+        state=_plain_keys(state),
+        config=settings,
+        vocab=tokens,
+        lowercase=_lowercase(settings, beside / "tokenizer_config.json"),
+        file=weights.name,
+        sha256=file_sha256(weights),
+    )
+
+
+def to_float32(key: str, tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    """A tensor as float32, only if every value stays the same and is finite.
+
+    float16 and bfloat16 always fit; float64 does where each value is a float32.
+
+    Raises:
+        ConversionError: naming the key, for any other type, layout or value.
+    """
+    import torch
+
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise ConversionError(
+            f"{key}: found a {tensor.layout} tensor on {tensor.device}, expected a dense one"
+        )
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        raise ConversionError(f"{key}: found {tensor.dtype}, expected torch.float32")
+    if tensor.untyped_storage().nbytes() < tensor.nbytes:
+        raise ConversionError(f"{key}: found fewer stored values than its shape has, expected all")
+    narrow = tensor.detach().to(torch.float32)
+    value: npt.NDArray[np.float32] = narrow.contiguous().numpy()
+    if not np.isfinite(value).all():
+        first = np.unravel_index(int(np.argmin(np.isfinite(value))), value.shape)
+        index = [int(each) for each in first]
+        raise ConversionError(
+            f"{key}: found {tensor[tuple(index)].item()} at {index}, expected finite float32 values"
+        )
+    if tensor.dtype == torch.float64 and not torch.equal(narrow.double(), tensor):
+        raise ConversionError(
+            f"{key}: found float64 values that are not float32 values, expected torch.float32; "
+            "convert the checkpoint to float32 yourself if that is what you mean"
+        )
+    return value
+
+
+def _weights_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ConversionError(f"checkpoint: no file or folder {str(path)!r}")
+    published = path / "pytorch_model.bin"
+    if published.is_file():
+        return published
+    found = sorted(each for each in path.iterdir() if each.suffix in _WEIGHT_SUFFIXES)
+    if len(found) != 1:
+        names = [each.name for each in found] or "none"
+        raise ConversionError(
+            f"weights file in {str(path)!r}: found {names}, "
+            f"expected pytorch_model.bin or one {' or '.join(_WEIGHT_SUFFIXES)} file"
+        )
+    return found[0]
+
+
+def unpickle(weights: Path) -> object:
+    """What `torch.save` wrote: tensors and plain data, and no code is run.
+
+    Raises:
+        ConversionError: it is damaged or something else.
+        UnsupportedError: PyTorch is missing, or so old that a file can subvert it.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise UnsupportedError(
+            f"{weights.name}: reading a checkpoint needs PyTorch, which is not installed; "
+            "install bitinfer[torch]"
+        ) from error
+    found = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if found < _OLDEST_TORCH:
+        raise UnsupportedError(
+            f"{weights.name}: found PyTorch {torch.__version__}, whose reader a file can subvert; "
+            f"expected {'.'.join(map(str, _OLDEST_TORCH))} or newer: install bitinfer[torch]"
+        )
+    _check_unpacked_size(weights)
+    try:
+        content: object = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise ConversionError(
+            f"{weights.name}: not a PyTorch file of plain tensors and settings: {error}"
+        ) from error
+    return content
+
+
+def _check_unpacked_size(weights: Path) -> None:
+    """PyTorch stores without compression; what unpacks to more than the file could fill memory."""
+    try:
+        with zipfile.ZipFile(weights) as archive:
+            unpacked = sum(record.file_size for record in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # an old or a damaged file: torch.load tells which
+    size = weights.stat().st_size
+    if unpacked > size:
+        raise ConversionError(
+            f"{weights.name}: found records of {unpacked} bytes in a file of {size}, "
+            "expected them to be stored as torch.save does, without compression"
+        )
+
+
+def _split(weights: Path, content: object) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The state dict, and the dict around it if there is one."""
+    if not isinstance(content, Mapping):
+        raise ConversionError(
+            f"{weights.name}: found a {type(content).__name__}, expected a state dict"
+        )
+    wrapped = [key for key in _STATE_KEYS if isinstance(content.get(key), Mapping)]
+    if len(wrapped) > 1:
+        raise ConversionError(f"{weights.name}: found state dicts under {wrapped}, expected one")
+    return (content[wrapped[0]], content) if wrapped else (content, {})
+
+
+def _plain_keys(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Checks that keys lead to tensors; drops ``module.``; renames the old LayerNorm parameters."""
+    import torch
+
+    plain: dict[str, torch.Tensor] = {}
+    for key, tensor in state.items():
+        if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
+            raise ConversionError(
+                f"{shorten(str(key))}: found {type(tensor).__name__}, "
+                "expected a tensor in the state dict"
+            )
+        name = key.removeprefix("module.")
+        for old, new in (
+            ("LayerNorm.gamma", "LayerNorm.weight"),
+            ("LayerNorm.beta", "LayerNorm.bias"),
+        ):
+            if name.endswith(old):
+                name = name.removesuffix(old) + new
+        if name in plain:
+            raise ConversionError(
+                f"{shorten(key)}: found twice, once under another spelling of the key"
+            )
+        plain[name] = tensor
+    return plain
+
+
+def _first(what: str, given: Any, inside: Any, beside: Path, weights: Path) -> Any:
+    """The first that is there.  A path stands for a file; a str, from inside, for its content."""
+    if given is not None:
+        return Path(given) if isinstance(given, (str, os.PathLike)) else given
+    if inside is not None:
+        return inside
+    if beside.is_file():
+        return beside
+    raise ConversionError(
+        f"{what}: none given, none inside {weights.name}, and no {beside.name} next to it; "
+        f"pass {what}= (command line: --{what})"
+    )
+
+
+def read_config(source: Any) -> dict[str, Any]:
+    """Settings from a file or folder, a JSON text, or a mapping.
+
+    Raises:
+        ConversionError: if they cannot be read, or are not a JSON object.
+    """
+    if isinstance(source, Path):
+        path = source / "config.json" if source.is_dir() else source
+        return _parse_config(path.name, _read_text("config", path))
+    if isinstance(source, str):
+        return _parse_config("config", source)
+    if isinstance(source, Mapping):
+        return dict(source)
+    raise ConversionError(f"config: found {type(source).__name__}, expected settings or a path")
+
+
+def _parse_config(what: str, text: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConversionError(f"{what}: not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise ConversionError(f"{what}: found a {type(parsed).__name__}, expected a JSON object")
+    return parsed
+
+
+def read_vocab(source: Any) -> tuple[str, ...]:
+    """Tokens from a file or folder, a text of lines, a mapping of tokens to ids, or a sequence.
+
+    Raises:
+        ConversionError: if they cannot be read, repeat, or lack a special token.
+    """
+    if isinstance(source, Path):
+        source = _read_text("vocab", source / "vocab.txt" if source.is_dir() else source)
+    if isinstance(source, str):
+        # Only line feeds end a token: a vocabulary may hold other characters that Unicode calls
+        # line ends, so str.splitlines would shift the ids.
+        tokens = source.removesuffix("\n").split("\n")
+    elif isinstance(source, Mapping):
+        ids = list(source.values())
+        if any(type(each) is not int for each in ids) or sorted(ids) != list(range(len(ids))):
+            raise ConversionError("vocab: found a mapping whose ids are not 0 .. n-1")
+        tokens = sorted(source, key=source.__getitem__)
+    elif isinstance(source, Sequence):
+        tokens = list(source)
+    else:
+        raise ConversionError(f"vocab: found {type(source).__name__}, expected tokens or a path")
+    _check_tokens(tokens)
+    return tuple(tokens)
+
+
+def _check_tokens(tokens: list[Any]) -> None:
+    seen: set[str] = set()
+    for index, token in enumerate(tokens):
+        if not isinstance(token, str) or not token or "\n" in token:
+            raise ConversionError(f"vocab: found {quote(token)} as token {index}, expected a word")
+        if token in seen:
+            raise ConversionError(f"vocab: found {quote(token)} twice, again as token {index}")
+        seen.add(token)
+    missing = [token for token in _SPECIAL_TOKENS if token not in seen]
+    if missing:
+        raise ConversionError(f"vocab: missing {', '.join(missing)}")
+
+
+def _read_text(what: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConversionError(f"{what}: cannot read {path.name!r}: {error}") from error
+
+
+def _lowercase(settings: Mapping[str, Any], tokenizer_config: Path) -> bool:
+    """Published models are lower-cased unless their files say otherwise."""
+    value: object = settings.get("do_lower_case")
+    if value is None and tokenizer_config.is_file():
+        text = _read_text("tokenizer_config.json", tokenizer_config)
+        value = _parse_config("tokenizer_config.json", text).get("do_lower_case")
+    if value is None:
+        return True
+    if not isinstance(value, bool):
+        raise ConversionError(f"do_lower_case: found {quote(value)}, expected true or false")
+    return value

@@ -1,0 +1,243 @@
+"""Texts and arrays as callers pass them in, checked and brought into one form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count, zip_longest
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitinfer.errors import InputError, InputTypeError
+from bitinfer.runtime.text import TextPair
+
+__all__ = ["Columns", "Text", "TextPairs", "read_array", "read_columns", "read_texts"]
+
+Text: TypeAlias = str | tuple[str, str | None] | Mapping[str, str | None]
+Integers: TypeAlias = NDArray[np.int64]
+
+_END: Any = object()
+
+
+# ---- texts
+
+
+@dataclass(frozen=True)
+class TextPairs:
+    """Texts in one form.
+
+    Attributes:
+        pairs: ``(text, second text or None)`` one by one; texts themselves are not yet checked.
+        single: Whether the caller passed one text rather than several.
+        total: How many there are, if known beforehand.
+    """
+
+    pairs: Iterator[TextPair]
+    single: bool
+    total: int | None
+
+
+def read_texts(texts: Any, text_pairs: Any = None) -> TextPairs:
+    """Sort out the ways to pass texts.
+
+    A string, a tuple ``(text, second)`` or a mapping ``{"text": ..., "text_pair": ...}`` is one
+    text; any other iterable holds many, each a string, tuple, list of two, or mapping.
+    ``text_pairs`` gives the second texts of strings, one for each.  Iterables are read as the
+    result is, never ahead.
+
+    Raises:
+        InputTypeError: ``texts`` is neither a text nor an iterable of texts.
+        InputError: Lengths differ, or a pair is not a pair; names the index.
+    """
+    if isinstance(texts, (str, tuple, Mapping)):
+        pairs = _read_many([texts], None if text_pairs is None else [text_pairs])
+        return TextPairs(pairs, single=True, total=1)
+    if isinstance(text_pairs, (str, Mapping)):
+        name = type(text_pairs).__name__
+        raise InputTypeError(f"text_pairs: found {name}, expected one for each of the texts")
+    _check_iterable("texts", texts)
+    return TextPairs(_read_many(texts, text_pairs), single=False, total=_length(texts))
+
+
+def _read_many(texts: Iterable[Any], seconds: Any) -> Iterator[TextPair]:
+    if seconds is None:
+        return map(_pair, texts, count())
+    _check_iterable("text_pairs", seconds)
+    return _zip_pairs(texts, seconds)
+
+
+def _check_iterable(name: str, value: Any) -> None:
+    try:
+        iter(value)
+    except TypeError:
+        is_iterable = False
+    else:
+        is_iterable = not isinstance(value, (bytes, bytearray, memoryview))
+    if not is_iterable:
+        raise InputTypeError(
+            f"{name}: found {type(value).__name__}, expected a string or an iterable of strings"
+        )
+
+
+def _length(items: Any) -> int | None:
+    return len(items) if hasattr(items, "__len__") else None
+
+
+def _pair(item: Any, index: int) -> TextPair:
+    if isinstance(item, str):
+        return item, None
+    if isinstance(item, Mapping):
+        if "text" not in item or set(item) - {"text", "text_pair"}:
+            raise InputError(
+                f"text {index}: found keys {sorted(map(str, item))}, expected text and text_pair"
+            )
+        return item["text"], item.get("text_pair")
+    if isinstance(item, (tuple, list)):
+        if len(item) != 2:
+            raise InputError(
+                f"text {index}: found {len(item)} texts in a {type(item).__name__}, "
+                "expected a pair (pass several texts as a list of strings)"
+            )
+        return item[0], item[1]
+    return item, None
+
+
+def _zip_pairs(texts: Iterable[Any], seconds: Iterable[Any]) -> Iterator[TextPair]:
+    lengths = _length(texts), _length(seconds)
+    if None not in lengths and lengths[0] != lengths[1]:
+        raise InputError(
+            f"text_pairs: found {lengths[1]}, expected {lengths[0]}, one for each text"
+        )
+    return map(_second, zip_longest(texts, seconds, fillvalue=_END), count())
+
+
+def _second(both: tuple[Any, Any], index: int) -> TextPair:
+    text, second = both
+    if _END in both:
+        raise InputError(f"text_pairs: one of both lists ends at index {index}, the other goes on")
+    if isinstance(text, (tuple, list, Mapping)):
+        raise InputError(f"text {index}: found a pair, and text_pairs as well; pass one of them")
+    return text, second
+
+
+# ---- arrays
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A padded batch [B, S] as the ragged sequences of its tokens.
+
+    The tokens of row b are its attended columns in order, then column 0 if that is masked: the
+    pooler reads column 0 in any case, so there it asks without being asked.
+
+    Attributes:
+        ids, positions, segments: int32 [T] for each token; its position is its column.
+        offsets: int64 [B+1]; keys: int32 [B] attended tokens; first: int64 [B] token of column 0.
+        rows, columns: int64 [K] of the attended tokens, and `tokens` int64 [K] where they stand.
+        shape: (B, S).
+    """
+
+    ids: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    segments: NDArray[np.int32]
+    offsets: Integers
+    keys: NDArray[np.int32]
+    first: Integers
+    rows: Integers
+    columns: Integers
+    tokens: Integers
+    shape: tuple[int, int]
+
+
+def read_columns(
+    input_ids: Any, attention_mask: Any, token_type_ids: Any, config: Mapping[str, Any]
+) -> Columns:
+    """Check a padded batch and lay its tokens out one after the other.
+
+    Raises:
+        InputTypeError: An argument is not an array of integers.
+        InputError: A shape, id, token type or mask value is not allowed, or a mask is all zero.
+    """
+    ids = _integer_array("input_ids", input_ids)
+    if ids.ndim != 2 or ids.size == 0:
+        raise InputError(f"input_ids: found shape {ids.shape}, expected [batch >= 1, length >= 1]")
+    if ids.shape[1] > config["positions"]:
+        raise InputError(
+            f"input_ids: found {ids.shape[1]} columns, expected at most {config['positions']}"
+        )
+    mask = _like(ids, "attention_mask", attention_mask, default=1, kinds="iub")
+    types = _like(ids, "token_type_ids", token_type_ids, default=0)
+    if mask.dtype.kind != "b":
+        _check_range("attention_mask", mask, 2)
+    _check_range("token_type_ids", types, config["token_types"])
+    _check_range("input_ids", ids, config["vocab"])
+    attended = mask.astype(bool)
+    if not attended.any(axis=1).all():
+        row = int(np.argmin(attended.any(axis=1)))
+        raise InputError(f"attention_mask: row {row} is all zero, expected at least one 1")
+    return _ragged(ids.astype(np.int32), attended, types.astype(np.int32))
+
+
+def _ragged(ids: NDArray[np.int32], mask: NDArray[np.bool_], types: NDArray[np.int32]) -> Columns:
+    length = ids.shape[1]
+    # One more column at the end: column 0 once more, where it only asks.
+    asking = np.concatenate([mask, ~mask[:, :1]], axis=1)
+    rows, columns = np.nonzero(asking)
+    attended = columns < length
+    columns = columns % length
+    offsets = np.concatenate([[0], np.cumsum(asking.sum(axis=1))]).astype(np.int64)
+    keys = mask.sum(axis=1)
+    return Columns(
+        ids=ids[rows, columns],
+        positions=columns.astype(np.int32),
+        segments=types[rows, columns],
+        offsets=offsets,
+        keys=keys.astype(np.int32),
+        first=offsets[:-1] + np.where(mask[:, 0], 0, keys),
+        rows=rows[attended],
+        columns=columns[attended],
+        tokens=np.flatnonzero(attended),
+        shape=(len(ids), length),
+    )
+
+
+def _like(
+    ids: NDArray[Any], name: str, value: Any, *, default: int, kinds: str = "iu"
+) -> NDArray[Any]:
+    if value is None:
+        return np.full(ids.shape, default, dtype=np.int32)
+    array = _integer_array(name, value, kinds)
+    if array.shape != ids.shape:
+        raise InputError(f"{name}: found shape {array.shape}, expected {ids.shape} of input_ids")
+    return array
+
+
+def read_array(name: str, value: Any) -> NDArray[Any]:
+    """Whatever holds numbers in the memory of the CPU: ``__array__``, ``__dlpack__``, or lists.
+
+    Raises:
+        InputTypeError: It does not become an array.
+    """
+    only_dlpack = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
+    try:
+        return np.from_dlpack(value) if only_dlpack else np.asarray(value)
+    except (ValueError, TypeError, RuntimeError, BufferError) as error:
+        found = type(value).__name__
+        raise InputTypeError(f"{name}: found {found}, expected an array: {error}") from error
+
+
+def _integer_array(name: str, value: Any, kinds: str = "iu") -> NDArray[Any]:
+    array = read_array(name, value)
+    if array.dtype.kind not in kinds:
+        raise InputTypeError(f"{name}: found dtype {array.dtype}, expected integers")
+    return array
+
+
+def _check_range(name: str, array: NDArray[Any], count: int) -> None:
+    wrong = (array < 0) | (array >= count)
+    if wrong.any():
+        row, column = (int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
+        found = int(array[row, column])
+        raise InputError(f"{name}[{row}, {column}]: found {found}, expected 0..{count - 1}")

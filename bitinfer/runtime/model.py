@@ -1,0 +1,505 @@
+"""The model that `load` returns: text or arrays in, labels, scores and vectors out."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice, pairwise
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bitinfer import _core
+from bitinfer.checks import check_bool, check_choice, check_int, shows_progress
+from bitinfer.errors import FormatError, InputTypeError, UnsupportedError, shorten
+from bitinfer.runtime.background import Background
+from bitinfer.runtime.format import SIZES, Tensors
+from bitinfer.runtime.inputs import Columns, Text, TextPairs, read_columns, read_texts
+from bitinfer.runtime.loading import may_start_thread, reopen
+from bitinfer.runtime.origin import Origin, read_model
+from bitinfer.runtime.results import EncoderOutput, Prediction
+from bitinfer.runtime.sizes import by_part
+from bitinfer.runtime.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
+
+__all__ = ["BitModel"]
+
+Pooling = Literal["cls", "mean", "pooler"]
+Floats = NDArray[np.float64]
+
+_POOLINGS = ("cls", "mean", "pooler")
+
+
+class BitModel:
+    """A binarized BERT, ready to run.  Made by :func:`load`.
+
+    A model never changes and may be used from many threads at once.  It pickles by its file: the
+    other process reads the same path.  Results do not depend on the batch, its order, the number of
+    threads or the instruction set, to the last bit.
+    """
+
+    def __init__(
+        self,
+        origin: Origin,
+        num_threads: int | None = None,
+        isa: str | None = None,
+        *,
+        content: tuple[dict[str, Any], Tensors] | None = None,
+    ) -> None:
+        """Not for users.  ``content`` is what `read_model` returned, if that was called before."""
+        if not isinstance(origin, Origin):
+            raise InputTypeError(
+                f"BitModel: found {type(origin).__name__}; models are made by bitinfer.load"
+            )
+        metadata, tensors = content or read_model(origin)
+        self._metadata = metadata
+        self._origin = origin
+        self._options = (num_threads, isa)
+        self._sizes = by_part((name, tensor.nbytes) for name, tensor in tensors.items())
+        self._sizes["vocabulary"] = len(metadata["vocab"].encode())
+        with Background(
+            lambda: self._make_engine(tensors), threaded=may_start_thread(num_threads)
+        ) as engine:
+            self._tokenizer = TextTokenizer(
+                metadata["vocab"], lowercase=metadata["tokenizer"]["lowercase"], name=str(origin)
+            )
+            self._core = engine.result()
+
+    def _make_engine(self, tensors: Tensors) -> _core.Model:
+        config = {key: self._metadata["config"][key] for key in (*SIZES, "head")}
+        try:
+            return _core.Model(config, tensors, self._options[1], self._options[0])
+        except FormatError as error:
+            raise FormatError(f"{self._origin}: {shorten(str(error))}") from None
+
+    # ---- what the model is
+
+    @property
+    def config(self) -> dict[str, int | str]:
+        """Sizes and kinds: hidden, layers, heads, intermediate, vocab, positions, ..."""
+        return dict(self._metadata["config"])
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes, in the order of the logits; none for regression and span models."""
+        return list(self._metadata["labels"])
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a sequence unless a call says otherwise, special tokens included."""
+        return int(self._metadata["tokenizer"]["max_length"])
+
+    def info(self) -> dict[str, Any]:
+        """Everything known about the model as plain data, ready for JSON.
+
+        ``bits`` are those of weights, embeddings and activations.  ``bytes`` is the size of each
+        part of the packed file and their ``total``, the metadata except the vocabulary left out.
+        ``sha256`` is the checksum of the packed file, ``None`` for a checkpoint that was converted
+        in memory; ``source`` has that of the weights.  ``weight_bytes`` is the memory of the loaded
+        weights, ``workspace_bytes`` that of the largest call so far, kept for the next one; up to
+        eight calls at a time keep one each.  It does not grow with the batch: at 384 hidden units
+        and more it stays below ``num_threads * (positions + 128) * (10 * hidden + intermediate /
+        4)``.
+        """
+        described = copy.deepcopy({k: v for k, v in self._metadata.items() if k != "vocab"})
+        return {
+            "model": str(self._origin),
+            **described,
+            "bits": described["recipe"].partition("-")[2],
+            "sha256": described.get("sha256"),
+            "bytes": {**self._sizes, "total": sum(self._sizes.values())},
+            "isa": self._core.isa,
+            "num_threads": self._core.num_threads,
+            "weight_bytes": self._core.weight_bytes,
+            "workspace_bytes": self._core.workspace_bytes,
+        }
+
+    def __repr__(self) -> str:
+        core = self._core
+        return f"BitModel({str(self._origin)!r}, isa={core.isa!r}, num_threads={core.num_threads})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reopen, (self._origin, self._identity(), *self._options)
+
+    def _identity(self) -> str:
+        """Differs between models: the metadata hold checksums of all that is not in them."""
+        import hashlib
+
+        return hashlib.sha256(json.dumps(self._metadata, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _regression(self) -> bool:
+        config = self._metadata["config"]
+        return bool(config["head"] == "classification" and config["labels"] == 1)
+
+    # ---- from text
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a str is an Iterable[str], and is one text
+        self,
+        texts: Text,
+        text_pairs: str | None = ...,
+        *,
+        top_k: Literal[1] = ...,
+        batch_size: int = ...,
+        max_length: int | None = ...,
+        truncation: bool = ...,
+        show_progress_bar: bool | None = ...,
+    ) -> Prediction: ...
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a str is an Iterable[str], and is one text
+        self,
+        texts: Text,
+        text_pairs: str | None = ...,
+        *,
+        top_k: int | None,
+        batch_size: int = ...,
+        max_length: int | None = ...,
+        truncation: bool = ...,
+        show_progress_bar: bool | None = ...,
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # 1 is an int, and is one result
+        self,
+        texts: Iterable[Text],
+        text_pairs: Iterable[str | None] | None = ...,
+        *,
+        top_k: Literal[1] = ...,
+        batch_size: int = ...,
+        max_length: int | None = ...,
+        truncation: bool = ...,
+        show_progress_bar: bool | None = ...,
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(
+        self,
+        texts: Iterable[Text],
+        text_pairs: Iterable[str | None] | None = ...,
+        *,
+        top_k: int | None,
+        batch_size: int = ...,
+        max_length: int | None = ...,
+        truncation: bool = ...,
+        show_progress_bar: bool | None = ...,
+    ) -> list[list[Prediction]]: ...
+
+    def predict(
+        self,
+        texts: Text | Iterable[Text],
+        text_pairs: str | Iterable[str | None] | None = None,
+        *,
+        top_k: int | None = 1,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        truncation: bool = True,
+        show_progress_bar: bool | None = None,
+    ) -> Any:
+        """Classify texts.
+
+        Args:
+            texts: One text gives one result; a list or any other iterable gives a list.  A text is
+                a string, or a pair as a tuple ``(text, second)`` or a mapping
+                ``{"text": ..., "text_pair": ...}``.
+            text_pairs: The second texts, if ``texts`` holds strings.
+            top_k: 1 gives the best `Prediction` of each text; any other number up to that of the
+                classes, or ``None`` for all of them, gives a list, best first.
+            batch_size: Texts that are run together; it changes the speed and nothing else.
+            max_length: Most tokens of a sequence; default :attr:`max_length`, at most
+                ``config["positions"]``.
+            truncation: Cut longer sequences; otherwise they are an error.
+            show_progress_bar: ``None`` shows one if the logger ``bitinfer`` is at level INFO or
+                below.
+
+        Returns:
+            `Prediction`, ``list[Prediction]``, or a list of those lists.  For a regression model
+            ``label`` and ``index`` are ``None`` and ``score`` is the value.
+
+        Raises:
+            InputError: An option or text is not allowed; names it.
+            InputTypeError: A text is not a string.
+            UnsupportedError: The model has a span head.
+
+        >>> label, score, _ = model.predict("a warm and funny film")
+        >>> model.predict(["good", "bad"], top_k=None)[1][0].label
+        'negative'
+        """
+        self._need_classes("predict")
+        classes = self._metadata["config"]["labels"]
+        count = classes if top_k is None else check_int("top_k", top_k, 1, classes)
+        single, batches = self._batches(
+            texts, text_pairs, batch_size, max_length, truncation, show_progress_bar
+        )
+        results: list[Any] = []
+        for batch in batches:
+            ranked = self._rank(self._run(batch, hidden=False)["logits"], count)
+            results += [row[0] for row in ranked] if top_k == 1 else ranked
+        return results[0] if single else results
+
+    def predict_proba(
+        self,
+        texts: Text | Iterable[Text],
+        text_pairs: str | Iterable[str | None] | None = None,
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        truncation: bool = True,
+        show_progress_bar: bool | None = None,
+    ) -> Floats:
+        """Probabilities of all classes: float64 [n, labels], or [labels] for one text.
+
+        Arguments and errors are those of :meth:`predict`; a regression model has no probabilities
+        (`UnsupportedError`).
+
+        >>> model.predict_proba(["good", "bad"]).argmax(axis=1)
+        array([1, 0])
+        """
+        self._need_classes("predict_proba")
+        if self._regression:
+            raise UnsupportedError("predict_proba: a regression model has none; use logits")
+        single, logits = self._logits(
+            texts, text_pairs, batch_size, max_length, truncation, show_progress_bar
+        )
+        probabilities = _core.softmax(logits)
+        return probabilities[0] if single else probabilities
+
+    def logits(
+        self,
+        texts: Text | Iterable[Text],
+        text_pairs: str | Iterable[str | None] | None = None,
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        truncation: bool = True,
+        show_progress_bar: bool | None = None,
+    ) -> Floats:
+        """What the head computes: float64 [n, labels], or [labels] for one text.
+
+        A regression model gives its values, [n], or a scalar for one text.  Arguments and errors
+        are those of :meth:`predict`.
+        """
+        self._need_classes("logits")
+        single, logits = self._logits(
+            texts, text_pairs, batch_size, max_length, truncation, show_progress_bar
+        )
+        values: Floats = logits[:, 0] if self._regression else logits
+        return values[0] if single else values
+
+    def encode(
+        self,
+        texts: Text | Iterable[Text],
+        text_pairs: str | Iterable[str | None] | None = None,
+        *,
+        pooling: Pooling = "cls",
+        normalize_embeddings: bool = False,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        truncation: bool = True,
+        show_progress_bar: bool | None = None,
+    ) -> NDArray[np.float32]:
+        """One vector for each text: float32 [n, hidden], or [hidden] for one text.
+
+        Args:
+            pooling: ``"cls"``, the last hidden state of the first token; ``"mean"``, its mean over
+                all tokens; ``"pooler"``, tanh of the pooler.
+            normalize_embeddings: Divide each vector by its Euclidean length.
+
+        The other arguments and errors are those of :meth:`predict`.
+
+        >>> model.encode(["a film", "a book"], pooling="mean").shape
+        (2, 384)
+        """
+        check_choice("pooling", pooling, _POOLINGS)
+        normalize = check_bool("normalize_embeddings", normalize_embeddings)
+        single, batches = self._batches(
+            texts, text_pairs, batch_size, max_length, truncation, show_progress_bar
+        )
+        vectors = [np.zeros((0, self._metadata["config"]["hidden"]), dtype=np.float32)]
+        for batch in batches:
+            output = self._run(batch, hidden=pooling != "pooler")
+            pooled = _pool(output, batch.offsets, pooling)
+            vectors.append(_float32(_normalize(pooled) if normalize else pooled))
+        result = np.concatenate(vectors)
+        return result[0] if single else result
+
+    def _logits(self, *call: Any) -> tuple[bool, Floats]:
+        single, batches = self._batches(*call)
+        empty = np.zeros((0, self._metadata["config"]["labels"]))
+        logits = [self._run(batch, hidden=False)["logits"] for batch in batches]
+        return single, np.concatenate([empty, *logits])
+
+    def _batches(
+        self,
+        texts: Any,
+        text_pairs: Any,
+        batch_size: Any,
+        max_length: Any,
+        truncation: Any,
+        show_progress_bar: Any,
+    ) -> tuple[bool, Iterator[TokenBatch]]:
+        """Whether there is one text, and the batches of tokens, made as they are asked for."""
+        positions = self._metadata["config"]["positions"]
+        size = check_int("batch_size", batch_size, 1, sys.maxsize)
+        length = self.max_length
+        if max_length is not None:
+            length = check_int("max_length", max_length, MIN_LENGTH, positions)
+        truncate = check_bool("truncation", truncation)
+        shown = shows_progress(show_progress_bar)
+        given = read_texts(texts, text_pairs)
+
+        def encode() -> Iterator[TokenBatch]:
+            pairs = _with_progress(given) if shown else given.pairs
+            first = 0
+            while batch := list(islice(pairs, size)):
+                yield self._tokenizer.encode(
+                    batch, max_length=length, truncation=truncate, first=first
+                )
+                first += len(batch)
+
+        return given.single, encode()
+
+    def _run(self, batch: TokenBatch, *, hidden: bool, stages: bool = False) -> dict[str, Any]:
+        keys = (batch.offsets[1:] - batch.offsets[:-1]).astype(np.int32)
+        return self._core.forward(
+            batch.ids,
+            batch.positions,
+            batch.segments,
+            batch.offsets,
+            keys,
+            batch.offsets[:-1],
+            hidden,
+            stages,
+        )
+
+    def _rank(self, logits: Floats, count: int) -> list[list[Prediction]]:
+        if self._regression:
+            return [[Prediction(None, float(value), None)] for value in logits[:, 0]]
+        labels = self._metadata["labels"]
+        scores = _core.softmax(logits)
+        # By logits, which still differ where probabilities round to the same number.
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+        return [
+            [Prediction(labels[index], row[index], index) for index in best]
+            for row, best in zip(scores.tolist(), order.tolist(), strict=True)
+        ]
+
+    def _need_classes(self, method: str) -> None:
+        if self._metadata["config"]["head"] == "span":
+            raise UnsupportedError(f"{method}: this model has a span head; use forward")
+
+    # ---- from arrays
+
+    def forward(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+    ) -> EncoderOutput:
+        """Run padded arrays of token ids, as from any BERT tokenizer.
+
+        Args:
+            input_ids: Integers [B, S]: NumPy, or anything with ``__array__`` or ``__dlpack__`` in
+                the memory of the CPU.
+            attention_mask: [B, S] of 0 and 1, with holes and padding on either side; default 1.
+            token_type_ids: [B, S]; default 0.
+
+        The position of a token is its column.  Masked columns cost nothing and are zero in the
+        result; only column 0 is computed in any case, because the pooler reads it.
+
+        Returns:
+            `EncoderOutput` of float32 arrays.
+
+        Raises:
+            InputTypeError: An argument is not an array of integers.
+            InputError: A shape or value is not allowed, or a row of the mask is all zero.
+        """
+        batch = read_columns(input_ids, attention_mask, token_type_ids, self._metadata["config"])
+        output = self._core.forward(
+            batch.ids,
+            batch.positions,
+            batch.segments,
+            batch.offsets,
+            batch.keys,
+            batch.first,
+            True,
+        )
+        span = self._metadata["config"]["head"] == "span"
+        logits = output["logits"]
+        return EncoderOutput(
+            last_hidden_state=_padded(output["hidden"], batch),
+            pooler_output=_float32(output["pooled"]),
+            logits=_padded(logits, batch) if span else _float32(logits),
+        )
+
+    def _trace(
+        self,
+        ids: ArrayLike,
+        token_type_ids: ArrayLike | None = None,
+        *,
+        layer: int = 0,
+        hidden: Floats | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """The codes at every binarization point of one sequence, from the code that predicts.
+
+        Args:
+            ids: Integers [S], special tokens included.
+            token_type_ids: Integers [S]; default 0.
+            layer: Layer to start at, if ``hidden`` gives its input, float64 [S, H].
+
+        Returns:
+            ``codes.layer{i}.{point}`` int8, ``hidden0``, ..., ``pooled`` and ``logits`` float64.
+        """
+        types = None if token_type_ids is None else [token_type_ids]
+        batch = read_columns([ids], None, types, self._metadata["config"])
+        count = len(batch.ids)
+        return self._core.trace(batch.ids, batch.positions, batch.segments, count, 0, layer, hidden)
+
+
+# ---- helpers
+
+
+def _padded(values: Floats, batch: Columns) -> NDArray[np.float32]:
+    """Values of tokens [T, n] as float32 [B, S, n], zero where the mask is."""
+    result = np.zeros((*batch.shape, values.shape[1]), dtype=np.float32)
+    result[batch.rows, batch.columns] = _float32(values[batch.tokens])
+    return result
+
+
+def _float32(values: Floats) -> NDArray[np.float32]:
+    """Rounded; what is too large becomes infinite, as it does in float32 arithmetic."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
+def _pool(output: Mapping[str, Floats], offsets: NDArray[np.int64], pooling: str) -> Floats:
+    if pooling == "pooler":
+        return output["pooled"]
+    hidden = output["hidden"]
+    if pooling == "cls":
+        return hidden[offsets[:-1]]
+    return np.stack([_mean(hidden[a:b]) for a, b in pairwise(offsets)])
+
+
+# np.sum adds in an order that depends on the machine; np.add.accumulate has only one.
+
+
+def _mean(rows: Floats) -> Floats:
+    mean: Floats = np.add.accumulate(rows, axis=0)[-1] / len(rows)
+    return mean
+
+
+def _normalize(vectors: Floats) -> Floats:
+    """Rows of length 1; a zero row stays zero."""
+    lengths = np.sqrt(np.add.accumulate(np.square(vectors), axis=1)[:, -1:])
+    normalized: Floats = vectors / np.where(lengths == 0, 1, lengths)
+    return normalized
+
+
+def _with_progress(given: TextPairs) -> Iterator[TextPair]:
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    return iter(tqdm(given.pairs, total=given.total, unit="text"))

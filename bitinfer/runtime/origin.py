@@ -1,0 +1,110 @@
+"""Where a model comes from: a packed file, a checkpoint, or a name that comes with the package."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from bitinfer.errors import InputError, InputTypeError
+from bitinfer.families.look import looks_like_checkpoint
+from bitinfer.runtime.format import Tensors, looks_packed, read_packed
+
+__all__ = [
+    "PACKED",
+    "Origin",
+    "builtin_names",
+    "find_builtin",
+    "find_model",
+    "is_checkpoint",
+    "read_model",
+]
+
+# Not pathlib: its import would take a twentieth of the time that it takes to load a model.
+_BUILTIN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "builtin")
+_SUFFIX = ".safetensors"
+# What `bitinfer.train.distill` names the packed file beside the checkpoint it is made from.
+PACKED = f"packed{_SUFFIX}"
+
+
+def builtin_names() -> list[str]:
+    """Names of the models that come with the package."""
+    files = os.listdir(_BUILTIN) if os.path.isdir(_BUILTIN) else []
+    return sorted(file.removesuffix(_SUFFIX) for file in files if file.endswith(_SUFFIX))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from: a path, or the name of a built-in model."""
+
+    path: str
+    builtin: str | None = None
+
+    def __str__(self) -> str:
+        return self.builtin or self.path
+
+
+def find_model(path: str | os.PathLike[str]) -> Origin:
+    """What `load` means by its argument; of a folder with a packed file, that file.
+
+    Raises:
+        InputTypeError: It is not a path.
+        InputError: There is no such file or folder, nor a built-in model of that name.
+    """
+    try:
+        name = os.fspath(path)
+    except TypeError:
+        raise InputTypeError(f"path: found {type(path).__name__}, expected a path") from None
+    if os.path.isdir(name):
+        packed = os.path.join(os.fsdecode(name), PACKED)
+        return Origin(_absolute(packed if looks_packed(packed) else os.fsdecode(name)))
+    if os.path.isfile(name):
+        return Origin(_absolute(os.fsdecode(name)))
+    if os.path.exists(name):
+        raise InputError(
+            f"{os.fsdecode(name)!r}: found a pipe or device, expected a file or folder"
+        )
+    return find_builtin(os.fsdecode(name))
+
+
+def _absolute(name: str) -> str:
+    if os.path.normpath(name) != name or name == ".":
+        from pathlib import Path
+
+        return str(Path(name).absolute())
+    return name if os.path.isabs(name) else os.path.join(os.getcwd(), name)
+
+
+def read_model(origin: Origin) -> tuple[dict[str, Any], Tensors]:
+    """Metadata and tensors of a packed file, or of a checkpoint, which is converted in memory.
+
+    Raises:
+        FormatError: The packed file is damaged or of an unknown version.
+        ConversionError: The checkpoint cannot be converted exactly.
+        UnsupportedError: PyTorch is needed and missing.
+        OSError: It cannot be read.
+    """
+    if is_checkpoint(origin):
+        from bitinfer.conversion.convert import pack_checkpoint
+
+        return pack_checkpoint(origin.path)
+    return read_packed(origin.path)
+
+
+def is_checkpoint(origin: Origin) -> bool:
+    """Whether there is a checkpoint, or else a packed file: decided by what is in it."""
+    return os.path.isdir(origin.path) or looks_like_checkpoint(origin.path)
+
+
+def find_builtin(name: str) -> Origin:
+    """The built-in model of that name.
+
+    Raises:
+        InputError: There is none; lists those there are.
+    """
+    names = builtin_names()
+    if name not in names:
+        raise InputError(
+            f"{name!r}: no such file or folder, nor a built-in model ({', '.join(names) or 'none'})"
+        )
+    return Origin(os.path.join(_BUILTIN, name + _SUFFIX), name)

@@ -1,0 +1,111 @@
+// Any CPU: vectors of the compiler's own, which become the baseline's (SSE2 on x86-64) or plain
+// arithmetic. Bits are counted into bytes by the classic tree of masks (Warren, Hacker's Delight,
+// 5-1), since the baseline has no popcount.
+#include "cpu/kernels/bgemm_inl.h"
+#include "cpu/kernels/isa/isa.h"
+#include "cpu/kernels/rows_inl.h"
+
+namespace bitinfer {
+namespace {
+
+struct Portable {
+  using Word = uint32_t __attribute__((vector_size(16)));
+  using Counter = Word;  // sixteen bytes
+  using Sum = int32_t __attribute__((vector_size(16)));
+  static constexpr bool kIsVector = false;
+  static constexpr bool kSumsTerms = false;
+  static constexpr int kLanes = 4;
+  static constexpr int kParts = kPanelWidth / kLanes;
+  static constexpr int kTileRows = 1;
+  static constexpr bool kHasTallTile = false;
+  static constexpr int kTilePanels = 1;
+  static constexpr int64_t kMaxCounts = 31;
+
+  static Word load(const uint32_t* p) { return read<Word>(p); }
+  static Word broadcast(uint32_t word) { return Word{word, word, word, word}; }
+  static Word bit_xor(Word a, Word b) { return a ^ b; }
+  static Word bit_and(Word a, Word b) { return a & b; }
+  static Word no_bits() { return Word{}; }
+  static Word carry(Word parity, Word first, Word second) {
+    return parity ^ (first & ~(parity ^ second));  // first ? ~second : parity
+  }
+  static Counter count(Counter counter, Word word) {
+    word -= (word >> 1) & 0x55555555u;
+    word = (word & 0x33333333u) + ((word >> 2) & 0x33333333u);
+    return counter + ((word + (word >> 4)) & 0x0f0f0f0fu);
+  }
+  static void opaque(Word& word) { __asm__ volatile("" : "+m"(word)); }
+  static Counter begin(Sum) { return Word{}; }
+  static Sum end(Sum sum, Counter counter) {
+    const Word pairs = (counter & 0x00ff00ffu) + ((counter >> 8) & 0x00ff00ffu);
+    return sum + reinterpret_cast<Sum>((pairs & 0x0000ffffu) + (pairs >> 16));
+  }
+  static Sum zero() { return Sum{}; }
+  static Sum set_sums(int32_t value) { return Sum{value, value, value, value}; }
+  static Sum load_sums(const int32_t* p) { return read<Sum>(p); }
+  static Sum add(Sum a, Sum b) { return a + b; }
+  static Sum sub(Sum a, Sum b) { return a - b; }
+  static void store(int32_t* out, Sum sum) { std::memcpy(out, &sum, sizeof sum); }
+  static void store_u16(uint16_t* out, Sum sum) {
+    for (int lane = 0; lane < kLanes; ++lane) out[lane] = static_cast<uint16_t>(sum[lane]);
+  }
+  static uint32_t less(Sum sum, const int32_t* limit) { return mask(sum < load_sums(limit)); }
+  static uint32_t greater(Sum sum, const int32_t* limit) { return mask(sum > load_sums(limit)); }
+  static uint64_t less_u16(const uint16_t* x, uint16_t limit) {
+    uint64_t bits = 0;
+    for (int j = 0; j < 64; ++j) bits |= static_cast<uint64_t>(x[j] < limit) << j;
+    return bits;
+  }
+
+  using Doubles = double __attribute__((vector_size(16)));
+  static constexpr int kDoubles = 2;
+  static Doubles load(const double* p) { return read<Doubles>(p); }
+  static void store(double* p, Doubles x) { std::memcpy(p, &x, sizeof x); }
+  static Doubles set_all(double x) { return Doubles{x, x}; }
+  static Doubles convert(const int32_t* p) {
+    return Doubles{static_cast<double>(p[0]), static_cast<double>(p[1])};
+  }
+  static Doubles add(Doubles a, Doubles b) { return a + b; }
+  static Doubles sub(Doubles a, Doubles b) { return a - b; }
+  static Doubles mul(Doubles a, Doubles b) { return a * b; }
+  // Without an instruction for it, the C library computes it: slow, but IEEE 754 leaves no choice
+  // of the result.
+  static Doubles fma(Doubles a, Doubles b, Doubles c) {
+    return Doubles{__builtin_fma(a[0], b[0], c[0]), __builtin_fma(a[1], b[1], c[1])};
+  }
+  static uint32_t greater(Doubles a, Doubles b) {
+    return static_cast<uint32_t>(a[0] > b[0]) | static_cast<uint32_t>(a[1] > b[1]) << 1;
+  }
+  static uint32_t equal(Doubles a, Doubles b) {
+    return static_cast<uint32_t>(a[0] == b[0]) | static_cast<uint32_t>(a[1] == b[1]) << 1;
+  }
+
+  // All ones where the low 29 bits, which a float's significand lacks, are 0.
+  using Short = int64_t __attribute__((vector_size(16)));
+  static Short no_short() { return Short{}; }
+  static Short note_short(Short shorts, Doubles x) {
+    return shorts | ((reinterpret_cast<Short>(x) & 0x1fffffff) == 0);
+  }
+  static bool any_short(Short shorts) { return (shorts[0] | shorts[1]) != 0; }
+
+ private:
+  template <class T>
+  static T read(const void* p) {
+    T value;
+    std::memcpy(&value, p, sizeof value);
+    return value;
+  }
+  static uint32_t mask(Sum lanes) {
+    uint32_t bits = 0;
+    for (int lane = 0; lane < kLanes; ++lane) bits |= (lanes[lane] & 1u) << lane;
+    return bits;
+  }
+};
+
+constexpr Kernels kTable = kernel_table<Portable>("portable");
+
+}  // namespace
+
+const Kernels& portable_kernels() { return kTable; }
+
+}  // namespace bitinfer
