@@ -1,0 +1,254 @@
+"""What the few bits of a code mean, where codes stand in a model, and how a user names them.
+
+A code of a point stands for ``constant + sum_j coefficients[j] * plane[j]``, each plane 0 or 1, in
+units of the point's step.  One identity then carries every product with a row b of +-1 of K values,
+``ones`` of which are +1:
+
+    S = A - sum_j coefficients[j] * popcount(plane[j] xor b)
+    A = sum_j coefficients[j] * ones + constant * (2 * ones - K)
+
+Nothing here knows arrays: NumPy is not imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bitinfer.errors import InputError, InputTypeError, quote
+
+__all__ = [
+    "FLOAT",
+    "GROUPS",
+    "LAYER_POINTS",
+    "MOST_BITS",
+    "POINTS",
+    "TIE",
+    "UNSIGNED",
+    "Bits",
+    "Codes",
+    "Planes",
+    "allowed_codes",
+]
+
+LAYER_POINTS = (
+    *("query.in", "key.in", "value.in", "query", "key", "value", "attention.probs"),
+    *("attention.output.in", "intermediate.in", "output.in"),
+)
+# Where values become codes, in the order of computation: ten places of a layer, one of the tail.
+POINTS = (*LAYER_POINTS, "pooler.in")
+UNSIGNED = frozenset({"attention.probs", "output.in"})
+GROUPS = {"attention": ("query", "key", "value", "attention.probs"), "ffn": ("output.in",)}
+
+MOST_BITS = 4  # that the engine runs
+FLOAT = 32  # bits of a value that is not quantized
+# So close to half an odd number, a ratio of value and step counts as exactly there.
+TIE = 2.0**-40
+
+_NAME = re.compile(r"(signed|unsigned)-([1-8])(-from-min)?")
+_BITS = re.compile(r"(1|32)-(1|32)-([1-8]|32)((?:\+[a-z.]+=(?:[1-8]|32))*)")
+
+
+class Planes(NamedTuple):
+    """A code as ``constant + sum_j coefficients[j] * plane[j]``, each plane 0 or 1."""
+
+    constant: int
+    coefficients: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The codes of one point.
+
+    Attributes:
+        bits: 1 .. 8, of which the engine runs 1 .. 4.
+        signed: codes on both sides of 0, or from 0 on.
+        from_min: a value is ``step * code + o`` with ``o`` the smallest value of the point in the
+            sequence; only for unsigned codes of two bits or more.
+
+    Example:
+        >>> Codes(2, signed=False).name, Codes.parse("signed-4").low
+        ('unsigned-2', -8)
+    """
+
+    bits: int
+    signed: bool = True
+    from_min: bool = False
+
+    @classmethod
+    def parse(cls, name: str) -> Codes:
+        """The codes of a name.
+
+        Raises:
+            InputError: it is not ``signed-N``, ``unsigned-N`` or ``unsigned-N-from-min``.
+        """
+        found = _NAME.fullmatch(name)
+        codes = found and cls(int(found[2]), found[1] == "signed", bool(found[3]))
+        if not codes or (codes.from_min and (codes.signed or codes.bits == 1)):
+            raise InputError(
+                f"codes: found {quote(name)}, expected signed-N, unsigned-N or unsigned-N-from-min"
+            )
+        return codes
+
+    @property
+    def name(self) -> str:
+        """As a packed file spells it."""
+        sign = "signed" if self.signed else "unsigned"
+        return f"{sign}-{self.bits}{'-from-min' if self.from_min else ''}"
+
+    @property
+    def low(self) -> int:
+        """The smallest code.  Signed codes of one bit are -1, +1 and, exactly at 0, also 0."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        """The largest code."""
+        if self.signed:
+            return 1 if self.bits == 1 else (1 << (self.bits - 1)) - 1
+        return (1 << self.bits) - 1
+
+    @property
+    def by_sign(self) -> bool:
+        """Whether a code is the sign of its value, so that the step has no part in it."""
+        return self.signed and self.bits == 1
+
+    def planes(self, *, zeros: bool = False) -> Planes:
+        """How planes make a code.
+
+        Args:
+            zeros: whether an exact 0 can occur, which takes signed codes of one bit a second plane.
+
+        Example:
+            >>> Codes(2).planes()
+            Planes(constant=-2, coefficients=(1, 2))
+        """
+        if self.by_sign:
+            return Planes(-1, (1, 1) if zeros else (2,))
+        return Planes(self.low, tuple(1 << plane for plane in range(self.bits)))
+
+
+def allowed_codes(point: str) -> dict[str, Codes]:
+    """The codes that the engine runs at a point, by their names.
+
+    Example:
+        >>> list(allowed_codes("key.in"))
+        ['signed-1', 'signed-2', 'signed-3', 'signed-4']
+    """
+    kinds = [Codes(bits, point not in UNSIGNED) for bits in range(1, MOST_BITS + 1)]
+    if point in UNSIGNED:
+        kinds += [Codes(bits, False, True) for bits in range(2, MOST_BITS + 1)]
+    return {each.name: each for each in kinds}
+
+
+@dataclass(frozen=True)
+class Bits:
+    """How many bits the parts of a network have.  Make one with `parse` or `of`.
+
+    Attributes:
+        weights, embeddings: 1, or 32 for float.
+        activations: of most points, 1 .. 8, or 32 for float.
+        others: the points that have other bits, in the order of `POINTS`.
+
+    Example:
+        >>> bits = Bits.parse("1-1-1+query=4+key=4+value=4+attention.probs=4")
+        >>> str(bits), bits.at("key"), bits.at("key.in")
+        ('1-1-1+attention=4', 4, 1)
+    """
+
+    weights: int
+    embeddings: int
+    activations: int
+    others: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Bits:
+        """Bits as they are written: ``W-E-A``, then ``+name=n`` for a group or a point.
+
+        Groups are ``attention`` (query, key, value and attention.probs) and ``ffn`` (output.in).
+        A point named beside its group wins.
+
+        Raises:
+            InputTypeError: it is not a text.
+            InputError: it is not written so, names a point twice or one that is not there.
+        """
+        if not isinstance(text, str):
+            raise InputTypeError(f"bits: found {type(text).__name__}, expected str such as '1-1-2'")
+        found = _BITS.fullmatch(text)
+        if found is None:
+            raise InputError(
+                f"bits: found {quote(text)}, expected W-E-A (weights, embeddings, activations) "
+                "such as 1-1-2, with W and E 1 or 32 and A 1 .. 8 or 32, "
+                "then +group=n for other bits, such as 1-1-1+attention=4"
+            )
+        weights, embeddings, activations = map(int, found.groups()[:3])
+        given = [each.split("=") for each in found[4].split("+")[1:]]
+        named = {name: int(bits) for name, bits in given}
+        if len(named) != len(given):
+            raise InputError(f"bits: found the same name twice in {quote(text)}")
+        for name in named:
+            if name not in GROUPS and name not in POINTS:
+                known = ", ".join([*GROUPS, *POINTS])
+                raise InputError(f"bits: found {quote(name)} in {quote(text)}, expected {known}")
+        points = dict.fromkeys(POINTS, activations)
+        for name, members in GROUPS.items():
+            points |= dict.fromkeys(members, named[name]) if name in named else {}
+        points |= {name: bits for name, bits in named.items() if name in POINTS}
+        return cls.of(weights, embeddings, points)
+
+    @classmethod
+    def of(cls, weights: int, embeddings: int, points: Mapping[str, int]) -> Bits:
+        """The bits of all points, spelled as shortly as can be.
+
+        Args:
+            points: bits of every one of `POINTS`.
+        """
+        spellings = []
+        for most in sorted(set(points.values())):
+            others = tuple((name, points[name]) for name in POINTS if points[name] != most)
+            spellings.append(cls(weights, embeddings, most, others))
+        return min(spellings, key=lambda each: len(str(each)))
+
+    def __str__(self) -> str:
+        parts = dict(self.others)
+        text = f"{self.weights}-{self.embeddings}-{self.activations}"
+        for group, members in GROUPS.items():
+            text += min((_spell(each) for each in self._spellings(group, members)), key=len)
+            parts = {name: bits for name, bits in parts.items() if name not in members}
+        return text + _spell(parts)
+
+    def _spellings(self, group: str, members: tuple[str, ...]) -> list[dict[str, int]]:
+        """The ways to write the bits of a group: point by point, or as one, with exceptions."""
+        bits = {name: self.at(name) for name in members}
+        alone = {name: each for name, each in bits.items() if each != self.activations}
+        together = [
+            {group: most} | {name: each for name, each in bits.items() if each != most}
+            for most in sorted(set(alone.values()))
+        ]
+        return [alone, *together]
+
+    def at(self, point: str) -> int:
+        """Bits of a point."""
+        return dict(self.others).get(point, self.activations)
+
+    def codes(self, point: str) -> Codes:
+        """The codes that the trainer gives a point: unsigned ones begin at 0.
+
+        Raises:
+            InputError: the point is not quantized: it has 32 bits.
+        """
+        if self.at(point) == FLOAT:
+            raise InputError(f"bits at {point}: found 32, which is float, expected 1 .. 8")
+        return Codes(self.at(point), point not in UNSIGNED)
+
+    @property
+    def packable(self) -> bool:
+        """Whether the engine runs such a network."""
+        points = [self.at(point) for point in POINTS]
+        return self.weights == self.embeddings == 1 and max(points) <= MOST_BITS
+
+
+def _spell(parts: Mapping[str, int]) -> str:
+    return "".join(f"+{name}={bits}" for name, bits in parts.items())
