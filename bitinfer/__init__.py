@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from bitinfer.conversion.convert import convert as convert
     from bitinfer.conversion.export import export_float as export_float
     from bitinfer.diagnostics import show_config as show_config
+    from bitinfer.results import EncoderOutput as EncoderOutput
+    from bitinfer.results import Prediction as Prediction
     from bitinfer.runtime.loading import load as load
     from bitinfer.runtime.model import BitModel as BitModel
-    from bitinfer.runtime.results import EncoderOutput as EncoderOutput
-    from bitinfer.runtime.results import Prediction as Prediction
 
     __version__: str
 
 _HOMES = {
     "BitModel": "runtime.model",
-    "EncoderOutput": "runtime.results",
-    "Prediction": "runtime.results",
+    "EncoderOutput": "results",
+    "Prediction": "results",
     "available_isas": "_core",
     "convert": "conversion.convert",
     "export_float": "conversion.export",

@@ -25,7 +25,7 @@ from bitinfer.errors import (
     InputTypeError,
     UnsupportedError,
 )
-from bitinfer.runtime.results import Prediction
+from bitinfer.results import Prediction
 
 Packed = Callable[..., Path]
 TEXTS = ["a b c", "", "aab aac aad aae", "q", "z y x w v u t", "a b c"]

@@ -36,8 +36,8 @@ from bitinfer.errors import (
 
 if TYPE_CHECKING:
     from bitinfer.data.tables import LabelledTexts
+    from bitinfer.results import Prediction
     from bitinfer.runtime.format import Tensors
-    from bitinfer.runtime.results import Prediction
 
 __all__ = ["main"]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from bitinfer.data.tables import LabelledTexts, class_indices, label_numbers
-from bitinfer.errors import InputError
+from bitinfer.data.tables import LabelledTexts
+from bitinfer.errors import InputError, UnsupportedError
+from bitinfer.runtime.inputs import Call
 from bitinfer.runtime.model import BitModel
-from bitinfer.runtime.results import Prediction
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -37,23 +36,13 @@ def evaluate(model: BitModel, data: LabelledTexts, *, batch_size: int = 32) -> E
         InputError: A label is neither, or not a number for a regression model, or there is none.
         UnsupportedError: The model has a span head.
     """
-    model._need_classes("evaluate")
+    head = model._text_head("evaluate")
+    if head.metric is None:
+        raise UnsupportedError(f"evaluate: a {head.kind} head has no metric")
     if not data.labels:
         raise InputError("data: found no rows")
     # Labels first: predicting may take long.
-    if not model.labels:
-        truth = label_numbers(data.labels)
-        values = [p.score for p in model.predict(data.texts, batch_size=batch_size)]
-        return Evaluation("pearson", _pearson(values, truth), len(truth))
-    wanted = class_indices(data.labels, model.labels)
-    predictions: list[Prediction] = model.predict(data.texts, batch_size=batch_size)
-    correct = sum(p.index == index for p, index in zip(predictions, wanted, strict=True))
-    return Evaluation("accuracy", correct / len(wanted), len(wanted))
-
-
-def _pearson(a: list[float], b: list[float]) -> float:
-    mean_a, mean_b = math.fsum(a) / len(a), math.fsum(b) / len(b)
-    x, y = [value - mean_a for value in a], [value - mean_b for value in b]
-    spread = math.sqrt(math.fsum(v * v for v in x) * math.fsum(v * v for v in y))
-    covariance = math.fsum(v * w for v, w in zip(x, y, strict=True))
-    return covariance / spread if spread else math.nan
+    targets = head.targets(data.labels, model.labels)
+    _, logits = model._logits(Call(data.texts, batch_size=batch_size))
+    answers = head.answers(logits).tolist()
+    return Evaluation(head.metric.name, head.metric.score(answers, targets), len(targets))

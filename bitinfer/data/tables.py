@@ -8,13 +8,15 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from bitinfer.checks import check_unicode
 from bitinfer.errors import InputError, quote, shorten
+from bitinfer.heads.classify import class_indices
+from bitinfer.heads.regress import label_numbers
 
 __all__ = ["LabelledTexts", "class_indices", "label_numbers", "read_table", "read_texts"]
 
@@ -98,65 +100,6 @@ def read_texts(
         InputError, OSError: As `read_table`.
     """
     return [(a, b) for a, b, _ in _read(path, _Wanted(text, pair, label, labelled=False))]
-
-
-def class_indices(
-    labels: Sequence[str], names: Sequence[str], *, source: str | None = None
-) -> list[int]:
-    """The class of each label, which is a name or else an index.
-
-    Where a name is itself a number, an index could be meant for a name: only names count then.
-
-    Args:
-        labels: One for each row.
-        names: Of the classes, in order.
-        source: Where the labels come from, for error messages.
-
-    Raises:
-        InputError: A label is neither; names the source and the row (the first is 0).
-
-    >>> class_indices(["no", "1"], ["no", "yes"])
-    [0, 1]
-    """
-    known = {name: index for index, name in enumerate(names)}
-    expected = f"one of {shorten(str(list(names)))}"
-    if not any(map(str.isdecimal, names)):
-        known |= {str(index): index for index in range(len(names))}
-        expected += " or an index"
-    for row, label in enumerate(labels):
-        if label not in known:
-            raise InputError(
-                f"{_place(source, row)}: found label {quote(label)}, expected {expected}"
-            )
-    return [known[label] for label in labels]
-
-
-def label_numbers(labels: Sequence[str], *, source: str | None = None) -> list[float]:
-    """The labels of a regression.
-
-    Raises:
-        InputError: A label is not a finite number; names the source and the row (the first is 0).
-
-    >>> label_numbers(["1", "2.5e-1"])
-    [1.0, 0.25]
-    """
-    numbers = list(map(_number, labels))
-    for row, number in enumerate(numbers):
-        if not math.isfinite(number):
-            found = quote(labels[row])
-            raise InputError(f"{_place(source, row)}: found label {found}, expected a number")
-    return numbers
-
-
-def _number(label: str) -> float:
-    try:
-        return float(label)
-    except ValueError:
-        return math.nan
-
-
-def _place(source: str | None, row: int) -> str:
-    return f"row {row}" if source is None else f"{source}, row {row}"
 
 
 # ---- the three forms

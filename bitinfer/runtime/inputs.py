@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, zip_longest
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,42 @@ from numpy.typing import NDArray
 from bitinfer.errors import InputError, InputTypeError
 from bitinfer.runtime.text import TextPair
 
-__all__ = ["Columns", "Text", "TextPairs", "read_array", "read_columns", "read_texts"]
+__all__ = [
+    "Call",
+    "Columns",
+    "Running",
+    "Text",
+    "TextPairs",
+    "read_array",
+    "read_columns",
+    "read_texts",
+]
 
 Text: TypeAlias = str | tuple[str, str | None] | Mapping[str, str | None]
 Integers: TypeAlias = NDArray[np.int64]
 
 _END: Any = object()
+
+
+class Running(TypedDict, total=False):
+    """How the texts of a call are run, as type checkers see it; `Call` has the defaults."""
+
+    batch_size: int
+    max_length: int | None
+    truncation: bool
+    show_progress_bar: bool | None
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments that `predict`, `predict_proba`, `logits` and `encode` share, not checked."""
+
+    texts: Any
+    text_pairs: Any = None
+    batch_size: int = 32
+    max_length: int | None = None
+    truncation: bool = True
+    show_progress_bar: bool | None = None
 
 
 # ---- texts

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, pairwise
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,14 +15,27 @@ from numpy.typing import ArrayLike, NDArray
 from bitinfer import _core
 from bitinfer.checks import check_bool, check_choice, check_int, shows_progress
 from bitinfer.errors import FormatError, InputTypeError, UnsupportedError, shorten
+from bitinfer.heads import Head, find_head
+from bitinfer.results import EncoderOutput, Prediction
 from bitinfer.runtime.background import Background
-from bitinfer.runtime.format import SIZES, Tensors
-from bitinfer.runtime.inputs import Columns, Text, TextPairs, read_columns, read_texts
+from bitinfer.runtime.engine import make_engine
+from bitinfer.runtime.format import Tensors
+from bitinfer.runtime.inputs import (
+    Call,
+    Columns,
+    Running,
+    Text,
+    TextPairs,
+    read_columns,
+    read_texts,
+)
 from bitinfer.runtime.loading import may_start_thread, reopen
 from bitinfer.runtime.origin import Origin, read_model
-from bitinfer.runtime.results import EncoderOutput, Prediction
 from bitinfer.runtime.sizes import by_part
 from bitinfer.runtime.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["BitModel"]
 
@@ -68,9 +81,9 @@ class BitModel:
             self._core = engine.result()
 
     def _make_engine(self, tensors: Tensors) -> _core.Model:
-        config = {key: self._metadata["config"][key] for key in (*SIZES, "head")}
+        num_threads, isa = self._options
         try:
-            return _core.Model(config, tensors, self._options[1], self._options[0])
+            return make_engine(self._metadata["config"], tensors, isa=isa, num_threads=num_threads)
         except FormatError as error:
             raise FormatError(f"{self._origin}: {shorten(str(error))}") from None
 
@@ -130,9 +143,9 @@ class BitModel:
         return hashlib.sha256(json.dumps(self._metadata, sort_keys=True).encode()).hexdigest()
 
     @property
-    def _regression(self) -> bool:
+    def _head(self) -> Head:
         config = self._metadata["config"]
-        return bool(config["head"] == "classification" and config["labels"] == 1)
+        return find_head(config["head"], config["labels"])
 
     # ---- from text
 
@@ -143,10 +156,7 @@ class BitModel:
         text_pairs: str | None = ...,
         *,
         top_k: Literal[1] = ...,
-        batch_size: int = ...,
-        max_length: int | None = ...,
-        truncation: bool = ...,
-        show_progress_bar: bool | None = ...,
+        **running: Unpack[Running],
     ) -> Prediction: ...
 
     @overload
@@ -156,10 +166,7 @@ class BitModel:
         text_pairs: str | None = ...,
         *,
         top_k: int | None,
-        batch_size: int = ...,
-        max_length: int | None = ...,
-        truncation: bool = ...,
-        show_progress_bar: bool | None = ...,
+        **running: Unpack[Running],
     ) -> list[Prediction]: ...
 
     @overload
@@ -169,10 +176,7 @@ class BitModel:
         text_pairs: Iterable[str | None] | None = ...,
         *,
         top_k: Literal[1] = ...,
-        batch_size: int = ...,
-        max_length: int | None = ...,
-        truncation: bool = ...,
-        show_progress_bar: bool | None = ...,
+        **running: Unpack[Running],
     ) -> list[Prediction]: ...
 
     @overload
@@ -182,10 +186,7 @@ class BitModel:
         text_pairs: Iterable[str | None] | None = ...,
         *,
         top_k: int | None,
-        batch_size: int = ...,
-        max_length: int | None = ...,
-        truncation: bool = ...,
-        show_progress_bar: bool | None = ...,
+        **running: Unpack[Running],
     ) -> list[list[Prediction]]: ...
 
     def predict(
@@ -228,15 +229,16 @@ class BitModel:
         >>> model.predict(["good", "bad"], top_k=None)[1][0].label
         'negative'
         """
-        self._need_classes("predict")
+        head = self._text_head("predict")
         classes = self._metadata["config"]["labels"]
         count = classes if top_k is None else check_int("top_k", top_k, 1, classes)
         single, batches = self._batches(
-            texts, text_pairs, batch_size, max_length, truncation, show_progress_bar
+            Call(texts, text_pairs, batch_size, max_length, truncation, show_progress_bar)
         )
         results: list[Any] = []
         for batch in batches:
-            ranked = self._rank(self._run(batch, hidden=False)["logits"], count)
+            logits = self._run(batch, hidden=False)["logits"]
+            ranked = head.decode(logits, self._metadata["labels"], count)
             results += [row[0] for row in ranked] if top_k == 1 else ranked
         return results[0] if single else results
 
@@ -258,13 +260,13 @@ class BitModel:
         >>> model.predict_proba(["good", "bad"]).argmax(axis=1)
         array([1, 0])
         """
-        self._need_classes("predict_proba")
-        if self._regression:
-            raise UnsupportedError("predict_proba: a regression model has none; use logits")
+        head = self._text_head("predict_proba")
+        if not head.has_names:
+            raise UnsupportedError(f"predict_proba: a {head.kind} model has none; use logits")
         single, logits = self._logits(
-            texts, text_pairs, batch_size, max_length, truncation, show_progress_bar
+            Call(texts, text_pairs, batch_size, max_length, truncation, show_progress_bar)
         )
-        probabilities = _core.softmax(logits)
+        probabilities = head.probabilities(logits)
         return probabilities[0] if single else probabilities
 
     def logits(
@@ -282,11 +284,11 @@ class BitModel:
         A regression model gives its values, [n], or a scalar for one text.  Arguments and errors
         are those of :meth:`predict`.
         """
-        self._need_classes("logits")
+        head = self._text_head("logits")
         single, logits = self._logits(
-            texts, text_pairs, batch_size, max_length, truncation, show_progress_bar
+            Call(texts, text_pairs, batch_size, max_length, truncation, show_progress_bar)
         )
-        values: Floats = logits[:, 0] if self._regression else logits
+        values = head.values(logits)
         return values[0] if single else values
 
     def encode(
@@ -316,7 +318,7 @@ class BitModel:
         check_choice("pooling", pooling, _POOLINGS)
         normalize = check_bool("normalize_embeddings", normalize_embeddings)
         single, batches = self._batches(
-            texts, text_pairs, batch_size, max_length, truncation, show_progress_bar
+            Call(texts, text_pairs, batch_size, max_length, truncation, show_progress_bar)
         )
         vectors = [np.zeros((0, self._metadata["config"]["hidden"]), dtype=np.float32)]
         for batch in batches:
@@ -326,30 +328,23 @@ class BitModel:
         result = np.concatenate(vectors)
         return result[0] if single else result
 
-    def _logits(self, *call: Any) -> tuple[bool, Floats]:
-        single, batches = self._batches(*call)
+    def _logits(self, call: Call) -> tuple[bool, Floats]:
+        """Whether there is one text, and the logits of all, [n, labels]."""
+        single, batches = self._batches(call)
         empty = np.zeros((0, self._metadata["config"]["labels"]))
         logits = [self._run(batch, hidden=False)["logits"] for batch in batches]
         return single, np.concatenate([empty, *logits])
 
-    def _batches(
-        self,
-        texts: Any,
-        text_pairs: Any,
-        batch_size: Any,
-        max_length: Any,
-        truncation: Any,
-        show_progress_bar: Any,
-    ) -> tuple[bool, Iterator[TokenBatch]]:
+    def _batches(self, call: Call) -> tuple[bool, Iterator[TokenBatch]]:
         """Whether there is one text, and the batches of tokens, made as they are asked for."""
-        positions = self._metadata["config"]["positions"]
-        size = check_int("batch_size", batch_size, 1, sys.maxsize)
+        size = check_int("batch_size", call.batch_size, 1, sys.maxsize)
         length = self.max_length
-        if max_length is not None:
-            length = check_int("max_length", max_length, MIN_LENGTH, positions)
-        truncate = check_bool("truncation", truncation)
-        shown = shows_progress(show_progress_bar)
-        given = read_texts(texts, text_pairs)
+        if call.max_length is not None:
+            positions = self._metadata["config"]["positions"]
+            length = check_int("max_length", call.max_length, MIN_LENGTH, positions)
+        truncate = check_bool("truncation", call.truncation)
+        shown = shows_progress(call.show_progress_bar)
+        given = read_texts(call.texts, call.text_pairs)
 
         def encode() -> Iterator[TokenBatch]:
             pairs = _with_progress(given) if shown else given.pairs
@@ -375,21 +370,12 @@ class BitModel:
             stages,
         )
 
-    def _rank(self, logits: Floats, count: int) -> list[list[Prediction]]:
-        if self._regression:
-            return [[Prediction(None, float(value), None)] for value in logits[:, 0]]
-        labels = self._metadata["labels"]
-        scores = _core.softmax(logits)
-        # By logits, which still differ where probabilities round to the same number.
-        order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
-        return [
-            [Prediction(labels[index], row[index], index) for index in best]
-            for row, best in zip(scores.tolist(), order.tolist(), strict=True)
-        ]
-
-    def _need_classes(self, method: str) -> None:
-        if self._metadata["config"]["head"] == "span":
-            raise UnsupportedError(f"{method}: this model has a span head; use forward")
+    def _text_head(self, method: str) -> Head:
+        """The head, which must give one row of logits for each text."""
+        head = self._head
+        if head.reads != "pooled":
+            raise UnsupportedError(f"{method}: this model has a {head.kind} head; use forward")
+        return head
 
     # ---- from arrays
 
@@ -427,12 +413,12 @@ class BitModel:
             batch.first,
             True,
         )
-        span = self._metadata["config"]["head"] == "span"
+        of_tokens = self._head.reads == "tokens"
         logits = output["logits"]
         return EncoderOutput(
             last_hidden_state=_padded(output["hidden"], batch),
             pooler_output=_float32(output["pooled"]),
-            logits=_padded(logits, batch) if span else _float32(logits),
+            logits=_padded(logits, batch) if of_tokens else _float32(logits),
         )
 
     def _trace(

@@ -1,0 +1,70 @@
+"""How good answers are: a metric compares them with the targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["ACCURACY", "PEARSON", "Metric"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that is larger if answers are better.
+
+    Attributes:
+        name: one word, as in reports.
+        title: as in sentences.
+        percent: whether it is a share, shown in percent.
+        score: of answers and targets, as many of both; nan where it is not defined.
+        standard_error: of a value over so many rows, how far it is expected to be off by the choice
+            of the rows; None where that is not defined.
+    """
+
+    name: str
+    title: str
+    percent: bool
+    score: Callable[[Sequence[float], Sequence[float]], float]
+    standard_error: Callable[[float, int], float | None]
+
+    def text(self, value: float, error: float | None = None) -> str:
+        """A value for reading.
+
+        >>> ACCURACY.text(0.8211, 0.013), PEARSON.text(0.72)
+        ('82.1 ± 1.3 %', '0.720')
+        """
+        if not math.isfinite(value):
+            return "undefined"
+        scale, form, unit = (100, ".1f", " %") if self.percent else (1, ".3f", "")
+        spread = "" if error is None else f" ± {scale * error:{form}}"
+        return f"{scale * value:{form}}{spread}{unit}"
+
+
+def _accuracy(answers: Sequence[float], targets: Sequence[float]) -> float:
+    return sum(a == b for a, b in zip(answers, targets, strict=True)) / len(targets)
+
+
+def _accuracy_error(value: float, count: int) -> float | None:
+    return math.sqrt(value * (1 - value) / count) if count and 0 <= value <= 1 else None
+
+
+def _pearson(answers: Sequence[float], targets: Sequence[float]) -> float:
+    x, y = _centred(answers), _centred(targets)
+    spread = math.sqrt(math.fsum(v * v for v in x) * math.fsum(v * v for v in y))
+    covariance = math.fsum(v * w for v, w in zip(x, y, strict=True))
+    return covariance / spread if spread else math.nan
+
+
+def _centred(values: Sequence[float]) -> list[float]:
+    mean = math.fsum(values) / len(values)
+    return [value - mean for value in values]
+
+
+def _pearson_error(value: float, count: int) -> float | None:
+    """Takes both variables to be normally distributed."""
+    return (1 - value**2) / math.sqrt(count - 1) if count > 1 and math.isfinite(value) else None
+
+
+ACCURACY = Metric("accuracy", "accuracy", True, _accuracy, _accuracy_error)
+PEARSON = Metric("pearson", "Pearson correlation", False, _pearson, _pearson_error)

@@ -1,0 +1,32 @@
+"""The native engine of a model, which knows what the head reads and not what it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bitinfer import _core
+from bitinfer.heads import find_head
+from bitinfer.runtime.format import SIZES, Tensors
+
+__all__ = ["make_engine"]
+
+_NATIVE = {"pooled": "classification", "tokens": "span"}
+
+
+def make_engine(
+    config: Mapping[str, Any],
+    tensors: Tensors,
+    *,
+    isa: str | None = None,
+    num_threads: int | None = None,
+) -> _core.Model:
+    """The engine for the ``config`` and the tensors of a packed file.
+
+    Raises:
+        FormatError: sizes or tensors do not fit each other.
+        UnsupportedError: the head or the instruction set is not there.
+    """
+    head = find_head(config["head"], config["labels"])
+    sizes = {size: config[size] for size in SIZES}
+    return _core.Model({**sizes, "head": _NATIVE[head.reads]}, tensors, isa, num_threads)
