@@ -1,105 +1,121 @@
-"""What the commands share: how a command is added, and the kinds of values of options."""
+"""How a command is made: from a frozen dataclass whose fields are its options.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Count(Command):
+        '''Count the tokens of a text'''
+        examples: ClassVar[str] = "  bitinfer count 'some text'"
+        text: str = argument("TEXT", "what to count")
+        limit: int | None = option(None, integer(1), "", "most to count")
+        def run(self) -> int: ...
+
+The fields are made by `bitinfer.kinds`, and may be those of a base class that has no command.  A
+command's options are ``--limit`` and so on; ``option(..., "-l", "--limit")`` spells them otherwise.
+A field that is ``True`` by default becomes ``--no-NAME``; one that is ``None`` and of the kind
+`BOOL` both ``--NAME`` and ``--no-NAME``; one without a default is required.
+"""
 
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Any, ClassVar
 
-__all__ = [
-    "add_command",
-    "to_count",
-    "to_fraction",
-    "to_half",
-    "to_names",
-    "to_number",
-    "to_positive",
-    "to_positive_number",
-    "to_separator",
-    "to_sizes",
-    "to_weight",
-]
+from bitinfer.errors import InputError, InputTypeError
+from bitinfer.kinds import About, Kind, about
+
+__all__ = ["Command", "add_command", "read_command"]
 
 
-def add_command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, examples: str
-) -> argparse.ArgumentParser:
-    """A parser for a command, which ``run`` carries out and gives an exit code."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Base of the commands; the first line of a command's docstring is its summary."""
+
+    examples: ClassVar[str]
+
+    def run(self) -> int:
+        """Carry it out and return the exit code."""
+        raise NotImplementedError
+
+
+def add_command(commands: Any, name: str, command: type[Command]) -> None:
+    """A parser for a command, one of those of `argparse.ArgumentParser.add_subparsers`."""
+    summary = (command.__doc__ or "").partition("\n")[0].rstrip(".")
+    parser = commands.add_parser(
         name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog="examples:\n" + examples,
+        help=summary[0].lower() + summary[1:],
+        description=summary + ".",
+        epilog="examples:\n" + command.examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run, parser=parser)
-    return parser
+    parser.set_defaults(command=command, parser=parser)
+    groups: dict[str, Any] = {"": parser}
+    for each in fields(command):
+        group = about(each).group
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+            if group.endswith("one of"):
+                groups[group] = groups[group].add_mutually_exclusive_group()
+        _add_option(groups[group], each)
 
 
-def to_separator(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("found '', expected at least one character")
-    return text
+def read_command(options: argparse.Namespace) -> Command:
+    """The command that was asked for, with its options."""
+    command: type[Command] = options.command
+    return command(**{each.name: getattr(options, each.name) for each in fields(command)})
 
 
-def to_names(text: str) -> list[str]:
-    return text.split(",")
+def _add_option(group: Any, option: Field[Any]) -> None:
+    told = about(option)
+    kind = told.kind
+    if told.place:
+        count = {"nargs": "*"} if told.place == "many" else {}
+        group.add_argument(option.name, metavar=kind.metavar, help=told.help, **count)
+        return
+    required = option.default is MISSING
+    how = (
+        _switch(option) if kind.parse is bool else {"type": _reader(kind), "metavar": kind.metavar}
+    )
+    group.add_argument(
+        *_flags(option, told),
+        dest=option.name,
+        required=required,
+        default=None if required else option.default,
+        help=_help(option, told),
+        **how,
+    )
 
 
-# ---- integers
+def _flags(option: Field[Any], told: About) -> tuple[str, ...]:
+    name = option.name.replace("_", "-")
+    return told.flags or (f"--no-{name}" if option.default is True else f"--{name}",)
 
 
-def to_sizes(text: str) -> list[int]:
-    return [to_positive(part) for part in text.split(",")]
+def _switch(option: Field[Any]) -> dict[str, Any]:
+    if option.default is None:
+        return {"action": argparse.BooleanOptionalAction}
+    return {"action": "store_false" if option.default else "store_true"}
 
 
-def to_positive(text: str) -> int:
-    return _at_least(text, 1)
+def _help(option: Field[Any], told: About) -> str:
+    default = option.default
+    if default is MISSING or default is None or isinstance(default, bool):
+        return told.help
+    shown = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else default
+    return f"{told.help} (default {shown})"
 
 
-def to_count(text: str) -> int:
-    return _at_least(text, 0)
+def _reader(kind: Kind) -> Callable[[str], Any]:
+    """What argparse calls for a text; argparse itself names the option in messages."""
 
+    def read(text: str) -> Any:
+        try:
+            value = kind.parse(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected {kind.expected}") from None
+        try:
+            return kind.check("", value)
+        except (InputError, InputTypeError) as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix(": ")) from None
 
-def _at_least(text: str, low: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = low - 1
-    if value < low:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected an integer of at least {low}")
-    return value
-
-
-# ---- other numbers
-
-
-def to_number(text: str) -> float:
-    return _number(text, "a number", lambda value: True)
-
-
-def to_positive_number(text: str) -> float:
-    return _number(text, "a number above 0", lambda value: 0 < value < math.inf)
-
-
-def to_weight(text: str) -> float:
-    return _number(text, "a number of at least 0", lambda value: 0 <= value < math.inf)
-
-
-def to_fraction(text: str) -> float:
-    return _number(text, "a number from 0 to below 1", lambda value: 0 <= value < 1)
-
-
-def to_half(text: str) -> float:
-    return _number(text, "a number from 0 to below 0.5", lambda value: 0 <= value < 0.5)
-
-
-def _number(text: str, expected: str, allowed: Callable[[float], bool]) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if math.isnan(value) or not allowed(value):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
-    return value
+    return read

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import bitinfer.train
-from bitinfer.cli.arguments import (
+from bitinfer.cli.old_arguments import (
     add_command,
     to_count,
     to_fraction,

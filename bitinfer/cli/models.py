@@ -1,0 +1,252 @@
+"""The commands that make, show, check and time model files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import bitinfer
+from bitinfer.cli.arguments import Command
+from bitinfer.cli.loaded import CHECK_FAILED, MODEL, OK, Loaded
+from bitinfer.errors import InputError
+from bitinfer.kinds import (
+    BOOL,
+    COLUMN,
+    FILE,
+    NAMES,
+    SIZES,
+    TEXT,
+    argument,
+    choice,
+    integer,
+    number,
+    option,
+)
+
+if TYPE_CHECKING:
+    from bitinfer.data.tables import LabelledTexts
+    from bitinfer.runtime.format import Tensors
+
+__all__ = ["Bench", "Convert", "Doctor", "ExportFloat", "Info", "Verify"]
+
+_CANNOT = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CheckpointFiles:
+    """Where the files of a checkpoint are that are not in its folder."""
+
+    config: str | None = option(None, FILE, "", "config.json, if the checkpoint has none")
+    vocab: str | None = option(None, FILE, "", "vocab.txt, if the checkpoint has none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert(_CheckpointFiles, Command):
+    """Convert a BiT checkpoint to a packed file."""
+
+    examples: ClassVar[str] = (
+        "  bitinfer convert bit-sst2/ sst2.safetensors --labels negative,positive\n"
+        "  bitinfer convert mnli.pt mnli.safetensors --config config.json --vocab vocab.txt "
+        "--task mnli"
+    )
+
+    source: str = argument("SRC", "checkpoint folder, or .bin / .pt file")
+    destination: str = argument("DST", "packed file to make")
+    task: str | None = option(None, TEXT, "", "GLUE task or squad: gives labels and length")
+    labels: tuple[str, ...] | None = option(None, NAMES, "", "names of the classes in order")
+    max_length: int | None = option(None, integer(1), "", "tokens a text is cut to")
+    licence: str | None = option(None, TEXT, "", "licence of the checkpoint, recorded in the file")
+    overwrite: bool = option(False, BOOL, "", "replace DST if it exists")
+    verify: bool = option(True, BOOL, "", "do not compare the result with the float64 reference")
+
+    def run(self) -> int:
+        options = asdict(self)
+        print(bitinfer.convert(options.pop("source"), options.pop("destination"), **options))
+        return OK
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFloat(Command):
+    """Write a packed model as a float checkpoint folder of the same meaning (needs PyTorch)."""
+
+    examples: ClassVar[str] = "  bitinfer export-float sst2.safetensors sst2-float/"
+
+    source: str = argument("SRC", "packed file or built-in name")
+    destination: str = argument("DST", "folder to make")
+
+    def run(self) -> int:
+        from bitinfer.runtime.origin import find_model
+
+        bitinfer.export_float(find_model(self.source).path, self.destination)
+        return OK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info(Loaded, Command):
+    """Show what a model is, what is in its file, and how large each part is."""
+
+    examples: ClassVar[str] = "  bitinfer info sst2\n  bitinfer info sst2.safetensors --json"
+
+    json: bool = option(False, BOOL, "", "as JSON")
+
+    def run(self) -> int:
+        from bitinfer.diagnostics import format_lines
+
+        info = bitinfer.load(self.model, num_threads=self.num_threads, isa=self.isa).info()
+        if self.json:
+            print(json.dumps(info, indent=2))
+            return OK
+        sizes = info.pop("bytes")
+        print("\n".join(format_lines(info)))
+        print("bytes:")
+        width = max(map(len, sizes))
+        for part, size in sizes.items():
+            print(f"  {part:<{width}}  {size:>12,}")
+        return OK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(_CheckpointFiles, Command):
+    """Compare a packed file with the float64 reference, code by code (needs PyTorch)."""
+
+    examples: ClassVar[str] = (
+        "  bitinfer verify sst2.safetensors --checkpoint bit-sst2/\n"
+        "  bitinfer verify sst2 --data dev.tsv --at-least 0.8 --no-parity\n"
+        "  bitinfer verify sst2 --data plain.tsv --text-column 2 --label-column 1\n"
+        "  bitinfer verify sst2 --data reviews.jsonl --text-column review --no-parity\n\n"
+        "data: a file .csv (commas, quotes as in RFC 4180), .jsonl (one object a line, whose keys\n"
+        "are the columns), or any other (one row a line, tabs, no quoting), in UTF-8. The first\n"
+        "row names the columns; by default sentence (or sentence1 and sentence2, premise and\n"
+        "hypothesis, text, ...) and label are used. Columns given by number mean that there is no\n"
+        "row of names. A label is the name of a class or its index."
+    )
+
+    model: str = argument("MODEL", MODEL)
+    checkpoint: str | None = option(None, FILE, "", "compare with this checkpoint instead")
+    data: str | None = option(None, FILE, "", "labelled texts: report the accuracy")
+    text_column: str | None = option(None, COLUMN, "", "column of the text")
+    pair_column: str | None = option(None, COLUMN, "", "column of the second text")
+    label_column: str | None = option(None, COLUMN, "", "column of the label")
+    at_least: float | None = option(None, number(), "", "fail if the result is lower")
+    parity: bool = option(True, BOOL, "", "only look at the data; needs no PyTorch")
+
+    def run(self) -> int:
+        from bitinfer.data.evaluation import evaluate
+        from bitinfer.runtime.model import BitModel
+        from bitinfer.runtime.origin import find_model, read_model
+
+        data = self._read_data()
+        if not self.parity and (data is None or self.checkpoint is not None):
+            found = "without --data" if data is None else "beside --checkpoint"
+            raise InputError(f"--no-parity: found {found}, expected --data alone")
+        origin = find_model(self.model)
+        metadata, tensors = read_model(origin)
+        # Loading checks every tensor, which what follows relies on.
+        model = BitModel(origin, content=(metadata, tensors))
+        if "sha256" in metadata:
+            print(f"file: intact, SHA-256 {metadata['sha256']}")
+        result = None if data is None else evaluate(model, data)
+        passed = not self.parity or self._compare(metadata, tensors)
+        if result is not None:
+            print(f"data: {result}")
+            passed &= self.at_least is None or result.value >= self.at_least
+        print("passed" if passed else "FAILED")
+        return OK if passed else CHECK_FAILED
+
+    def _read_data(self) -> LabelledTexts | None:
+        from bitinfer.data.tables import read_table
+
+        columns = {
+            "text": self.text_column,
+            "pair": self.pair_column,
+            "label": self.label_column,
+        }
+        if self.data is not None:
+            return read_table(self.data, **columns)
+        given = {f"{name}-column": value for name, value in columns.items()}
+        for name, value in {**given, "at-least": self.at_least}.items():
+            if value is not None:
+                raise InputError(f"--{name}: found {value!r} without --data, expected both")
+        return None
+
+    def _compare(self, metadata: dict[str, Any], tensors: Tensors) -> bool:
+        """Print whether the engine computes what the model, or the checkpoint, means."""
+        from bitinfer.conversion.convert import measure_parity
+        from bitinfer.conversion.packing import from_tensors
+        from bitinfer.families.bit import read_bit
+
+        if self.checkpoint is None:
+            description = from_tensors(tensors, metadata)
+        else:
+            description = read_bit(self.checkpoint, config=self.config, vocab=self.vocab)
+            same = description.source_sha256 == metadata["source"]["sha256"]
+            print(f"checkpoint: {'' if same else 'not '}the file this model was converted from")
+            if asdict(description.config) != metadata["config"]:
+                print("checkpoint: its sizes and kinds are not those of this model")
+                return False
+        parity = measure_parity(description, tensors)
+        print(
+            f"parity: {parity.codes_differing} of {parity.codes:,} codes differ from the float64 "
+            f"reference, logits within {parity.logits_difference:.1e} "
+            f"({parity.sequences} random sequences, {parity.tokens} tokens)"
+        )
+        return parity.exact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench(Command):
+    """Measure the speed of a model: the product of all lists given."""
+
+    examples: ClassVar[str] = (
+        "  bitinfer bench sst2 -b 1,8,32 -l 32,128 -t 1,2\n"
+        "  bitinfer bench base.safetensors -l 128 --isa avx2,portable -r 20 -o json"
+    )
+
+    model: str = argument("MODEL", MODEL)
+    batch: tuple[int, ...] = option((1, 8, 32), SIZES, "", "sequences a call", "-b", "--batch")
+    length: tuple[int, ...] = option((32, 128), SIZES, "", "tokens a sequence", "-l", "--length")
+    threads: tuple[int, ...] | None = option(
+        None, SIZES, "", "default: as predict would", "-t", "--threads"
+    )
+    isa: tuple[str, ...] | None = option(
+        None, replace(NAMES, metavar="NAME,..."), "", "default: the one predict would use"
+    )
+    repetitions: int = option(10, integer(1), "", "calls that are timed", "-r", "--repetitions")
+    output: str = option("md", choice("md", "json", "csv"), "", "form", "-o", "--output")
+    profile: bool = option(False, BOOL, "", "also the share of time in each stage of the engine")
+
+    def run(self) -> int:
+        from bitinfer.cli import bench
+
+        timings = bench.run(
+            self.model,
+            batches=self.batch,
+            lengths=self.length,
+            threads=self.threads or [None],
+            isas=self.isa or [None],
+            repetitions=self.repetitions,
+            profile=self.profile,
+        )
+        write = {"md": bench.as_markdown, "json": bench.as_json, "csv": bench.as_csv}[self.output]
+        for line in write(self.model, timings):
+            print(line, flush=True)
+        return OK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor(Command):
+    """Show what a bug report needs, and check that every instruction set gives the same answer."""
+
+    examples: ClassVar[str] = "  bitinfer doctor"
+
+    json: bool = option(False, BOOL, "", "as JSON")
+
+    def run(self) -> int:
+        from bitinfer.diagnostics import diagnose, format_lines, self_test
+
+        report = {**diagnose(), "self_test": self_test()}
+        print(json.dumps(report, indent=2) if self.json else "\n".join(format_lines(report)))
+        broken = [value for value in report["self_test"].values() if value != "ok"]
+        unusable = [key for key in ("isa", "num_threads") if str(report[key]).startswith("error")]
+        return _CANNOT if unusable else CHECK_FAILED if broken else OK

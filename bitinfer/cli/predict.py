@@ -1,0 +1,152 @@
+"""The command ``bitinfer predict``: lines of text in, answers out as soon as they are known."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeAlias
+
+import bitinfer
+from bitinfer.cli.arguments import Command
+from bitinfer.cli.loaded import Loaded
+from bitinfer.errors import InputError
+from bitinfer.kinds import FILE, Kind, argument, check_text, choice, integer, option
+
+if TYPE_CHECKING:
+    from bitinfer.results import Prediction
+
+__all__ = ["Predict"]
+
+# A text, or the two texts of a pair.
+_Given: TypeAlias = "str | tuple[str, str | None]"
+
+
+def _check_separator(name: str, value: Any) -> str:
+    if not value:
+        raise InputError(f"{name}: found '', expected at least one character")
+    return check_text(name, value)
+
+
+def _write_text(given: _Given, ranked: list[Prediction], single: bool) -> Iterator[str]:
+    answers = "  ".join(
+        f"{p.score:.4f}" if p.label is None else f"{p.label} {p.score:.4f}" for p in ranked
+    )
+    yield f"{answers}  {' | '.join(_columns(given))}"
+
+
+def _write_tsv(given: _Given, ranked: list[Prediction], single: bool) -> Iterator[str]:
+    for p in ranked:
+        yield "\t".join([p.label or "", repr(p.score), *_columns(given)])
+
+
+def _write_jsonl(given: _Given, ranked: list[Prediction], single: bool) -> Iterator[str]:
+    text, pair = given if isinstance(given, tuple) else (given, None)
+    texts = {"text": text, "text_pair": pair} if isinstance(given, tuple) else {"text": text}
+    answers = [p.asdict() for p in ranked]
+    found = answers[0] if single else {"predictions": answers}
+    yield json.dumps({**found, **texts}, ensure_ascii=False)
+
+
+def _columns(given: _Given) -> list[str]:
+    """Text and second text as columns: white space that would break a line becomes spaces."""
+    parts = given if isinstance(given, tuple) else (given,)
+    return [" ".join((part or "").split()) for part in parts]
+
+
+_WRITERS: dict[str, Callable[[_Given, list[Prediction], bool], Iterator[str]]] = {
+    "text": _write_text,
+    "tsv": _write_tsv,
+    "jsonl": _write_jsonl,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(Loaded, Command):
+    """Classify texts: arguments, lines of a file, or lines of standard input."""
+
+    examples: ClassVar[str] = (
+        '  bitinfer predict sst2 "a warm and funny film" "a dull one"\n'
+        "  bitinfer predict sst2 --input reviews.txt --format jsonl > labels.jsonl\n"
+        "  bitinfer predict mnli.safetensors --pair-sep '|||' 'a man sleeps ||| a man runs'\n"
+        "  cut -f2 table.tsv | bitinfer predict sst2 --format tsv --top-k 0\n\n"
+        "Texts and output are UTF-8."
+    )
+
+    text: tuple[str, ...] = argument("TEXT", "texts; default: lines of stdin", many=True)
+    input: str | None = option(None, FILE, "", "read texts from lines; - is stdin")
+    format: str = option(
+        "text",
+        choice(*sorted(_WRITERS)),
+        "",
+        "text: for reading; tsv: label, score, text; jsonl: one object a line",
+    )
+    pair_sep: str | None = option(
+        None, Kind(_check_separator, metavar="SEP"), "", "what separates the texts of a pair"
+    )
+    top_k: int = option(1, integer(0), "", "classes to show, 0 is all")
+    batch_size: int = option(32, integer(1), "", "texts run together")
+    max_length: int | None = option(None, integer(1), "", "tokens a text is cut to: as the model")
+
+    def run(self) -> int:
+        model = bitinfer.load(self.model, num_threads=self.num_threads, isa=self.isa)
+        write = _WRITERS[self.format]
+        # Errors count the texts of a call from 0: all arguments are one call.
+        size = len(self.text) or self.batch_size
+        with ExitStack() as stack:
+            texts = self._texts(stack)
+            while batch := list(islice(texts, size)):
+                ranked = model.predict(
+                    batch,
+                    top_k=self.top_k or None,
+                    batch_size=self.batch_size,
+                    max_length=self.max_length,
+                    show_progress_bar=False,
+                )
+                for given, best in zip(batch, ranked, strict=True):
+                    answers = best if isinstance(best, list) else [best]
+                    for line in write(given, answers, self.top_k == 1):
+                        print(line)
+                print(end="", flush=True)  # the next batch may be long in coming
+        return 0
+
+    def _texts(self, stack: ExitStack) -> Iterator[_Given]:
+        """Texts or pairs from the arguments, a file, or standard input, one a line."""
+        path = "-" if self.input is None else self.input
+        if self.text and self.input is not None:
+            found = f"--input: found {path!r} beside texts as arguments"
+            raise InputError(f"{found}, expected one of them")
+        lines = iter(self.text) if self.text else _lines(stack.enter_context(_open_input(path)))
+        separator: Any = self.pair_sep
+        if separator == []:  # what argparse made of --pair-sep=-- before Python 3.12
+            separator = "--"
+        return lines if separator is None else (_split(line, separator) for line in lines)
+
+
+def _open_input(path: str) -> AbstractContextManager[BinaryIO]:
+    if path != "-":
+        return open(path, "rb")
+    if sys.stdin is None:
+        raise InputError("standard input is closed: pass texts as arguments, or --input FILE")
+    if sys.stdin.isatty():
+        print("bitinfer: reading texts, one a line; Ctrl-D ends them", file=sys.stderr)
+    return nullcontext(sys.stdin.buffer)
+
+
+def _lines(file: BinaryIO) -> Iterator[str]:
+    for number, line in enumerate(file, start=1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        try:
+            yield line.rstrip(b"\r\n").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"line {number}: not UTF-8: {error}") from None
+
+
+def _split(line: str, separator: str) -> tuple[str, str | None]:
+    text, found, pair = line.partition(separator)
+    return text, pair if found else None
