@@ -28,7 +28,7 @@ from bitinfer.conversion.convert import measure_parity
 from bitinfer.conversion.packing import from_tensors, to_tensors
 from bitinfer.data.tables import read_table
 from bitinfer.description import Description
-from bitinfer.families.bit import read_bit
+from bitinfer.families import read_checkpoint
 from bitinfer.reference import Reference
 from bitinfer.runtime.origin import find_model, read_model
 from bitinfer.runtime.text import TokenBatch
@@ -83,7 +83,7 @@ def _published() -> dict[str, Any]:
             "published code, float32": golden["logits_float32"],
             "published code, float32, batches of 32": golden["logits_float32_batched"],
         }
-    return _compared(runs, read_bit(_GOLDEN.parent), ids, labels)
+    return _compared(runs, read_checkpoint(_GOLDEN.parent), ids, labels)
 
 
 def _compared(
@@ -142,7 +142,7 @@ _SPECS = (seeded.MINI_6X384, seeded.BASE_12X768)
 def _random_model(spec: seeded.Spec) -> dict[str, Any]:
     """Hidden states and logits of 8 sequences of 32 tokens, against float64."""
     with tempfile.TemporaryDirectory() as folder:
-        description = read_bit(seeded.write(Path(folder) / "model", spec))
+        description = read_checkpoint(seeded.write(Path(folder) / "model", spec))
     ids, segments, _ = seeded.token_ids(spec, [32] * 8)
     with torch.inference_mode():
         exact = Reference(description)(ids, segments)

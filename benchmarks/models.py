@@ -42,10 +42,10 @@ def seeded_model(folder: Path) -> Subject:
     """A BERT-base of random weights, converted, and compared with the float64 reference."""
     from bitinfer.conversion.convert import measure_parity
     from bitinfer.conversion.packing import to_metadata, to_tensors
-    from bitinfer.families.bit import read_bit
+    from bitinfer.families import read_checkpoint
     from bitinfer.runtime.format import write_packed
 
-    description = read_bit(seeded.write(folder / "base", seeded.BASE_12X768))
+    description = read_checkpoint(seeded.write(folder / "base", seeded.BASE_12X768))
     tensors = to_tensors(description)
     assert measure_parity(description, tensors).exact
     path = folder / "base.safetensors"

@@ -20,7 +20,7 @@ from bitinfer import _core
 from bitinfer.conversion.convert import unpadded
 from bitinfer.conversion.packing import to_metadata, to_tensors
 from bitinfer.data.tables import read_table
-from bitinfer.families.bit import read_bit
+from bitinfer.families import read_checkpoint
 from bitinfer.reference import Reference, ReferenceOutput
 from bitinfer.runtime.text import TextTokenizer
 
@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int)
     options = parser.parse_args()
 
-    description = read_bit(options.checkpoint, task=options.task)
+    description = read_checkpoint(options.checkpoint, task=options.task)
     metadata = to_metadata(description)
     settings = {k: v for k, v in metadata["config"].items() if k != "activation"}
     engine = _core.Model(settings, to_tensors(description))

@@ -1,20 +1,25 @@
 """A binarized BERT, whichever checkpoint format it came from.
 
-Readers produce a `Description`; the reference model, the thresholds and the converter use nothing
-else.  Everything is NumPy: signs as int8 codes, scales as float64, the rest as the checkpoint's
-float32 values.  ``S`` below is always the exact integer sum of products of codes.
+Readers produce a `Description`; the reference model, the flips and the converter use nothing else.
+Everything is NumPy: signs as int8 codes, scales as float64, the rest as the checkpoint's float32
+values.  ``S`` below is always the exact integer sum of products of codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from bitinfer.codes import Bits, Codes
+
 __all__ = [
+    "LINEARS",
+    "NORMS",
+    "STEPS",
     "BinaryLinear",
     "BinaryMatrix",
     "Config",
@@ -28,10 +33,28 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int8]
 
+# The parts of a layer by their names in a packed file: each linear with the sizes of its outputs
+# and inputs, the points of attention with the tensor that holds their step, the normalizations.
+LINEARS = {
+    "query": ("hidden", "hidden"),
+    "key": ("hidden", "hidden"),
+    "value": ("hidden", "hidden"),
+    "attention.output": ("hidden", "hidden"),
+    "intermediate": ("intermediate", "hidden"),
+    "output": ("hidden", "intermediate"),
+}
+STEPS = {
+    "query": "query.code_step",
+    "key": "key.code_step",
+    "value": "value.code_step",
+    "attention.probs": "attention.probs.step",
+}
+NORMS = ("attention.norm", "output.norm")
+
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes and kinds.  ``labels`` is the number of rows of the head."""
+    """Sizes and kinds.  ``head`` is the name of one of `bitinfer.heads`, ``labels`` its rows."""
 
     hidden: int
     layers: int
@@ -42,7 +65,7 @@ class Config:
     token_types: int
     labels: int
     activation: Literal["relu", "gelu"]
-    head: Literal["classification", "span"]
+    head: str
 
     @property
     def regression(self) -> bool:
@@ -104,29 +127,17 @@ class LayerNorm:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One encoder layer.  The four steps are the sizes of the codes that attention multiplies."""
+    """One encoder layer, its parts by the names of `LINEARS`, `STEPS` and `NORMS`.
 
-    query: BinaryLinear
-    key: BinaryLinear
-    value: BinaryLinear
-    query_step: np.float32
-    key_step: np.float32
-    value_step: np.float32
-    probs_step: np.float32
-    attention_output: BinaryLinear
-    attention_norm: LayerNorm
-    intermediate: BinaryLinear
-    output: BinaryLinear
-    output_norm: LayerNorm
+    Attributes:
+        linears: the input of linear ``X`` becomes codes at the point ``X.in``.
+        steps: sizes of the codes that attention multiplies, positive.
+        norms: the two normalizations.
+    """
 
-    def linears(self) -> Iterator[tuple[str, BinaryLinear]]:
-        """The binarized linears and their names, in the order of computation."""
-        yield "query", self.query
-        yield "key", self.key
-        yield "value", self.value
-        yield "attention.output", self.attention_output
-        yield "intermediate", self.intermediate
-        yield "output", self.output
+    linears: Mapping[str, BinaryLinear]
+    steps: Mapping[str, np.float32]
+    norms: Mapping[str, LayerNorm]
 
 
 @dataclass(frozen=True)
@@ -151,6 +162,8 @@ class Description:
     """A whole model with its labels and vocabulary.
 
     Attributes:
+        family: name of the training recipe, one of `bitinfer.families`.
+        codes: of every one of `bitinfer.codes.POINTS`.
         word: matrix [V, H]; position float32 [P, H]; token_type float32 [T, H].
         head_weight: float32 [C, H]; head_bias float32 [C].
         label_names: one for each class; empty for regression and span heads.
@@ -159,7 +172,9 @@ class Description:
         source_file, source_sha256: the weights file this was read from, and its digest.
     """
 
+    family: str
     config: Config
+    codes: Mapping[str, Codes]
     word: BinaryMatrix
     position: F32
     token_type: F32
@@ -176,10 +191,15 @@ class Description:
     source_sha256: str = ""
     notes: Notes = field(default_factory=Notes)
 
+    @property
+    def bits(self) -> Bits:
+        """How many bits the parts of the model have."""
+        return Bits.of(1, 1, {point: codes.bits for point, codes in self.codes.items()})
+
     def linears(self) -> Iterator[tuple[str, BinaryLinear]]:
         """Every binarized linear with its name in a packed file."""
         for index, layer in enumerate(self.layers):
-            for name, linear in layer.linears():
+            for name, linear in layer.linears.items():
                 yield f"layer.{index}.{name}", linear
         yield "pooler", self.pooler
 

@@ -2,7 +2,11 @@
 
 Written from the formulas and sharing nothing with the engine, so that the two can be compared bit
 by bit.  Every matrix product is one of codes, small integers, whose float64 sums are exact; steps
-and scales are applied to the exact sum:  ``y = (step * scale) * S + bias``.
+and scales are applied to the exact sum:  ``y = (step * scale) * S + bias``.  Where codes count
+from the smallest value ``o`` of their point, ``(o * scale) * R`` is added, R the sum of the other
+factor.
+That ``o`` is taken over one sequence without its padding, so what a sequence means does not depend
+on what shares its batch.
 
 With ``dtype=torch.float32`` the same network is evaluated as the published code does: codes are
 multiplied by their steps and scales first and the products summed in float32.  A binarized network
@@ -13,7 +17,9 @@ on another machine.  It is there to be compared with, never to be matched.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +27,12 @@ import torch
 from torch import Tensor, nn
 
 from bitinfer import description as neutral
+from bitinfer.codes import TIE, Codes
 from bitinfer.errors import InputError
 
 __all__ = ["Reference", "ReferenceOutput"]
+
+T = TypeVar("T")
 
 _EPSILON = 1e-12
 
@@ -36,7 +45,7 @@ class ReferenceOutput:
         logits: [B, labels]; for a span head [B, S, 2].
         pooled: tanh of the pooler, [B, H].
         hidden: embedding output and the output of every layer, each [B, S, H].
-        codes: if traced, int8 codes at every binarization point: ``codes.layer{i}.query.in`` ...
+        codes: if traced, int8 codes at every point: ``codes.layer{i}.query.in`` ...
             ``codes.pooler.in``.
     """
 
@@ -54,7 +63,7 @@ class Reference(nn.Module):
         dtype: ``torch.float64`` for the definition, ``torch.float32`` for the published arithmetic.
 
     Example:
-        >>> model = Reference(read_bit("bit-sst2"))
+        >>> model = Reference(read_checkpoint("bit-sst2"))
         >>> model([[101, 2307, 102]]).logits.shape
         torch.Size([1, 2])
     """
@@ -68,8 +77,8 @@ class Reference(nn.Module):
         config = description.config
         self.config = config
         self.embeddings = _Embeddings(description, dtype)
-        self.layers = nn.ModuleList(_Layer(config, each, dtype) for each in description.layers)
-        self.pooler = _BinaryLinear(description.pooler, dtype)
+        self.layers = nn.ModuleList(_Layer(description, each, dtype) for each in description.layers)
+        self.pooler = _BinaryLinear(description.pooler, description.codes["pooler.in"], dtype)
         self.head = _Linear(description.head_weight, description.head_bias, dtype)
 
     def forward(
@@ -86,7 +95,7 @@ class Reference(nn.Module):
             input_ids: integers [B, S].  A token's position is its column, wherever padding is.
             token_type_ids: integers [B, S], default 0.
             attention_mask: 1 where a token may be attended to, else 0, [B, S], default 1.
-            trace: keep the codes of every binarization point.
+            trace: keep the codes of every point.
 
         Raises:
             InputError: naming the argument, for a shape or value that the model cannot take.
@@ -95,15 +104,12 @@ class Reference(nn.Module):
         codes: dict[str, Tensor] = {}
         hidden = [self.embeddings(ids, segments)]
         for index, layer in enumerate(self.layers):
-            points: dict[str, Tensor] = {}
+            points: dict[str, _Coded] = {}
             hidden.append(layer(hidden[-1], mask, points))
-            if trace:
-                codes |= {
-                    f"codes.layer{index}.{name}": c.to(torch.int8) for name, c in points.items()
-                }
-        first = self.pooler.signed_codes(hidden[-1][:, 0])
-        if trace:
-            codes["codes.pooler.in"] = first.to(torch.int8)
+            codes |= {f"codes.layer{index}.{name}": each.codes for name, each in points.items()}
+        first = self.pooler.encode(hidden[-1][:, 0], mask[:, :1])
+        codes["codes.pooler.in"] = first.codes
+        codes = {name: each.to(torch.int8) for name, each in codes.items()} if trace else {}
         pooled = torch.tanh(self.pooler(first))
         read = hidden[-1] if self.config.head == "span" else pooled
         return ReferenceOutput(self.head(read), pooled, tuple(hidden), codes)
@@ -164,63 +170,43 @@ class _Embeddings(nn.Module):
         return output
 
 
-class _Layer(nn.Module):
-    def __init__(self, config: neutral.Config, layer: neutral.Layer, dtype: torch.dtype) -> None:
+@dataclass(frozen=True)
+class _Coded:
+    """Values as ``step * codes``, ``+ offset`` where ``real``, which is broadcast, is true."""
+
+    codes: Tensor
+    step: Tensor
+    real: Tensor
+    offset: Tensor | None = None
+
+    def values(self) -> Tensor:
+        if self.offset is None:
+            return self.step * self.codes
+        return self.step * self.codes + self.offset * self.real
+
+
+class _Quantizer(nn.Module):
+    """From values to the codes of one point.  ``real`` is false at padding, which has no say."""
+
+    step: Tensor
+
+    def __init__(self, codes: Codes, step: np.float32, dtype: torch.dtype) -> None:
         super().__init__()
-        self.attention = _Attention(config, layer, dtype)
-        self.attention_output = _BinaryLinear(layer.attention_output, dtype)
-        self.attention_norm = _LayerNorm(layer.attention_norm, dtype)
-        self.intermediate = _BinaryLinear(layer.intermediate, dtype)
-        self.activation = nn.ReLU() if config.activation == "relu" else nn.GELU()
-        self.output = _BinaryLinear(layer.output, dtype)
-        self.output_norm = _LayerNorm(layer.output_norm, dtype)
+        self.codes = codes
+        self.register_buffer("step", _tensor(step, dtype))
 
-    def forward(self, hidden: Tensor, mask: Tensor, points: dict[str, Tensor]) -> Tensor:
-        context = self.attention(hidden, mask, points)
-        codes = points["attention.output.in"] = self.attention_output.signed_codes(context)
-        hidden = self.attention_norm(self.attention_output(codes) + hidden)
-        codes = points["intermediate.in"] = self.intermediate.signed_codes(hidden)
-        inner = self.activation(self.intermediate(codes))
-        codes = points["output.in"] = self.output.unsigned_codes(inner)
-        output: Tensor = self.output_norm(self.output(codes) + hidden)
-        return output
-
-
-class _Attention(nn.Module):
-    query_step: Tensor
-    key_step: Tensor
-    value_step: Tensor
-    probs_step: Tensor
-
-    def __init__(self, config: neutral.Config, layer: neutral.Layer, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.query = _BinaryLinear(layer.query, dtype)
-        self.key = _BinaryLinear(layer.key, dtype)
-        self.value = _BinaryLinear(layer.value, dtype)
-        self.register_buffer("query_step", _tensor(layer.query_step, dtype))
-        self.register_buffer("key_step", _tensor(layer.key_step, dtype))
-        self.register_buffer("value_step", _tensor(layer.value_step, dtype))
-        self.register_buffer("probs_step", _tensor(layer.probs_step, dtype))
-
-    def forward(self, hidden: Tensor, mask: Tensor, points: dict[str, Tensor]) -> Tensor:
-        points["query.in"] = self.query.signed_codes(hidden)
-        points["key.in"] = self.key.signed_codes(hidden)
-        points["value.in"] = self.value.signed_codes(hidden)
-        query = points["query"] = self._heads(torch.sign(self.query(points["query.in"])))
-        key = points["key"] = self._heads(torch.sign(self.key(points["key.in"])))
-        value = points["value"] = self._heads(torch.sign(self.value(points["value.in"])))
-        scores = _product(query, self.query_step, key.transpose(2, 3), self.key_step)
-        scores = scores / math.sqrt(query.shape[3])
-        probs = torch.softmax(scores.masked_fill(~mask[:, None, None], -math.inf), dim=3)
-        codes = points["attention.probs"] = (probs > 0.5 * self.probs_step).to(probs.dtype)
-        context = _product(codes, self.probs_step, value, self.value_step)
-        return context.transpose(1, 2).flatten(2)
-
-    def _heads(self, codes: Tensor) -> Tensor:
-        """[B, S, H] as [B, heads, S, H / heads]."""
-        batch, length, width = codes.shape
-        return codes.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+    def forward(self, values: Tensor, real: Tensor) -> _Coded:
+        if self.codes.by_sign:  # 0 where a value is exactly 0
+            return _Coded(torch.sign(values), self.step, real)
+        if self.codes.bits == 1:
+            return _Coded((values > 0.5 * self.step).to(values.dtype), self.step, real)
+        offset = None
+        if self.codes.from_min:
+            one_sequence = tuple(range(1, values.ndim))
+            offset = values.masked_fill(~real, math.inf).amin(one_sequence, keepdim=True)
+            values = values - offset
+        codes = _round(values / self.step).clamp(self.codes.low, self.codes.high)
+        return _Coded(codes, self.step, real, offset)
 
 
 class _BinaryLinear(nn.Module):
@@ -228,26 +214,80 @@ class _BinaryLinear(nn.Module):
     scale: Tensor
     bias: Tensor
     shift: Tensor
-    step: Tensor
 
-    def __init__(self, linear: neutral.BinaryLinear, dtype: torch.dtype) -> None:
+    def __init__(self, linear: neutral.BinaryLinear, codes: Codes, dtype: torch.dtype) -> None:
         super().__init__()
+        self.quantize = _Quantizer(codes, linear.step, dtype)
         self.register_buffer("codes", _tensor(linear.weight.codes, dtype))
         self.register_buffer("scale", _tensor(linear.weight.scale, dtype))
         self.register_buffer("bias", _tensor(linear.bias, dtype))
         self.register_buffer("shift", _tensor(linear.shift, dtype))
-        self.register_buffer("step", _tensor(linear.step, dtype))
 
-    def signed_codes(self, x: Tensor) -> Tensor:
-        """Codes -1, 0, +1 of an input; 0 only where input and shift cancel."""
-        return torch.sign(x + self.shift)
+    def encode(self, x: Tensor, real: Tensor) -> _Coded:
+        coded: _Coded = self.quantize(x + self.shift, real)
+        return coded
 
-    def unsigned_codes(self, x: Tensor) -> Tensor:
-        """Codes 0, 1 of an input: 1 strictly above half a step."""
-        return (x + self.shift > 0.5 * self.step).to(x.dtype)
+    def forward(self, coded: _Coded) -> Tensor:
+        return _product(coded, self.codes.T, self.scale) + self.bias
 
-    def forward(self, codes: Tensor) -> Tensor:
-        return _product(codes, self.step, self.codes.T, self.scale) + self.bias
+
+class _Layer(nn.Module):
+    def __init__(
+        self, description: neutral.Description, layer: neutral.Layer, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        codes = description.codes
+        self.heads = description.config.heads
+        self.linears = _modules(
+            layer.linears, lambda name, each: _BinaryLinear(each, codes[f"{name}.in"], dtype)
+        )
+        self.quantizers = _modules(
+            layer.steps, lambda point, step: _Quantizer(codes[point], step, dtype)
+        )
+        self.norms = _modules(layer.norms, lambda _, norm: _LayerNorm(norm, dtype))
+        self.activation = nn.ReLU() if description.config.activation == "relu" else nn.GELU()
+
+    def forward(self, hidden: Tensor, mask: Tensor, points: dict[str, _Coded]) -> Tensor:
+        real = mask[:, :, None]
+
+        def linear(name: str, x: Tensor) -> Tensor:
+            module = _of(self.linears, name)
+            points[f"{name}.in"] = module.encode(x, real)
+            output: Tensor = module(points[f"{name}.in"])
+            return output
+
+        states = [(name, linear(name, hidden)) for name in ("query", "key", "value")]
+        for name, state in states:
+            points[name] = _of(self.quantizers, name)(self._by_head(state), real[:, None])
+        context = self._context(mask, points)
+        hidden = _of(self.norms, "attention.norm")(linear("attention.output", context) + hidden)
+        inner = self.activation(linear("intermediate", hidden))
+        output: Tensor = _of(self.norms, "output.norm")(linear("output", inner) + hidden)
+        return output
+
+    def _context(self, mask: Tensor, points: dict[str, _Coded]) -> Tensor:
+        query, key, value = points["query"], points["key"], points["value"]
+        scores = _product(query, key.codes.transpose(2, 3), key.step)
+        scores = scores / math.sqrt(query.codes.shape[3])
+        keys = mask[:, None, None]
+        probs = torch.softmax(scores.masked_fill(~keys, -math.inf), dim=3)
+        real = keys & mask[:, None, :, None]
+        coded = points["attention.probs"] = _of(self.quantizers, "attention.probs")(probs, real)
+        return _product(coded, value.codes, value.step).transpose(1, 2).flatten(2)
+
+    def _by_head(self, state: Tensor) -> Tensor:
+        """[B, S, H] as [B, heads, S, H / heads]."""
+        batch, length, width = state.shape
+        return state.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+
+
+def _modules(parts: Mapping[str, T], make: Callable[[str, T], nn.Module]) -> nn.ModuleDict:
+    """A module for each named part; PyTorch allows no dots in their names."""
+    return nn.ModuleDict({name.replace(".", "_"): make(name, part) for name, part in parts.items()})
+
+
+def _of(modules: nn.ModuleDict, name: str) -> Any:
+    return modules[name.replace(".", "_")]
 
 
 class _Linear(nn.Module):
@@ -271,15 +311,26 @@ class _LayerNorm(_Linear):
         return nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias, _EPSILON)
 
 
-def _product(left: Tensor, left_step: Tensor, right: Tensor, right_step: Tensor) -> Tensor:
-    """Product of two matrices of codes and steps: ``(left_step * left) @ (right_step * right)``.
+def _product(left: _Coded, right: Tensor, scale: Tensor) -> Tensor:
+    """Product of values and a matrix of codes with scales: ``left.values() @ (scale * right)``.
 
-    In float64 the sum of codes is taken first, because it is exact.  In float32 the factors are
+    In float64 sums of codes are taken first, because they are exact.  In float32 the factors are
     multiplied out first, because that is what the published code does.
     """
-    if left.dtype == torch.float64:
-        return (left_step * right_step) * (left @ right)
-    return (left_step * left) @ (right_step * right)
+    if left.codes.dtype != torch.float64:
+        return left.values() @ (scale * right)
+    product = (left.step * scale) * (left.codes @ right)
+    if left.offset is None:
+        return product
+    real = left.real.to(right.dtype).expand_as(left.codes)
+    return product + (left.offset * scale) * (real @ right)
+
+
+def _round(ratios: Tensor) -> Tensor:
+    """To the nearest integer, half to even, where what is within `TIE` of a half is a half."""
+    nearest = torch.round(ratios)
+    tie = (ratios - nearest).abs() >= 0.5 - TIE
+    return torch.where(tie, 2 * torch.round(ratios / 2), nearest)
 
 
 def _tensor(array: npt.ArrayLike, dtype: torch.dtype) -> Tensor:

@@ -16,7 +16,7 @@ import parity
 import seeded
 
 from bitinfer.description import Description
-from bitinfer.families.bit import read_bit
+from bitinfer.families import read_checkpoint
 
 FILE = Path(__file__).parent / "data" / "seeded.json"
 
@@ -39,7 +39,7 @@ CASES: dict[str, tuple[seeded.Spec, list[int]]] = {
 
 def description_of(name: str) -> Description:
     with tempfile.TemporaryDirectory() as folder:
-        return read_bit(seeded.write(Path(folder) / name, CASES[name][0]))
+        return read_checkpoint(seeded.write(Path(folder) / name, CASES[name][0]))
 
 
 def sequences_of(name: str) -> list[npt.NDArray[np.int32]]:

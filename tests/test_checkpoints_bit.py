@@ -18,10 +18,13 @@ import pytest
 import seeded
 from children import environment
 
+from bitinfer import families
+from bitinfer.codes import Bits
 from bitinfer.conversion.packing import to_metadata, to_tensors
 from bitinfer.description import Description
-from bitinfer.errors import ConversionError, InputTypeError, UnsupportedError
-from bitinfer.families.bit import STEP_FLOOR, binarize, read_bit
+from bitinfer.errors import ConversionError, InputError, InputTypeError, UnsupportedError
+from bitinfer.families import bit, read_checkpoint
+from bitinfer.families.bit import STEP_FLOOR, binarize
 from bitinfer.families.checkpoint import looks_like_checkpoint
 
 torch = pytest.importorskip("torch")
@@ -52,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> Description:
-    return read_bit(folder)
+    return read_checkpoint(folder)
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ def read(tmp_path: Path) -> Callable[..., Description]:
             changed(seeded.config(SPEC), config or {}),
             seeded.vocabulary(SPEC) if vocab is None else vocab,
         )
-        return read_bit(source, **options)
+        return read_checkpoint(source, **options)
 
     return read_changed
 
@@ -147,12 +150,12 @@ def test_every_parameter_goes_to_its_place(expected: Description) -> None:
     assert (config.vocab, config.positions, config.token_types, config.labels) == (64, 40, 2, 2)
     assert (config.activation, config.head, config.regression) == ("relu", "classification", False)
     linears = {
-        QUERY: layer.query,
-        f"{LAYER}.attention.self.key": layer.key,
-        f"{LAYER}.attention.self.value": layer.value,
-        f"{LAYER}.attention.output.dense": layer.attention_output,
-        f"{LAYER}.intermediate.dense": layer.intermediate,
-        f"{LAYER}.output.dense": layer.output,
+        QUERY: layer.linears["query"],
+        f"{LAYER}.attention.self.key": layer.linears["key"],
+        f"{LAYER}.attention.self.value": layer.linears["value"],
+        f"{LAYER}.attention.output.dense": layer.linears["attention.output"],
+        f"{LAYER}.intermediate.dense": layer.linears["intermediate"],
+        f"{LAYER}.output.dense": layer.linears["output"],
         "bert.pooler.dense": expected.pooler,
     }
     for key, linear in linears.items():
@@ -163,15 +166,15 @@ def test_every_parameter_goes_to_its_place(expected: Description) -> None:
         assert linear.step == STATE[f"{key}.input_clip_val"]
     norms = {
         "bert.embeddings.LayerNorm": expected.embedding_norm,
-        f"{LAYER}.attention.output.LayerNorm": layer.attention_norm,
-        f"{LAYER}.output.LayerNorm": layer.output_norm,
+        f"{LAYER}.attention.output.LayerNorm": layer.norms["attention.norm"],
+        f"{LAYER}.output.LayerNorm": layer.norms["output.norm"],
     }
     for key, norm in norms.items():
         assert np.array_equal(norm.weight, STATE[f"{key}.weight"])
         assert np.array_equal(norm.bias, STATE[f"{key}.bias"])
     for name in ("query", "key", "value"):
-        assert getattr(layer, f"{name}_step") == STATE[f"{LAYER}.attention.self.clip_{name}"]
-    assert layer.probs_step == STATE[f"{LAYER}.attention.self.clip_attn"]
+        assert layer.steps[name] == STATE[f"{LAYER}.attention.self.clip_{name}"]
+    assert layer.steps["attention.probs"] == STATE[f"{LAYER}.attention.self.clip_attn"]
     embeddings = "bert.embeddings"
     assert np.array_equal(expected.position, STATE[f"{embeddings}.position_embeddings.weight"])
     assert np.array_equal(expected.token_type, STATE[f"{embeddings}.token_type_embeddings.weight"])
@@ -194,7 +197,7 @@ def test_dead_parameters_are_dropped(
 def test_a_step_of_exactly_one_is_kept_and_reported(read: Callable[..., Description]) -> None:
     key = f"{QUERY}.input_clip_val"
     found = read(state={key: np.array(1, np.float32)})
-    assert found.layers[0].query.step == 1
+    assert found.layers[0].linears["query"].step == 1
     assert found.notes.untrained == (key,)
     assert found.notes.floored == ()
 
@@ -205,14 +208,14 @@ def test_steps_not_above_the_floor_are_raised_and_reported(
 ) -> None:
     key = f"{LAYER}.attention.self.clip_attn"
     found = read(state={key: np.array(step, np.float32)})
-    assert found.layers[0].probs_step == STEP_FLOOR == np.float32(1e-5)
+    assert found.layers[0].steps["attention.probs"] == STEP_FLOOR == np.float32(1e-5)
     assert found.notes.floored == ((key, float(np.float32(step))),)
 
 
 def test_the_next_step_above_the_floor_is_kept(read: Callable[..., Description]) -> None:
     step = np.nextafter(STEP_FLOOR, np.float32(1))
     found = read(state={f"{LAYER}.attention.self.clip_attn": np.array(step)})
-    assert found.layers[0].probs_step == step
+    assert found.layers[0].steps["attention.probs"] == step
     assert found.notes.floored == ()
 
 
@@ -225,8 +228,8 @@ def test_single_files(tmp_path: Path, expected: Description, wrapper: str | None
     torch.save({wrapper: state, "epoch": 3} if wrapper else state, tmp_path / "bit.pt")
     (tmp_path / "config.json").write_text(json.dumps(seeded.config(SPEC)))
     (tmp_path / "vocab.txt").write_text("\n".join(seeded.vocabulary(SPEC)))
-    assert same_model(read_bit(tmp_path / "bit.pt"), expected)
-    assert same_model(read_bit(str(tmp_path)), expected)
+    assert same_model(read_checkpoint(tmp_path / "bit.pt"), expected)
+    assert same_model(read_checkpoint(str(tmp_path)), expected)
 
 
 @pytest.mark.parametrize("as_text", [True, False])
@@ -241,7 +244,7 @@ def test_config_and_vocabulary_inside(
         "vocab": vocab_form(seeded.vocabulary(SPEC)),
     }
     torch.save(content, tmp_path / "bit.pt")
-    assert same_model(read_bit(tmp_path / "bit.pt"), expected)
+    assert same_model(read_checkpoint(tmp_path / "bit.pt"), expected)
 
 
 def test_config_and_vocabulary_given_by_the_user(
@@ -250,23 +253,23 @@ def test_config_and_vocabulary_given_by_the_user(
     alone = tmp_path / "alone.pt"
     torch.save(seeded.tensors(STATE), alone)
     with pytest.raises(ConversionError, match=r"config: none given, none inside alone\.pt"):
-        read_bit(alone)
+        read_checkpoint(alone)
     with pytest.raises(ConversionError, match=r"vocab: none given.*pass vocab="):
-        read_bit(alone, config=folder)
+        read_checkpoint(alone, config=folder)
     forms: list[tuple[Any, Any]] = [
         (folder, folder),
         (folder / "config.json", str(folder / "vocab.txt")),
         (seeded.config(SPEC), seeded.vocabulary(SPEC)),
     ]
     for config, vocab in forms:
-        assert same_model(read_bit(alone, config=config, vocab=vocab), expected)
+        assert same_model(read_checkpoint(alone, config=config, vocab=vocab), expected)
 
 
 def test_what_the_user_gives_wins(tmp_path: Path) -> None:
     wrong = {"config": {"hidden_size": 1}, "vocab": ["nothing"]}
     torch.save({"model": seeded.tensors(STATE), **wrong}, tmp_path / "bit.pt")
     vocab = [*seeded.SPECIAL_TOKENS, "given"]
-    found = read_bit(tmp_path / "bit.pt", config=seeded.config(SPEC), vocab=vocab)
+    found = read_checkpoint(tmp_path / "bit.pt", config=seeded.config(SPEC), vocab=vocab)
     assert found.vocab == tuple(vocab)
     assert found.notes.remarks == ("the vocabulary has 6 tokens for 64 embeddings",)
 
@@ -307,7 +310,7 @@ def test_every_key_is_needed(tmp_path: Path) -> None:
         state = {key: value for key, value in STATE.items() if key != missing}
         torch.save(seeded.tensors(state), folder / "pytorch_model.bin")
         with pytest.raises(ConversionError) as caught:
-            read_bit(folder)
+            read_checkpoint(folder)
         assert missing in str(caught.value)
 
 
@@ -317,7 +320,7 @@ def test_every_shape_is_checked(tmp_path: Path) -> None:
         longer = np.zeros((*value.shape[:-1], (value.shape or (1,))[-1] + 1), np.float32)
         torch.save(seeded.tensors({**STATE, key: longer}), folder / "pytorch_model.bin")
         with pytest.raises(ConversionError) as caught:
-            read_bit(folder)
+            read_checkpoint(folder)
         assert str(caught.value).startswith(f"{key}: found shape {list(longer.shape)}, expected")
 
 
@@ -330,7 +333,7 @@ def test_every_value_must_be_finite(tmp_path: Path, bad: float) -> None:
         torch.save(seeded.tensors({**STATE, key: damaged}), folder / "pytorch_model.bin")
         last = [size - 1 for size in value.shape]
         with pytest.raises(ConversionError) as caught:
-            read_bit(folder)
+            read_checkpoint(folder)
         assert str(caught.value) == f"{key}: found {bad} at {last}, expected finite float32 values"
 
 
@@ -386,7 +389,16 @@ def test_types_that_are_not_plain_float32_are_refused(
         ("weight_bits", 32),
         ("weight_bits", True),
         ("weight_bits", "1"),
-        ("input_bits", 4),
+        ("input_bits", 5),
+        ("input_bits", 8),
+        ("input_bits", 31),
+        ("input_bits", 32),
+        ("input_bits", 0),
+        ("input_bits", True),
+        ("unsigned_codes", "from_one"),
+        ("point_bits", "2"),
+        ("point_bits", {"keys": 2}),
+        ("point_bits key", 5),
         ("weight_quant_method", "twn"),
         ("input_quant_method", "uniform"),
         ("sym_quant_qkvo", False),
@@ -412,8 +424,9 @@ def test_types_that_are_not_plain_float32_are_refused(
 def test_settings_that_are_not_supported_are_named(
     read: Callable[..., Description], key: str, value: Any
 ) -> None:
+    config = {"point_bits": {"key": value}} if key == "point_bits key" else {key: value}
     with pytest.raises(ConversionError, match=f"{key}: found {value!r}, expected"):
-        read(config={key: value})
+        read(config=config)
 
 
 def test_a_plain_bert_config_is_refused_with_all_that_it_lacks(
@@ -421,6 +434,95 @@ def test_a_plain_bert_config_is_refused_with_all_that_it_lacks(
 ) -> None:
     with pytest.raises(ConversionError, match=r"missing weight_bits \(expected 1\), input_bits"):
         read(config={"weight_bits": None, "input_bits": None})
+
+
+# ---- bits
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("rule", [None, "from_zero"])
+def test_bits_are_those_of_the_config(
+    read: Callable[..., Description], bits: int, rule: str | None
+) -> None:
+    found = read(config={"input_bits": bits, "unsigned_codes": rule})
+    suffix = "-from-min" if bits > 1 and rule is None else ""
+    for point, codes in found.codes.items():
+        unsigned = point in ("attention.probs", "output.in")
+        assert codes.name == (f"unsigned-{bits}{suffix}" if unsigned else f"signed-{bits}")
+    assert len(found.codes) == 11
+    assert str(found.bits) == f"1-1-{bits}"
+
+
+def test_points_may_have_other_bits(read: Callable[..., Description]) -> None:
+    settings = bit.quantization(Bits.parse("1-1-1+attention=4+output.in=2"))
+    found = read(config=settings)
+    assert str(found.bits) == "1-1-1+attention=4+ffn=2"
+    assert found.codes["output.in"].name == "unsigned-2"
+
+
+def without_quantization(tmp_path: Path, **settings: Any) -> Path:
+    plain = {k: v for k, v in seeded.config(SPEC).items() if k not in bit.quantization(BITS)}
+    del plain["weight_layerwise"], plain["embed_layerwise"]
+    return seeded.save(tmp_path / "p", STATE, {**plain, **settings}, seeded.vocabulary(SPEC))
+
+
+BITS = Bits(1, 1, 1)
+
+
+def test_bits_are_never_assumed(tmp_path: Path) -> None:
+    """The keys and shapes of 1-1-1, 1-1-2 and 1-1-4 are the same."""
+    folder = without_quantization(tmp_path)
+    with pytest.raises(ConversionError, match=r"same keys.*config=.*bits= \(--bits 1-1-2\)"):
+        read_checkpoint(folder)
+    for text in ("1-1-1", "1-1-2", "1-1-4"):
+        found = read_checkpoint(folder, bits=text)
+        assert str(found.bits) == text
+        assert found.codes["output.in"].from_min == (text != "1-1-1")
+        assert "weight_layerwise" in found.notes.remarks[0]
+
+
+def test_bits_may_not_contradict_the_config(tmp_path: Path, folder: Path) -> None:
+    assert read_checkpoint(folder, bits="1-1-1").notes.remarks == ()
+    with pytest.raises(ConversionError, match=r"input_bits: found 1, expected what bits 1-1-2"):
+        read_checkpoint(folder, bits="1-1-2")
+    with pytest.raises(ConversionError, match="weight_bits: found 32, expected 1"):
+        read_checkpoint(without_quantization(tmp_path), bits="32-1-1")
+    with pytest.raises(ConversionError, match="bits: found 1-32-1, expected embeddings of 1 bit"):
+        read_checkpoint(folder, bits="1-32-1")
+    with pytest.raises(InputError, match="bits: found '1-1-9'"):
+        read_checkpoint(folder, bits="1-1-9")
+
+
+# ---- families
+
+
+def test_other_checkpoints_are_of_no_family(read: Callable[..., Description]) -> None:
+    shifts = {key: None for key in STATE if key.endswith(".move.bias")}
+    with pytest.raises(ConversionError, match=r"no family that is known \(bit: no key ends in"):
+        read(state=shifts)
+
+
+def test_a_family_is_one_file(
+    tmp_path: Path, expected: Description, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stands outside of the package, for checkpoints that say what they are."""
+    monkeypatch.setattr(families, "_FAMILIES", dict(families.families()))
+    toy = families.Family(
+        "toy",
+        lambda files: None if "toy" in files.state else "no key toy",
+        lambda files, wishes: replace(expected, family="toy", task=wishes.task),
+    )
+    families.register(toy)
+    with pytest.raises(InputError, match="family 'toy': found one of that name"):
+        families.register(toy)
+    config, vocab = seeded.config(SPEC), seeded.vocabulary(SPEC)
+    folder = seeded.save(tmp_path / "toy", {"toy": np.zeros(1, "f")}, config, vocab)
+    found = read_checkpoint(folder, task="mine")
+    assert (found.family, found.task) == ("toy", "mine")
+    assert read_checkpoint(seeded.save(tmp_path / "bit", STATE, config, vocab)).family == "bit"
+    both = seeded.save(tmp_path / "both", {**STATE, "toy": np.zeros(1, "f")}, config, vocab)
+    with pytest.raises(ConversionError, match=r"found a checkpoint of \['bit', 'toy'\]"):
+        read_checkpoint(both)
 
 
 def test_other_settings_are_ignored(
@@ -577,18 +679,18 @@ def test_only_line_feeds_end_a_token(folder: Path, tmp_path: Path) -> None:
     for ending in ("\n", "\r\n"):
         vocab = tmp_path / "vocab.txt"
         vocab.write_bytes((ending.join(tokens) + ending).encode())
-        assert read_bit(folder, vocab=vocab).vocab == tuple(tokens)
+        assert read_checkpoint(folder, vocab=vocab).vocab == tuple(tokens)
 
 
 def test_vocabulary_must_be_utf8_and_there(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     for name in ("latin.txt", "absent.txt"):
         with pytest.raises(ConversionError, match=f"vocab: cannot read '{name}'"):
-            read_bit(folder, vocab=tmp_path / name)
+            read_checkpoint(folder, vocab=tmp_path / name)
     with pytest.raises(ConversionError, match="ids are not 0"):
-        read_bit(folder, vocab={"[PAD]": 1})  # type: ignore[arg-type]
+        read_checkpoint(folder, vocab={"[PAD]": 1})  # type: ignore[arg-type]
     with pytest.raises(ConversionError, match="ids are not 0"):
-        read_bit(folder, vocab={"[PAD]": 0, "[UNK]": "1"})  # type: ignore[arg-type]
+        read_checkpoint(folder, vocab={"[PAD]": 0, "[UNK]": "1"})  # type: ignore[arg-type]
 
 
 def test_lowercase_is_read_from_the_files(read: Callable[..., Description], tmp_path: Path) -> None:
@@ -615,7 +717,7 @@ def test_code_in_a_checkpoint_never_runs(tmp_path: Path) -> None:
     trap = tmp_path / "ran"
     torch.save({"state_dict": seeded.tensors(STATE), "config": Opened(trap)}, tmp_path / "bit.pt")
     with pytest.raises(ConversionError, match=r"bit\.pt: not a PyTorch file of plain tensors"):
-        read_bit(tmp_path / "bit.pt")
+        read_checkpoint(tmp_path / "bit.pt")
     assert not trap.exists()
 
 
@@ -623,14 +725,14 @@ def test_code_in_a_checkpoint_never_runs(tmp_path: Path) -> None:
 def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bit.pt").write_bytes(content)
     with pytest.raises(ConversionError, match=r"bit\.pt: not a PyTorch file"):
-        read_bit(tmp_path / "bit.pt")
+        read_checkpoint(tmp_path / "bit.pt")
 
 
 def test_truncated_file_is_refused(folder: Path, tmp_path: Path) -> None:
     data = (folder / "pytorch_model.bin").read_bytes()
     (tmp_path / "bit.pt").write_bytes(data[: len(data) // 2])
     with pytest.raises(ConversionError, match="not a PyTorch file"):
-        read_bit(tmp_path / "bit.pt")
+        read_checkpoint(tmp_path / "bit.pt")
 
 
 @pytest.mark.parametrize(
@@ -649,18 +751,18 @@ def test_truncated_file_is_refused(folder: Path, tmp_path: Path) -> None:
 def test_contents_that_are_no_checkpoint(tmp_path: Path, content: Any, message: str) -> None:
     torch.save(content, tmp_path / "bit.pt")
     with pytest.raises(ConversionError, match=message):
-        read_bit(tmp_path / "bit.pt")
+        read_checkpoint(tmp_path / "bit.pt")
 
 
 def test_folders_need_exactly_one_weights_file(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"no file or folder '.*absent'"):
-        read_bit(tmp_path / "absent")
+        read_checkpoint(tmp_path / "absent")
     with pytest.raises(ConversionError, match=r"found none, expected pytorch_model\.bin"):
-        read_bit(tmp_path)
+        read_checkpoint(tmp_path)
     for name in ("a.pt", "b.bin"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(ConversionError, match=r"found \['a\.pt', 'b\.bin'\]"):
-        read_bit(tmp_path)
+        read_checkpoint(tmp_path)
 
 
 def test_without_torch_the_error_says_what_to_install(
@@ -668,7 +770,7 @@ def test_without_torch_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UnsupportedError, match=r"install bitinfer\[torch\]"):
-        read_bit(folder)
+        read_checkpoint(folder)
 
 
 def test_a_torch_that_a_file_can_subvert_is_not_used(
@@ -677,9 +779,9 @@ def test_a_torch_that_a_file_can_subvert_is_not_used(
     for version in ("2.5.1", "2.9.1+cpu"):
         monkeypatch.setattr(torch, "__version__", version)
         with pytest.raises(UnsupportedError, match=rf"found PyTorch {re.escape(version)}.*2\.10"):
-            read_bit(folder)
+            read_checkpoint(folder)
     monkeypatch.setattr(torch, "__version__", "2.10.0a0+git1")
-    read_bit(folder)
+    read_checkpoint(folder)
 
 
 def test_compressed_files_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -692,7 +794,7 @@ def test_compressed_files_are_refused(folder: Path, tmp_path: Path) -> None:
             packed.writestr(record.filename, plain.read(record), zipfile.ZIP_DEFLATED)
         packed.writestr("archive/data/bomb", bytes(1 << 20), zipfile.ZIP_DEFLATED)
     with pytest.raises(ConversionError, match=r"bit\.pt: found records of \d+ bytes in a file of"):
-        read_bit(bomb)
+        read_checkpoint(bomb)
 
 
 def test_a_tensor_must_be_stored_in_full(read: Callable[..., Description]) -> None:
@@ -720,7 +822,7 @@ def test_looks_like_checkpoint_goes_by_content(folder: Path, tmp_path: Path) -> 
 def test_old_torch_files_are_read(tmp_path: Path, folder: Path, expected: Description) -> None:
     legacy = tmp_path / "legacy.bin"
     torch.save(seeded.tensors(STATE), legacy, _use_new_zipfile_serialization=False)
-    assert same_model(read_bit(legacy, config=folder, vocab=folder), expected)
+    assert same_model(read_checkpoint(legacy, config=folder, vocab=folder), expected)
 
 
 def test_looking_does_not_import_torch(folder: Path) -> None:

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitinfer.conversion import convert as converter
-from bitinfer.conversion import export
 from bitinfer.conversion.convert import (
     Parity,
     convert,
@@ -34,7 +33,8 @@ from bitinfer.conversion.packing import (
 )
 from bitinfer.description import BinaryMatrix
 from bitinfer.errors import ConversionError, InputError, InputTypeError
-from bitinfer.families.bit import binarize, read_bit
+from bitinfer.families import bit, latent, read_checkpoint
+from bitinfer.families.bit import binarize
 from bitinfer.runtime import sizes
 from bitinfer.runtime.format import read_packed
 
@@ -95,6 +95,10 @@ def assert_equal(left: Any, right: Any, where: str = "description") -> None:
             if field.name not in ("notes",):
                 name = f"{where}.{field.name}"
                 assert_equal(getattr(left, field.name), getattr(right, field.name), name)
+    elif isinstance(left, Mapping):
+        assert left.keys() == right.keys(), where
+        for name in left:
+            assert_equal(left[name], right[name], f"{where}[{name!r}]")
     elif isinstance(left, tuple):
         assert len(left) == len(right), where
         for index, (a, b) in enumerate(zip(left, right, strict=True)):
@@ -110,7 +114,7 @@ def assert_equal(left: Any, right: Any, where: str = "description") -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_engine_equals_the_reference(source: Callable[[seeded.Spec], Path], name: str) -> None:
-    description = read_bit(source(SPECS[name]))
+    description = read_checkpoint(source(SPECS[name]))
     parity = measure_parity(description, to_tensors(description))
     assert parity.codes_differing == 0
     assert parity.first_difference is None
@@ -135,7 +139,7 @@ def test_engine_equals_the_reference_at_the_ends_of_thresholds(tmp_path: Path) -
         if key.endswith(("self.query.weight", "self.value.weight", "intermediate.dense.weight")):
             value[3] = 0
     folder = seeded.save(tmp_path, state, seeded.config(spec), seeded.vocabulary(spec))
-    description = read_bit(folder)
+    description = read_checkpoint(folder)
     tensors = to_tensors(description)
     assert tensors["layer.0.query.threshold"][:4].tolist() == [-(2**31), 2**31 - 1, 0, 2**31 - 1]
     assert tensors["layer.0.query.threshold_low"][[0, 1, 3]].tolist() == [
@@ -151,7 +155,7 @@ def test_engine_equals_the_reference_at_the_ends_of_thresholds(tmp_path: Path) -
 def test_engine_equals_the_reference_where_all_probabilities_are_half_a_step(
     tmp_path: Path,
 ) -> None:
-    description = read_bit(seeded.save(tmp_path, *seeded.uniform_attention(length=8)))
+    description = read_checkpoint(seeded.save(tmp_path, *seeded.uniform_attention(length=8)))
     assert 8 in converter._SAMPLE_LENGTHS
     assert measure_parity(description, to_tensors(description)).exact
 
@@ -165,7 +169,7 @@ def test_engine_equals_the_reference_where_all_probabilities_are_half_a_step(
     ],
 )
 def test_parity_notices_one_wrong_threshold(tiny: Path, point: str) -> None:
-    description = read_bit(tiny)
+    description = read_checkpoint(tiny)
     tensors = to_tensors(description)
     tensors[point] = tensors[point] + np.array([2] + [0] * (len(tensors[point]) - 1), np.int32)
     parity = measure_parity(description, tensors)
@@ -176,7 +180,7 @@ def test_parity_notices_one_wrong_threshold(tiny: Path, point: str) -> None:
 
 
 def test_parity_notices_a_wrong_head(tiny: Path) -> None:
-    description = read_bit(tiny)
+    description = read_checkpoint(tiny)
     tensors = to_tensors(description)
     tensors["head.bias"] = tensors["head.bias"] + np.float32(1e-3)
     parity = measure_parity(description, tensors)
@@ -211,15 +215,15 @@ def test_bits_round_trip(columns: int, seed: int) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_descriptions_round_trip(source: Callable[[seeded.Spec], Path], name: str) -> None:
-    description = read_bit(source(SPECS[name]))
+    description = read_checkpoint(source(SPECS[name]))
     again = from_tensors(to_tensors(description), to_metadata(description))
     assert_equal(again, description)
 
 
 def test_exact_zeros_are_marked_in_their_rows_only(source: Callable[[seeded.Spec], Path]) -> None:
-    description = read_bit(source(replace(seeded.TINY, exact_zeros=9)))
+    description = read_checkpoint(source(replace(seeded.TINY, exact_zeros=9)))
     tensors = to_tensors(description)
-    codes = description.layers[0].query.weight.codes
+    codes = description.layers[0].linears["query"].weight.codes
     rows = np.flatnonzero((codes == 0).any(1))
     assert 0 < len(rows) <= 9
     assert (codes == 0).sum() == 9
@@ -253,7 +257,7 @@ def test_the_same_checkpoint_gives_the_same_bytes_everywhere(
 ) -> None:
     """Digests from another day and machine: conversion depends on neither."""
     assert digest(seeded.state_dict(spec)) == state
-    assert digest(to_tensors(read_bit(seeded.write(tmp_path, spec)))) == packed
+    assert digest(to_tensors(read_checkpoint(seeded.write(tmp_path, spec)))) == packed
 
 
 def test_convert_writes_a_file_that_says_what_it_is(tiny: Path, tmp_path: Path) -> None:
@@ -265,7 +269,7 @@ def test_convert_writes_a_file_that_says_what_it_is(tiny: Path, tmp_path: Path) 
         licence="CC-BY-NC-4.0",
     )
     metadata, tensors = read_packed(tmp_path / "a.safetensors")
-    description = read_bit(tiny, labels=["bad", "good"], task="sst2")
+    description = read_checkpoint(tiny, labels=["bad", "good"], task="sst2")
     assert digest(tensors) == digest(to_tensors(description))
     assert metadata["labels"] == ["bad", "good"]
     assert metadata["task"] == "sst-2"
@@ -313,7 +317,7 @@ def test_pack_checkpoint_is_convert_without_a_file(tiny: Path, tmp_path: Path) -
 def test_max_length(
     tiny: Path, given: int | None, task: str | None, positions: int, expected: int
 ) -> None:
-    description = read_bit(tiny)
+    description = read_checkpoint(tiny)
     config = replace(description.config, positions=positions)
     found = to_metadata(replace(description, config=config, task=task), max_length=given)
     assert found["tokenizer"]["max_length"] == expected
@@ -454,7 +458,7 @@ def test_export_keeps_labels_task_and_case(tiny: Path, tmp_path: Path) -> None:
     options = {"labels": ["1", "0"], "task": "sst-2", "config": {**config, "do_lower_case": False}}
     convert(tiny, tmp_path / "a", verify=False, **options)
     export_float(tmp_path / "a", tmp_path / "float")
-    found = read_bit(tmp_path / "float")
+    found = read_checkpoint(tmp_path / "float")
     assert (found.label_names, found.task, found.lowercase) == (("1", "0"), "sst-2", False)
 
 
@@ -474,7 +478,7 @@ def test_export_of_the_trained_model(shared: Path, tmp_path: Path) -> None:
 )
 def test_any_codes_and_scale_come_back(codes: list[int], scale: float) -> None:
     row = np.array([1, -1] * 8 + codes, np.int8)[None]
-    values = export._weights("w", BinaryMatrix(row, np.array([scale])))
+    values = bit._weights("w", BinaryMatrix(row, np.array([scale])))
     assert values.dtype == np.float32
     back = binarize(values, layerwise=True)
     assert np.array_equal(back.codes, row)
@@ -487,7 +491,7 @@ def test_split_sums_exactly_with_values_that_are_all_but_equal(
     digits: int, exponent: int, count: int
 ) -> None:
     total = digits * count + 1 << exponent
-    values = export._split(total, count)
+    values = latent._split(total, count)
     assert values.dtype == np.float32
     assert len(values) == count
     assert (values > 0).all()
@@ -498,10 +502,10 @@ def test_split_sums_exactly_with_values_that_are_all_but_equal(
 def test_matrices_that_float32_cannot_carry_are_refused() -> None:
     one_sided = BinaryMatrix(np.ones((2, 8), np.int8), np.array([0.1]))
     with pytest.raises(ConversionError, match="w: found too few weights of one sign"):
-        export._weights("w", one_sided)
+        bit._weights("w", one_sided)
     below = BinaryMatrix(np.array([[1, -1] * 8], np.int8), np.array([1e-60]))
     with pytest.raises(ConversionError, match="w: found no float32 weights"):
-        export._weights("w", below)
+        bit._weights("w", below)
 
 
 def test_export_refuses_an_existing_folder(tiny: Path, tmp_path: Path) -> None:

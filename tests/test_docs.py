@@ -131,11 +131,11 @@ def modules() -> list[str]:
 @pytest.mark.parametrize("module", modules())
 def test_docstrings(module: str, desk: Path) -> None:
     """Examples may use a model, as in the docstrings that show where it comes from."""
-    from bitinfer.families.bit import read_bit
+    from bitinfer.families import read_checkpoint
 
     if module == "bitinfer.conversion.export":
         bitinfer.convert("bit-sst2", "sst2.safetensors", verify=False)
-    names = {"model": bitinfer.load("sst2"), "read_bit": read_bit}
+    names = {"model": bitinfer.load("sst2"), "read_checkpoint": read_checkpoint}
     finder = doctest.DocTestFinder()
     for test in finder.find(importlib.import_module(module), extraglobs=names):
         run_examples(test)

@@ -9,7 +9,7 @@ import parity
 import pytest
 
 from bitinfer._core import available_isas
-from bitinfer.families.bit import read_bit
+from bitinfer.families import read_checkpoint
 
 pytest.importorskip("torch", reason="checkpoints are read with PyTorch")
 
@@ -17,7 +17,7 @@ pytest.importorskip("torch", reason="checkpoints are read with PyTorch")
 @pytest.mark.parametrize("case", parity.GOLDEN)
 def test_every_code_equals_the_published_float64_run(shared: Path, case: str) -> None:
     folder = shared / "golden" / case
-    description = read_bit(folder)
+    description = read_checkpoint(folder)
     golden = dict(np.load(folder / "golden.npz"))
     for isa in available_isas():
         for threads in (1, 2, 3):
@@ -57,7 +57,7 @@ def test_trained_model_equals_the_published_float64_run(shared: Path, threads: i
     golden = np.load(folder / "golden.npz")
     sequences = np.split(golden["ids"], golden["offsets"][1:-1])
     assert len(sequences) == 872
-    description = read_bit(folder)
+    description = read_checkpoint(folder)
     assert parity.has_zero_weights(description), "training left some"
     runs = [
         parity.forward(parity.engine(description, isa, threads), sequences)["logits"]

@@ -12,9 +12,10 @@ import parity
 import pytest
 import seeded
 
+from bitinfer.conversion.convert import unpadded
 from bitinfer.description import Description
 from bitinfer.errors import InputError
-from bitinfer.families.bit import read_bit
+from bitinfer.families import read_checkpoint
 
 torch = pytest.importorskip("torch")
 
@@ -57,7 +58,7 @@ def real_queries(name: str, values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def test_golden_codes_hidden_states_and_logits(shared: Path, case: str) -> None:
     golden = np.load(shared / "golden" / case / "golden.npz")
     mask = golden["attention_mask"]
-    model = reference(read_bit(shared / "golden" / case))
+    model = reference(read_checkpoint(shared / "golden" / case))
     found = model(golden["input_ids"], golden["token_type_ids"], mask, trace=True)
     points = [name for name in golden.files if name.startswith("codes.")]
     assert list(found.codes) == points
@@ -77,18 +78,45 @@ def test_golden_float32_run(shared: Path, case: str) -> None:
     # These cases are too small for float32 to lose a bit, so both float32 runs agree.
     golden = np.load(shared / "golden" / case / "golden.npz")
     mask = golden["attention_mask"]
-    model = reference(read_bit(shared / "golden" / case), "float32")
+    model = reference(read_checkpoint(shared / "golden" / case), "float32")
     found = model(golden["input_ids"], golden["token_type_ids"], mask).logits
     assert found.dtype == torch.float32
     error = real_queries("logits", found.numpy() - golden["logits_float32"], mask)
     assert np.abs(error).max() < 1e-5
 
 
+MORE_BITS = (
+    "bit-w1a2-128x2",
+    "bit-w1a2-squad-128x2",
+    "bit-w1a4-128x2",
+    "bit-edge-ties-w1a4-96x2",
+)
+
+
+@pytest.mark.parametrize("case", MORE_BITS)
+def test_golden_codes_of_more_bits(shared: Path, case: str) -> None:
+    """Each sequence was run alone; here they share a padded batch, which must not matter."""
+    golden = np.load(shared / "golden" / case / "golden.npz")
+    mask = golden["attention_mask"]
+    model = reference(read_checkpoint(shared / "golden" / case))
+    found = model(golden["input_ids"], golden["token_type_ids"], mask, trace=True)
+    points = [name for name in golden.files if name.startswith("codes.")]
+    assert sorted(found.codes) == sorted(points)
+    for row, length in enumerate(golden["lengths"]):
+        for name in points:
+            codes = unpadded(name, found.codes[name][row].numpy(), length)
+            assert np.array_equal(codes, unpadded(name, golden[name][row], length)), name
+        values = {f"hidden{i}": hidden for i, hidden in enumerate(found.hidden)}
+        for name, value in {**values, "logits": found.logits}.items():
+            error = unpadded(name, value[row].numpy() - golden[name][row], length)
+            assert np.abs(error).max() < 1e-12, name
+
+
 def test_trained_model(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every logit of a sample of sentences; and how far a float32 run is from them."""
     folder = shared / "models" / "bit-sst2"
     golden = np.load(folder / "golden.npz")
-    description = read_bit(folder)
+    description = read_checkpoint(folder)
     assert {n: m.zeros for n, m in description.matrices() if m.zeros} == {"layer.0.output": 8}
     exact, single = reference(description), reference(description, "float32")
     sample = range(0, 872, 16)
@@ -185,7 +213,7 @@ def plain_forward(
 def test_seeded_checkpoints_equal_a_plain_evaluation(tmp_path: Path, name: str) -> None:
     spec = SPECS[name]
     batch = seeded.token_ids(spec, [24, 1, 13])
-    found = reference(read_bit(seeded.write(tmp_path, spec)))(*batch, trace=True)
+    found = reference(read_checkpoint(seeded.write(tmp_path, spec)))(*batch, trace=True)
     error = np.abs(found.logits.numpy() - plain_forward(spec, *batch))
     assert real_queries("logits", error, batch[2]).max() < 1e-12
     if spec.cancelling:
@@ -194,7 +222,7 @@ def test_seeded_checkpoints_equal_a_plain_evaluation(tmp_path: Path, name: str) 
 
 
 def test_a_probability_of_exactly_half_a_step_is_0(tmp_path: Path) -> None:
-    found = reference(read_bit(seeded.save(tmp_path, *seeded.uniform_attention(length=8))))
+    found = reference(read_checkpoint(seeded.save(tmp_path, *seeded.uniform_attention(length=8))))
     for length, code in ((7, 1), (8, 0), (9, 0)):
         codes = found([[5] * length], trace=True).codes["codes.layer0.attention.probs"]
         assert (codes == code).all(), length
@@ -206,7 +234,7 @@ def test_a_probability_of_exactly_half_a_step_is_0(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
     spec = replace(seeded.TINY, head="span")
-    return reference(read_bit(seeded.write(tmp_path_factory.mktemp("tiny"), spec)))
+    return reference(read_checkpoint(seeded.write(tmp_path_factory.mktemp("tiny"), spec)))
 
 
 def test_masked_tokens_have_no_influence(tiny: Any) -> None:
@@ -274,4 +302,4 @@ def test_bad_arguments_are_named(tiny: Any, arguments: tuple[Any, ...], message:
 
 def test_only_two_kinds_of_arithmetic(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"dtype: found torch\.float16"):
-        reference(read_bit(seeded.write(tmp_path, seeded.TINY)), "float16")
+        reference(read_checkpoint(seeded.write(tmp_path, seeded.TINY)), "float16")

@@ -20,7 +20,7 @@ from bitinfer.conversion.thresholds import (
     signed_thresholds,
 )
 from bitinfer.errors import ConversionError
-from bitinfer.families.bit import read_bit
+from bitinfer.families import read_checkpoint
 
 MIN, MAX = np.iinfo(np.int32).min, np.iinfo(np.int32).max
 REACH = 24
@@ -143,7 +143,7 @@ def test_many_channels_cross_the_chunks_of_gelu(monkeypatch: pytest.MonkeyPatch)
 def test_codes_that_two_thresholds_cannot_express_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    description = read_bit(seeded.write(tmp_path, replace(seeded.TINY, activation="gelu")))
+    description = read_checkpoint(seeded.write(tmp_path, replace(seeded.TINY, activation="gelu")))
     monkeypatch.setattr(_core, "gelu", lambda x: np.maximum(x, 0) - 0.08 * (1 + np.sin(50 * x)))
     with pytest.raises(ConversionError, match=r"layer 1 output\.in: channel \d+: found a one"):
         layer_thresholds(description, 1)
@@ -158,27 +158,33 @@ def test_layer_thresholds_use_the_parameters_of_each_point(tmp_path: Path, activ
     far = (spec.positions - 3.5) * steps
     state["bert.encoder.layer.0.attention.output.dense.move.bias"][:2] = far, -far
     folder = seeded.save(tmp_path, state, seeded.config(spec), seeded.vocabulary(spec))
-    description = read_bit(folder)
+    description = read_checkpoint(folder)
     layer = description.layers[0]
     points = layer_thresholds(description, 0)
     assert points["attention.output.in"].threshold[:2].tolist() == [-37, 36]
     assert list(points) == ["query", "key", "value", "attention.output.in", "output.in"]
-    for name, linear in (("query", layer.query), ("key", layer.key), ("value", layer.value)):
+    for name, linear in (
+        ("query", layer.linears["query"]),
+        ("key", layer.linears["key"]),
+        ("value", layer.linears["value"]),
+    ):
         s = np.arange(-spec.hidden, spec.hidden + 1)
         step, scale = np.float64(linear.step), linear.weight.scale[:, None]
         ones = (step * scale) * s + linear.bias.astype(np.float64)[:, None] > 0
         assert np.array_equal(s > points[name].threshold[:, None], ones), name
     s = np.arange(-spec.positions, spec.positions + 1)
-    step = np.float64(layer.probs_step) * np.float64(layer.value_step)
-    ones = step * s + layer.attention_output.shift.astype(np.float64)[:, None] > 0
+    step = np.float64(layer.steps["attention.probs"]) * np.float64(layer.steps["value"])
+    ones = step * s + layer.linears["attention.output"].shift.astype(np.float64)[:, None] > 0
     assert np.array_equal(s > points["attention.output.in"].threshold[:, None], ones)
     s = np.arange(-spec.hidden, spec.hidden + 1)
-    inner = layer.intermediate
+    inner = layer.linears["intermediate"]
     y = (np.float64(inner.step) * inner.weight.scale[:, None]) * s + inner.bias[:, None].astype(
         "f8"
     )
     value = np.maximum(y, 0) if activation == "relu" else _core.gelu(y)
-    ones = value + layer.output.shift.astype("f8")[:, None] > 0.5 * np.float64(layer.output.step)
+    ones = value + layer.linears["output"].shift.astype("f8")[:, None] > 0.5 * np.float64(
+        layer.linears["output"].step
+    )
     threshold, low = points["output.in"]
     found = s > threshold[:, None]
     if low is not None:

@@ -20,7 +20,8 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 import torch
 from torch import Tensor
 
-from bitinfer.families.bit import DEAD, binarize, read_bit
+from bitinfer.families import read_checkpoint
+from bitinfer.families.bit import DEAD, binarize
 from bitinfer.reference import Reference
 from bitinfer.train.data import Task
 from bitinfer.train.distillation import published_config, published_state
@@ -160,7 +161,7 @@ def read_back(model: Student, folder: Path) -> Reference:
     ready: Any = SimpleNamespace(task=task, folder=SimpleNamespace(config=settings_of(shape)))
     vocab = [*seeded.SPECIAL_TOKENS, *(f"w{i}" for i in range(5, shape.vocab))]
     seeded.save(folder, published_state(model), published_config(model, ready), vocab)
-    return Reference(read_bit(folder))
+    return Reference(read_checkpoint(folder))
 
 
 def weights_are_clear(model: Student) -> bool:

@@ -35,10 +35,11 @@ _CANNOT = 3
 
 @dataclass(frozen=True, kw_only=True)
 class _CheckpointFiles:
-    """Where the files of a checkpoint are that are not in its folder."""
+    """What a checkpoint folder does not hold."""
 
     config: str | None = option(None, FILE, "", "config.json, if the checkpoint has none")
     vocab: str | None = option(None, FILE, "", "vocab.txt, if the checkpoint has none")
+    bits: str | None = option(None, TEXT, "", "such as 1-1-2, if its config.json does not tell")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,12 +175,14 @@ class Verify(_CheckpointFiles, Command):
         """Print whether the engine computes what the model, or the checkpoint, means."""
         from bitinfer.conversion.convert import measure_parity
         from bitinfer.conversion.packing import from_tensors
-        from bitinfer.families.bit import read_bit
+        from bitinfer.families import read_checkpoint
 
         if self.checkpoint is None:
             description = from_tensors(tensors, metadata)
         else:
-            description = read_bit(self.checkpoint, config=self.config, vocab=self.vocab)
+            description = read_checkpoint(
+                self.checkpoint, config=self.config, vocab=self.vocab, bits=self.bits
+            )
             same = description.source_sha256 == metadata["source"]["sha256"]
             print(f"checkpoint: {'' if same else 'not '}the file this model was converted from")
             if asdict(description.config) != metadata["config"]:

@@ -15,12 +15,13 @@ from bitinfer.conversion.export import export_float
 from bitinfer.conversion.packing import to_metadata, to_tensors
 from bitinfer.description import Description
 from bitinfer.errors import ConversionError, InputError, InputTypeError
-from bitinfer.families.bit import read_bit
+from bitinfer.families import read_checkpoint
 from bitinfer.families.checkpoint import looks_like_checkpoint
 from bitinfer.runtime.format import Tensors, check_target, write_packed
 from bitinfer.runtime.sizes import by_part, part_of
 
 if TYPE_CHECKING:
+    from bitinfer.codes import Bits
     from bitinfer.families.checkpoint import ConfigSource, PathLike, VocabSource
     from bitinfer.reference import ReferenceOutput
 
@@ -153,12 +154,13 @@ def convert(
     vocab: VocabSource | None = None,
     labels: Sequence[str] | None = None,
     task: str | None = None,
+    bits: str | Bits | None = None,
     max_length: int | None = None,
     licence: str | None = None,
     overwrite: bool = False,
     verify: bool = True,
 ) -> ConversionReport:
-    """Converts a BiT checkpoint to a packed file.
+    """Converts a checkpoint to a packed file.
 
     The same checkpoint and options give the same bytes on every machine.
 
@@ -169,6 +171,8 @@ def convert(
         vocab: tokens or ``vocab.txt``, where the checkpoint has none.
         labels: names of the classes, in the order of the classifier's rows.
         task: name of the GLUE task, or ``"squad"``: gives labels and the training length.
+        bits: bits of weights, embeddings and activations, such as ``"1-1-2"``, where the
+            configuration does not tell them.
         max_length: tokens a text is cut to; default that of the task, else all positions.
         licence: licence of the checkpoint, recorded in the file.
         overwrite: replace ``dst`` if it exists.
@@ -192,7 +196,9 @@ def convert(
     for name, option in (("task", task), ("licence", licence)):
         if not isinstance(option, (str, NoneType)):
             raise InputTypeError(f"{name}: found {type(option).__name__}, expected str")
-    description = read_bit(src, config=config, vocab=vocab, labels=labels, task=task)
+    description = read_checkpoint(
+        src, config=config, vocab=vocab, labels=labels, task=task, bits=bits
+    )
     tensors = to_tensors(description)
     metadata = to_metadata(description, max_length=max_length, licence=licence)
     parity = measure_parity(description, tensors) if verify else None
@@ -211,13 +217,13 @@ def pack_checkpoint(path: PathLike, **options: Any) -> tuple[dict[str, Any], Ten
     """Converts a checkpoint in memory: metadata and tensors as `read_packed` would return them.
 
     Args:
-        options: ``config``, ``vocab``, ``labels`` and ``task`` as for `convert`.
+        options: ``config``, ``vocab``, ``labels``, ``task`` and ``bits`` as for `convert`.
 
     Raises:
         ConversionError: the checkpoint is not understood completely.
         UnsupportedError: PyTorch is not installed.
     """
-    description = read_bit(path, **options)
+    description = read_checkpoint(path, **options)
     tensors = to_tensors(description)
     report = _report(description, tensors, "", None)
     return to_metadata(description, report=report.asdict()), tensors

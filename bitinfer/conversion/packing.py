@@ -16,10 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 import bitinfer
+from bitinfer.bits import pack_bits, unpack_bits
 from bitinfer.checks import check_int
+from bitinfer.codes import POINTS, UNSIGNED, Codes
 from bitinfer.conversion.thresholds import layer_thresholds
 from bitinfer.description import (
     F32,
+    LINEARS,
+    NORMS,
+    STEPS,
     BinaryLinear,
     BinaryMatrix,
     Config,
@@ -27,32 +32,13 @@ from bitinfer.description import (
     Layer,
     LayerNorm,
 )
+from bitinfer.errors import ConversionError
 from bitinfer.families.glue import find_task
 from bitinfer.runtime.format import FORMAT_VERSION, Tensors
 
-__all__ = ["from_tensors", "pack_bits", "to_metadata", "to_tensors", "unpack_bits"]
+__all__ = ["from_tensors", "to_metadata", "to_tensors"]
 
-U64 = npt.NDArray[np.uint64]
-_WORD = 64
 _SHORTEST = 3  # [CLS], one token, [SEP]
-
-
-def pack_bits(bits: npt.NDArray[np.bool_]) -> U64:
-    """Bits [N, K] as words uint64 [N, ceil(K / 64)].
-
-    Example:
-        >>> pack_bits(np.array([[True, False, True]]))
-        array([[5]], dtype=uint64)
-    """
-    padded = np.pad(bits, ((0, 0), (0, -bits.shape[1] % _WORD)))
-    words = np.packbits(padded, axis=1, bitorder="little").view("<u8")
-    return words.astype(np.uint64, copy=False)
-
-
-def unpack_bits(words: U64, columns: int) -> npt.NDArray[np.bool_]:
-    """The inverse of `pack_bits`: the first ``columns`` bits of every row."""
-    bytes_ = np.ascontiguousarray(words, "<u8").view(np.uint8)
-    return np.unpackbits(bytes_, axis=1, bitorder="little", count=columns).astype(np.bool_)
 
 
 def to_tensors(description: Description) -> Tensors:
@@ -61,6 +47,8 @@ def to_tensors(description: Description) -> Tensors:
     Raises:
         ConversionError: if codes of a layer cannot be expressed by integer thresholds.
     """
+    if str(description.bits) != "1-1-1":
+        raise ConversionError(f"bits: found {description.bits}, expected 1-1-1")
     tensors: Tensors = {
         **_matrix("embeddings.word", description.word),
         "embeddings.position": description.position,
@@ -69,14 +57,10 @@ def to_tensors(description: Description) -> Tensors:
     }
     for index, layer in enumerate(description.layers):
         name = f"layer.{index}"
-        tensors |= {
-            f"{name}.query.code_step": _one(layer.query_step),
-            f"{name}.key.code_step": _one(layer.key_step),
-            f"{name}.value.code_step": _one(layer.value_step),
-            f"{name}.attention.probs.step": _one(layer.probs_step),
-            **_norm(f"{name}.attention.norm", layer.attention_norm),
-            **_norm(f"{name}.output.norm", layer.output_norm),
-        }
+        for point, step in layer.steps.items():
+            tensors[f"{name}.{STEPS[point]}"] = _one(step)
+        for part, norm in layer.norms.items():
+            tensors |= _norm(f"{name}.{part}", norm)
         for point, (threshold, low) in layer_thresholds(description, index).items():
             tensors[f"{name}.{point}.threshold"] = threshold
             if low is not None:
@@ -135,7 +119,6 @@ def from_tensors(
     returns them.
     """
     config = Config(**metadata["config"])
-    hidden, inner = config.hidden, config.intermediate
 
     def linear(name: str, inputs: int) -> BinaryLinear:
         return BinaryLinear(
@@ -150,28 +133,24 @@ def from_tensors(
 
     def layer(name: str) -> Layer:
         return Layer(
-            query=linear(f"{name}.query", hidden),
-            key=linear(f"{name}.key", hidden),
-            value=linear(f"{name}.value", hidden),
-            query_step=tensors[f"{name}.query.code_step"][0],
-            key_step=tensors[f"{name}.key.code_step"][0],
-            value_step=tensors[f"{name}.value.code_step"][0],
-            probs_step=tensors[f"{name}.attention.probs.step"][0],
-            attention_output=linear(f"{name}.attention.output", hidden),
-            attention_norm=norm(f"{name}.attention.norm"),
-            intermediate=linear(f"{name}.intermediate", hidden),
-            output=linear(f"{name}.output", inner),
-            output_norm=norm(f"{name}.output.norm"),
+            linears={
+                part: linear(f"{name}.{part}", getattr(config, inputs))
+                for part, (_, inputs) in LINEARS.items()
+            },
+            steps={point: tensors[f"{name}.{step}"][0] for point, step in STEPS.items()},
+            norms={part: norm(f"{name}.{part}") for part in NORMS},
         )
 
     return Description(
+        family="bit",
         config=config,
-        word=_unpacked_matrix(tensors, "embeddings.word", hidden),
+        codes={point: Codes(1, point not in UNSIGNED) for point in POINTS},
+        word=_unpacked_matrix(tensors, "embeddings.word", config.hidden),
         position=tensors["embeddings.position"],
         token_type=tensors["embeddings.token_type"],
         embedding_norm=norm("embeddings.norm"),
         layers=tuple(layer(f"layer.{index}") for index in range(config.layers)),
-        pooler=linear("pooler", hidden),
+        pooler=linear("pooler", config.hidden),
         head_weight=tensors["head.weight"],
         head_bias=tensors["head.bias"],
         label_names=tuple(metadata["labels"]),

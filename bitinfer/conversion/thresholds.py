@@ -61,20 +61,24 @@ def layer_thresholds(description: Description, index: int) -> dict[str, Threshol
     config, layer = description.config, description.layers[index]
     points = {
         name: signed_thresholds(linear.slope, linear.bias, config.hidden)
-        for name, linear in (("query", layer.query), ("key", layer.key), ("value", layer.value))
+        for name in ("query", "key", "value")
+        for linear in (layer.linears[name],)
     }
     points["attention.output.in"] = signed_thresholds(
-        np.full(config.hidden, np.float64(layer.probs_step) * np.float64(layer.value_step)),
-        layer.attention_output.shift,
+        np.full(
+            config.hidden,
+            np.float64(layer.steps["attention.probs"]) * np.float64(layer.steps["value"]),
+        ),
+        layer.linears["attention.output"].shift,
         config.positions,
     )
     unsigned = relu_thresholds if config.activation == "relu" else gelu_thresholds
     try:
         points["output.in"] = unsigned(
-            layer.intermediate.slope,
-            layer.intermediate.bias,
-            layer.output.shift,
-            layer.output.step,
+            layer.linears["intermediate"].slope,
+            layer.linears["intermediate"].bias,
+            layer.linears["output"].shift,
+            layer.linears["output"].step,
             config.hidden,
         )
     except ConversionError as error:

@@ -1,1 +1,146 @@
-"""Readers of published checkpoints: one file for each format, all yielding a `Description`."""
+"""Training recipes of published checkpoints: a family is one file here that registers itself.
+
+Reading a checkpoint is opening its files, finding the family that recognises them by their content,
+and that family's `Family.read`.  Nothing outside of this folder names a family.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from bitinfer.errors import ConversionError, InputError
+
+if TYPE_CHECKING:
+    from bitinfer.codes import Bits
+    from bitinfer.description import F32, Description
+    from bitinfer.families.checkpoint import CheckpointFiles, ConfigSource, PathLike, VocabSource
+
+__all__ = [
+    "Family",
+    "Wishes",
+    "families",
+    "find_family",
+    "read_checkpoint",
+    "register",
+]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user says about a checkpoint that it does not say itself.
+
+    Attributes:
+        labels: names of the classes, in the order of the head's rows.
+        task: name of a task of `bitinfer.families.glue`.
+        bits: of the parts of the network, where its configuration does not tell them.
+    """
+
+    labels: Sequence[str] | None = None
+    task: str | None = None
+    bits: Bits | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """A training recipe.
+
+    Attributes:
+        name: as a packed file spells it.
+        recognises: None if the files are of this family, else what they lack, for a message.
+        read: the description of such files; raises ConversionError where it does not understand
+            everything.
+        write: of a description of this family, every parameter as float32 by its published key, and
+            the settings; None where models cannot be written back.
+    """
+
+    name: str
+    recognises: Callable[[CheckpointFiles], str | None]
+    read: Callable[[CheckpointFiles, Wishes], Description]
+    write: Callable[[Description], tuple[dict[str, F32], dict[str, Any]]] | None = None
+
+
+_FAMILIES: dict[str, Family] = {}
+
+
+def register(family: Family) -> None:
+    """Adds a family to those that are tried.
+
+    Raises:
+        InputError: there is one of that name.
+    """
+    if family.name in _FAMILIES:
+        raise InputError(f"family {family.name!r}: found one of that name, expected none")
+    _FAMILIES[family.name] = family
+
+
+def families() -> dict[str, Family]:
+    """Every family by its name.
+
+    Example:
+        >>> list(families())
+        ['bit']
+    """
+    for module in pkgutil.iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+    return dict(_FAMILIES)
+
+
+def find_family(files: CheckpointFiles) -> Family:
+    """The one family that recognises the files.
+
+    Raises:
+        ConversionError: none does, or more than one; says what each of them misses.
+    """
+    lacks = {family: family.recognises(files) for family in families().values()}
+    found = [family for family, missing in lacks.items() if missing is None]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = [family.name for family in found]
+        raise ConversionError(f"{files.file}: found a checkpoint of {names}, expected one family")
+    reasons = "; ".join(f"{family.name}: {missing}" for family, missing in lacks.items())
+    raise ConversionError(
+        f"{files.file}: found a checkpoint of no family that is known ({reasons})"
+    )
+
+
+def read_checkpoint(
+    path: PathLike,
+    *,
+    config: ConfigSource | None = None,
+    vocab: VocabSource | None = None,
+    labels: Sequence[str] | None = None,
+    task: str | None = None,
+    bits: str | Bits | None = None,
+) -> Description:
+    """Reads a checkpoint of any family.
+
+    Args:
+        path: a folder with ``pytorch_model.bin``, or a weights file: a state dict, bare or under
+            ``state_dict``, ``model`` or ``model_state_dict``.
+        config: settings or the path of a ``config.json``, where the checkpoint has none.
+        vocab: tokens or the path of a ``vocab.txt``, where the checkpoint has none.
+        labels: names of the classes, in the order of the classifier's rows.
+        task: name of the GLUE task or ``"squad"``, where the checkpoint does not tell.
+        bits: such as ``"1-1-2"``, where the configuration does not tell.
+
+    Raises:
+        ConversionError: naming the key or setting, what was found and what was expected.
+        InputError, InputTypeError: ``bits`` is not written as `Bits.parse` reads it.
+        UnsupportedError: PyTorch is not installed.
+
+    Example:
+        >>> description = read_checkpoint("bit-sst2", labels=["negative", "positive"])
+        >>> description.config.hidden
+        384
+    """
+    from bitinfer.codes import Bits
+    from bitinfer.families.checkpoint import open_checkpoint
+
+    named = bits if bits is None or isinstance(bits, Bits) else Bits.parse(bits)
+    files = open_checkpoint(path, config=config, vocab=vocab)
+    return find_family(files).read(files, Wishes(labels, task, named))

@@ -1,4 +1,4 @@
-"""Reads checkpoints of BiT 1-1-1: weights, embeddings and activations of one bit.
+"""BiT: weights and embeddings of one bit, activations of 1 to 4 bits with learned steps.
 
 The rules, for a weight matrix W of the checkpoint:
 
@@ -10,113 +10,73 @@ The rules, for a weight matrix W of the checkpoint:
 A learned step that is not above float32(1e-5) is replaced by float32(1e-5).  ``move_q``, ``move_k``
 and ``move_v`` have no effect in the published model and are dropped.  Every key must be known,
 present, of the expected shape and finite: nothing is guessed.
+
+The configuration alone tells the bits, for successive students have the same keys.  Unsigned codes
+of two bits or more count from the smallest value of their point, unless ``unsigned_codes`` says
+``from_zero``, as it does in what `bitinfer.train` makes; ``point_bits`` names points whose bits are
+not ``input_bits``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
+from bitinfer.codes import FLOAT, MOST_BITS, POINTS, UNSIGNED, Bits, Codes
 from bitinfer.description import (
     F32,
+    LINEARS,
     BinaryLinear,
     BinaryMatrix,
     Config,
     Description,
     Layer,
-    LayerNorm,
     Notes,
 )
 from bitinfer.errors import ConversionError, quote
-from bitinfer.families.checkpoint import (
-    CheckpointFiles,
-    ConfigSource,
-    PathLike,
-    VocabSource,
-    open_checkpoint,
-    to_float32,
-)
+from bitinfer.families import Family, Wishes, bert, register
+from bitinfer.families.checkpoint import CheckpointFiles
 from bitinfer.families.exact import means
-from bitinfer.families.glue import TASKS, Task, find_task, label_names
+from bitinfer.families.latent import latent_weights
 
-__all__ = ["DEAD", "QUANTIZATION", "STEP_FLOOR", "binarize", "read_bit"]
+__all__ = ["DEAD", "STEP_FLOOR", "binarize", "quantization"]
 
 STEP_FLOOR: Final[np.float32] = np.float32(1e-5)
 
-QUANTIZATION = {
+# Where the parts of a layer are under ``bert.encoder.layer.{i}.``.
+_LINEARS = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention.output": "attention.output.dense",
+    "intermediate": "intermediate.dense",
+    "output": "output.dense",
+}
+_STEPS = {
+    "query": "attention.self.clip_query",
+    "key": "attention.self.clip_key",
+    "value": "attention.self.clip_value",
+    "attention.probs": "attention.self.clip_attn",
+}
+_NORMS = {"attention.norm": "attention.output.LayerNorm", "output.norm": "output.LayerNorm"}
+DEAD = ("move_q.bias", "move_k.bias", "move_v.bias")
+_POOLER = "bert.pooler.dense"
+
+# Settings that may have no other value.
+_METHOD = {
     "weight_bits": 1,
     "weight_quant_method": "bwn",
-    "input_bits": 1,
     "input_quant_method": "elastic",
     "sym_quant_qkvo": True,
     "sym_quant_ffn_attn": False,
     "input_layerwise": True,
     "not_quantize_attention": False,
 }
-_SIZES = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "vocab_size",
-    "max_position_embeddings",
-    "type_vocab_size",
-)
-_HEADS: tuple[tuple[str, Literal["classification", "span"]], ...] = (
-    ("classifier", "classification"),
-    ("qa_outputs", "span"),
-)
-DEAD = ("move_q.bias", "move_k.bias", "move_v.bias")
-_IGNORED = "bert.embeddings.position_ids"
-
-
-def read_bit(
-    path: PathLike,
-    *,
-    config: ConfigSource | None = None,
-    vocab: VocabSource | None = None,
-    labels: Sequence[str] | None = None,
-    task: str | None = None,
-) -> Description:
-    """Reads a BiT 1-1-1 checkpoint.
-
-    Args:
-        path: a folder with ``pytorch_model.bin``, or a weights file: a state dict, bare or under
-            ``state_dict``, ``model`` or ``model_state_dict``.
-        config: settings or the path of a ``config.json``, where the checkpoint has none.
-        vocab: tokens or the path of a ``vocab.txt``, where the checkpoint has none.
-        labels: names of the classes, in the order of the classifier's rows.
-        task: name of the GLUE task or ``"squad"``, where the checkpoint does not tell.
-
-    Raises:
-        ConversionError: naming the key or setting, what was found and what was expected.
-        UnsupportedError: if PyTorch is not installed.
-
-    Example:
-        >>> description = read_bit("bit-sst2", labels=["negative", "positive"])
-        >>> description.config.hidden
-        384
-    """
-    files = open_checkpoint(path, config=config, vocab=vocab)
-    settings = _Settings.of(files)
-    _check_tensors(files, settings)
-    _check_vocab(files, settings.config)
-    reader = _Reader(files, settings)
-    known_task = _task(task, files.config)
-    names = label_names(
-        settings.config,
-        labels=labels,
-        id2label=files.config.get("id2label"),
-        task=known_task,
-        task_given=task is not None,
-    )
-    own_name = files.config.get("finetuning_task")
-    return reader.description(
-        names, known_task.name if known_task else own_name if isinstance(own_name, str) else None
-    )
+# What the published scripts make, taken where the user, not the configuration, names the bits.
+_SCALES = {"weight_layerwise": True, "embed_layerwise": False}
 
 
 def binarize(matrix: F32, *, layerwise: bool) -> BinaryMatrix:
@@ -140,76 +100,109 @@ def binarize(matrix: F32, *, layerwise: bool) -> BinaryMatrix:
     return BinaryMatrix(codes, scale)
 
 
+def quantization(bits: Bits, *, from_zero: bool = True) -> dict[str, Any]:
+    """The settings that say how a model of such bits is quantized.
+
+    Args:
+        from_zero: unsigned codes of two bits or more begin at 0, which is the rule of
+            `bitinfer.train`; the published rule is the smallest value of their point.
+
+    Example:
+        >>> quantization(Bits.parse("1-1-1+attention=4"))["input_bits"]
+        1
+    """
+    settings: dict[str, Any] = {
+        **_METHOD,
+        "weight_bits": bits.weights,
+        "input_bits": bits.activations,
+    }
+    if from_zero and any(1 < bits.at(point) < FLOAT for point in POINTS):
+        settings["unsigned_codes"] = "from_zero"
+    if bits.others:
+        settings["point_bits"] = dict(bits.others)
+    return settings
+
+
+# ---- settings
+
+
 @dataclass(frozen=True)
 class _Settings:
     """What the configuration says, checked."""
 
     config: Config
-    head_key: str
+    codes: dict[str, Codes]
     weight_layerwise: bool
     embed_layerwise: bool
+    remarks: tuple[str, ...]
 
     @classmethod
-    def of(cls, files: CheckpointFiles) -> _Settings:
-        settings = files.config
-        _check_quantization(settings)
-        sizes = {key: _size(settings, key) for key in _SIZES}
-        hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
-        if sizes["num_hidden_layers"] > len(files.state):
-            raise ConversionError(
-                f"config num_hidden_layers: found {sizes['num_hidden_layers']}, "
-                f"expected fewer than the {len(files.state)} keys of {files.file}"
-            )
-        if hidden % heads:
-            raise ConversionError(
-                f"config num_attention_heads: found {heads}, "
-                f"expected a divisor of hidden_size {hidden}"
-            )
-        activation = settings.get("hidden_act")
-        if activation not in ("relu", "gelu"):
-            raise ConversionError(
-                f"config hidden_act: found {quote(activation)}, expected 'relu' or 'gelu'"
-            )
-        head_key, head = _head(files)
-        config = Config(
-            hidden=hidden,
-            layers=sizes["num_hidden_layers"],
-            heads=heads,
-            intermediate=sizes["intermediate_size"],
-            vocab=sizes["vocab_size"],
-            positions=sizes["max_position_embeddings"],
-            token_types=sizes["type_vocab_size"],
-            labels=_outputs(files, head_key, head),
-            activation=activation,
-            head=head,
-        )
+    def of(cls, files: CheckpointFiles, bits: Bits | None) -> _Settings:
+        settings, named = _named(files.config, bits)
+        for key, expected in _METHOD.items():
+            found = settings[key]
+            if type(found) is not type(expected) or found != expected:
+                raise ConversionError(f"config {key}: found {quote(found)}, expected {expected!r}")
         return cls(
-            config,
-            head_key,
+            config=bert.read_config(files),
+            codes=_codes(settings),
             weight_layerwise=_flag(settings, "weight_layerwise"),
             embed_layerwise=_flag(settings, "embed_layerwise"),
+            remarks=named,
         )
 
 
-def _check_quantization(settings: Mapping[str, Any]) -> None:
-    missing = [
-        f"{key} (expected {value!r})" for key, value in QUANTIZATION.items() if key not in settings
-    ]
-    if missing:
+def _named(
+    settings: Mapping[str, Any], bits: Bits | None
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Settings that tell the bits: those of the configuration, or what the user says they are."""
+    needed = {"weight_bits": "1", "input_bits": f"1 .. {MOST_BITS}"}
+    needed |= {key: repr(value) for key, value in _METHOD.items() if key != "weight_bits"}
+    missing = [f"{key} (expected {value})" for key, value in needed.items() if key not in settings]
+    if bits is None:
+        if missing:
+            raise ConversionError(
+                f"config: missing {', '.join(missing)}; 1-1-1, 1-1-2 and 1-1-4 checkpoints have "
+                "the same keys, so pass config= (--config), the config.json saved with this one, "
+                "or bits= (--bits 1-1-2) to name its bits"
+            )
+        return settings, ()
+    if bits.embeddings != 1:
+        raise ConversionError(f"bits: found {bits}, expected embeddings of 1 bit")
+    wanted = quantization(bits, from_zero=settings.get("unsigned_codes") == "from_zero")
+    for key in ("weight_bits", "input_bits", "point_bits"):
+        if key in settings and settings[key] != wanted.get(key):
+            raise ConversionError(
+                f"config {key}: found {quote(settings[key])}, expected what bits {bits} mean, "
+                f"{quote(wanted.get(key))}"
+            )
+    assumed = {**_SCALES, **wanted}
+    added = [key for key in assumed if key not in settings]
+    remark = f"the configuration does not tell {', '.join(added)}: taken from bits {bits}"
+    return {**assumed, **settings}, (remark,) if added else ()
+
+
+def _codes(settings: Mapping[str, Any]) -> dict[str, Codes]:
+    """The codes of every point."""
+    rule = settings.get("unsigned_codes")
+    if rule not in (None, "from_zero"):
+        raise ConversionError(f"config unsigned_codes: found {quote(rule)}, expected 'from_zero'")
+    bits = dict.fromkeys(POINTS, _few("input_bits", settings["input_bits"]))
+    others = settings.get("point_bits", {})
+    if not isinstance(others, Mapping) or not others.keys() <= bits.keys():
         raise ConversionError(
-            f"config: missing {', '.join(missing)}; only fully binarized BiT models are supported, "
-            "and the config.json saved with one says so"
+            f"config point_bits: found {quote(others)}, expected bits of {', '.join(POINTS)}"
         )
-    for key, expected in QUANTIZATION.items():
-        found = settings[key]
-        if type(found) is not type(expected) or found != expected:
-            raise ConversionError(f"config {key}: found {quote(found)}, expected {expected!r}")
+    bits |= {point: _few(f"point_bits {point}", each) for point, each in others.items()}
+    return {
+        point: Codes(n, point not in UNSIGNED, point in UNSIGNED and n > 1 and rule is None)
+        for point, n in bits.items()
+    }
 
 
-def _size(settings: Mapping[str, Any], key: str) -> int:
-    value = settings.get(key)
-    if type(value) is not int or value < 1:
-        raise ConversionError(f"config {key}: found {quote(value)}, expected a positive integer")
+def _few(key: str, value: object) -> int:
+    if type(value) is not int or not 1 <= value <= MOST_BITS:
+        raise ConversionError(f"config {key}: found {quote(value)}, expected 1 .. {MOST_BITS}")
     return value
 
 
@@ -220,109 +213,33 @@ def _flag(settings: Mapping[str, Any], key: str) -> bool:
     return value
 
 
-def _head(files: CheckpointFiles) -> tuple[str, Literal["classification", "span"]]:
-    found = [(key, kind) for key, kind in _HEADS if f"{key}.weight" in files.state]
-    if len(found) != 1:
-        raise ConversionError(
-            f"head: found {[f'{key}.weight' for key, _ in found] or 'none'}, "
-            "expected one of classifier.weight and qa_outputs.weight"
-        )
-    return found[0]
+# ---- tensors
 
 
-def _outputs(files: CheckpointFiles, key: str, head: str) -> int:
-    """Rows of the head, checked against the configuration where that tells their number."""
-    shape = tuple(files.state[f"{key}.weight"].shape)
-    rows = shape[0] if len(shape) == 2 else 0
-    expected = 2 if head == "span" else files.config.get("num_labels", rows)
-    if type(expected) is not int or rows != expected or rows < 1:
-        raise ConversionError(
-            f"{key}.weight: found shape {list(shape)}, expected {quote(expected)} rows (num_labels)"
-        )
-    labels = files.config.get("num_labels", 2)
-    if head == "span" and labels != 2:
-        raise ConversionError(
-            f"config num_labels: found {quote(labels)}, expected 2 for a span head"
-        )
-    return rows
-
-
-def _task(given: str | None, settings: Mapping[str, Any]) -> Task | None:
-    """The task; the user's must be a known one, the checkpoint's may be any."""
-    own = settings.get("finetuning_task")
-    task = find_task(given if given is not None else own if isinstance(own, str) else None)
-    if given is not None and task is None:
-        known = ", ".join(each.name for each in TASKS)
-        raise ConversionError(f"task: found {given!r}, expected one of {known}")
-    return task
-
-
-def _check_vocab(files: CheckpointFiles, config: Config) -> None:
-    if len(files.vocab) > config.vocab:
-        raise ConversionError(
-            f"vocab: found {len(files.vocab)} tokens, expected at most vocab_size {config.vocab}"
-        )
-
-
-def _linear_shapes(prefix: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
-    return {
-        f"{prefix}.weight": (outputs, inputs),
-        f"{prefix}.bias": (outputs,),
-        f"{prefix}.move.bias": (inputs,),
-        f"{prefix}.input_clip_val": (),
-    }
-
-
-def _norm_shapes(prefix: str, size: int) -> dict[str, tuple[int, ...]]:
-    return {f"{prefix}.weight": (size,), f"{prefix}.bias": (size,)}
-
-
-def _shapes(config: Config, head_key: str) -> dict[str, tuple[int, ...]]:
-    """Every key of a checkpoint and its shape; ``()`` also stands for ``(1,)``."""
-    hidden, inner = config.hidden, config.intermediate
-    shapes: dict[str, tuple[int, ...]] = {
-        "bert.embeddings.word_embeddings.weight": (config.vocab, hidden),
-        "bert.embeddings.position_embeddings.weight": (config.positions, hidden),
-        "bert.embeddings.token_type_embeddings.weight": (config.token_types, hidden),
-        **_norm_shapes("bert.embeddings.LayerNorm", hidden),
-    }
+def _shapes(config: Config) -> bert.Shapes:
+    """Every key of a checkpoint and its shape."""
+    shapes = bert.embedding_shapes(config)
     for index in range(config.layers):
-        layer = f"bert.encoder.layer.{index}"
-        for name in ("query", "key", "value"):
-            shapes |= _linear_shapes(f"{layer}.attention.self.{name}", hidden, hidden)
-        for name in ("query", "key", "value", "attn"):
-            shapes[f"{layer}.attention.self.clip_{name}"] = ()
+        layer = bert.layer_key(index)
+        for name, key in _LINEARS.items():
+            outputs, inputs = (getattr(config, size) for size in LINEARS[name])
+            shapes |= _linear_shapes(f"{layer}.{key}", outputs, inputs)
+        for key in _STEPS.values():
+            shapes[f"{layer}.{key}"] = ()
+        for key in _NORMS.values():
+            shapes |= bert.norm_shapes(f"{layer}.{key}", config.hidden)
         for name in DEAD:
-            shapes[f"{layer}.attention.self.{name}"] = (hidden,)
-        shapes |= _linear_shapes(f"{layer}.attention.output.dense", hidden, hidden)
-        shapes |= _norm_shapes(f"{layer}.attention.output.LayerNorm", hidden)
-        shapes |= _linear_shapes(f"{layer}.intermediate.dense", inner, hidden)
-        shapes |= _linear_shapes(f"{layer}.output.dense", hidden, inner)
-        shapes |= _norm_shapes(f"{layer}.output.LayerNorm", hidden)
-    shapes |= _linear_shapes("bert.pooler.dense", hidden, hidden)
-    shapes |= {f"{head_key}.weight": (config.labels, hidden), f"{head_key}.bias": (config.labels,)}
-    return shapes
+            shapes[f"{layer}.attention.self.{name}"] = (config.hidden,)
+    return shapes | _linear_shapes(_POOLER, config.hidden, config.hidden)
 
 
-def _check_tensors(files: CheckpointFiles, settings: _Settings) -> None:
-    """Every key known, present, and of its shape."""
-    shapes = _shapes(settings.config, settings.head_key)
-    missing = [key for key in shapes if key not in files.state]
-    unknown = [key for key in files.state if key not in shapes and key != _IGNORED]
-    if missing or unknown:
-        parts = [
-            f"{len(keys)} {what}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
-            for what, keys in (("missing", missing), ("unknown", unknown))
-            if keys
-        ]
-        raise ConversionError(
-            f"keys of {files.file}: {'; '.join(parts)}; expected the {len(shapes)} keys of a BiT "
-            f"model with {settings.config.layers} layers"
-        )
-    for key, expected in shapes.items():
-        found = tuple(files.state[key].shape)
-        if found != expected and not (expected == () and found == (1,)):
-            raise ConversionError(f"{key}: found shape {list(found)}, expected {list(expected)}")
+def _linear_shapes(key: str, outputs: int, inputs: int) -> bert.Shapes:
+    return {
+        f"{key}.weight": (outputs, inputs),
+        f"{key}.bias": (outputs,),
+        f"{key}.move.bias": (inputs,),
+        f"{key}.input_clip_val": (),
+    }
 
 
 @dataclass
@@ -334,50 +251,41 @@ class _Reader:
     untrained: list[str] = field(default_factory=list)
     floored: list[tuple[str, float]] = field(default_factory=list)
 
-    def description(self, names: tuple[str, ...], task: str | None) -> Description:
-        embeddings = "bert.embeddings"
-        config, head = self.settings.config, self.settings.head_key
+    def description(self, task: str | None, names: tuple[str, ...]) -> Description:
+        files, settings, config = self.files, self.settings, self.settings.config
+        embeddings, head = "bert.embeddings", bert.head_key(config)
         word = self._values(f"{embeddings}.word_embeddings.weight")
-        layers = tuple(self._layer(f"bert.encoder.layer.{i}") for i in range(config.layers))
         return Description(
+            family=BIT.name,
             config=config,
-            word=binarize(word, layerwise=self.settings.embed_layerwise),
+            codes=settings.codes,
+            word=binarize(word, layerwise=settings.embed_layerwise),
             position=self._values(f"{embeddings}.position_embeddings.weight"),
             token_type=self._values(f"{embeddings}.token_type_embeddings.weight"),
-            embedding_norm=self._norm(f"{embeddings}.LayerNorm"),
-            layers=layers,
-            pooler=self._linear("bert.pooler.dense"),
+            embedding_norm=bert.read_norm(files, f"{embeddings}.LayerNorm"),
+            layers=tuple(self._layer(bert.layer_key(i)) for i in range(config.layers)),
+            pooler=self._linear(_POOLER),
             head_weight=self._values(f"{head}.weight"),
             head_bias=self._values(f"{head}.bias"),
             label_names=names,
             task=task,
-            vocab=self.files.vocab,
-            lowercase=self.files.lowercase,
-            source_file=self.files.file,
-            source_sha256=self.files.sha256,
+            vocab=files.vocab,
+            lowercase=files.lowercase,
+            source_file=files.file,
+            source_sha256=files.sha256,
             notes=Notes(
                 dropped=self._dropped(),
                 untrained=tuple(self.untrained),
                 floored=tuple(self.floored),
-                remarks=self._remarks(),
+                remarks=bert.remarks(files, config) + settings.remarks,
             ),
         )
 
-    def _layer(self, key: str) -> Layer:
-        attention = f"{key}.attention.self"
+    def _layer(self, layer: str) -> Layer:
         return Layer(
-            query=self._linear(f"{attention}.query"),
-            key=self._linear(f"{attention}.key"),
-            value=self._linear(f"{attention}.value"),
-            query_step=self._step(f"{attention}.clip_query"),
-            key_step=self._step(f"{attention}.clip_key"),
-            value_step=self._step(f"{attention}.clip_value"),
-            probs_step=self._step(f"{attention}.clip_attn"),
-            attention_output=self._linear(f"{key}.attention.output.dense"),
-            attention_norm=self._norm(f"{key}.attention.output.LayerNorm"),
-            intermediate=self._linear(f"{key}.intermediate.dense"),
-            output=self._linear(f"{key}.output.dense"),
-            output_norm=self._norm(f"{key}.output.LayerNorm"),
+            linears={name: self._linear(f"{layer}.{key}") for name, key in _LINEARS.items()},
+            steps={point: self._step(f"{layer}.{key}") for point, key in _STEPS.items()},
+            norms={n: bert.read_norm(self.files, f"{layer}.{key}") for n, key in _NORMS.items()},
         )
 
     def _linear(self, key: str) -> BinaryLinear:
@@ -388,9 +296,6 @@ class _Reader:
             shift=self._values(f"{key}.move.bias"),
             step=self._step(f"{key}.input_clip_val"),
         )
-
-    def _norm(self, key: str) -> LayerNorm:
-        return LayerNorm(self._values(f"{key}.weight"), self._values(f"{key}.bias"))
 
     def _step(self, key: str) -> np.float32:
         """A learned step.  1.0 is what it starts from, so a step of exactly 1.0 was not trained."""
@@ -403,31 +308,88 @@ class _Reader:
         return STEP_FLOOR
 
     def _values(self, key: str) -> F32:
-        return to_float32(key, self.files.state[key])
+        return bert.read_values(self.files, key)
 
     def _dropped(self) -> tuple[str, ...]:
         suffixes = tuple(f".{name}" for name in DEAD)
         dead = tuple(key for key in self.files.state if key.endswith(suffixes))
         for key in dead:
             self._values(key)  # dead, but a value that is not finite means a damaged file
-        return dead + ((_IGNORED,) if _IGNORED in self.files.state else ())
+        return dead + ((bert.IGNORED,) if bert.IGNORED in self.files.state else ())
 
-    def _remarks(self) -> tuple[str, ...]:
-        remarks = []
-        config = self.settings.config
-        if len(self.files.vocab) < config.vocab:
-            remarks.append(
-                f"the vocabulary has {len(self.files.vocab)} tokens for {config.vocab} embeddings"
-            )
-        epsilon = self.files.config.get("layer_norm_eps", 1e-12)
-        if epsilon != 1e-12:
-            remarks.append(
-                f"layer_norm_eps is {epsilon!r}; the published model uses 1e-12 whatever it says"
-            )
-        types = sorted({str(each.dtype) for each in self.files.state.values()} - {"torch.float32"})
-        types = [each for each in types if "float" in each]
-        if types:
-            remarks.append(
-                f"some tensors were {' and '.join(types)}; their values are kept exactly"
-            )
-        return tuple(remarks)
+
+def _recognises(files: CheckpointFiles) -> str | None:
+    """No other family shifts the inputs of its linears."""
+    shifted = any(str(key).endswith(".move.bias") for key in files.state)
+    return None if shifted else "no key ends in .move.bias"
+
+
+def _read(files: CheckpointFiles, wishes: Wishes) -> Description:
+    settings = _Settings.of(files, wishes.bits)
+    config = settings.config
+    what = f"a BiT model with {config.layers} layers"
+    bert.check_keys(files, _shapes(config), what)
+    bert.check_vocab(files, config)
+    return _Reader(files, settings).description(*bert.task_and_names(files, config, wishes))
+
+
+# ---- back to the published form
+
+
+def _write(description: Description) -> tuple[dict[str, F32], dict[str, Any]]:
+    """Weights that lead back to the very codes and scales; the dead parameters are 0."""
+    embeddings, head = "bert.embeddings", bert.head_key(description.config)
+    words = f"{embeddings}.word_embeddings.weight"
+    state: dict[str, F32] = {
+        words: _weights(words, description.word),
+        f"{embeddings}.position_embeddings.weight": description.position,
+        f"{embeddings}.token_type_embeddings.weight": description.token_type,
+        **bert.write_norm(f"{embeddings}.LayerNorm", description.embedding_norm),
+        f"{head}.weight": description.head_weight,
+        f"{head}.bias": description.head_bias,
+    }
+    for index, layer in enumerate(description.layers):
+        prefix = bert.layer_key(index)
+        for name, key in _LINEARS.items():
+            state |= _write_linear(f"{prefix}.{key}", layer.linears[name])
+        for point, key in _STEPS.items():
+            state[f"{prefix}.{key}"] = np.array(layer.steps[point])
+        for name, key in _NORMS.items():
+            state |= bert.write_norm(f"{prefix}.{key}", layer.norms[name])
+        for name in DEAD:
+            state[f"{prefix}.attention.self.{name}"] = np.zeros_like(layer.linears["query"].bias)
+    from_zero = not any(codes.from_min for codes in description.codes.values())
+    settings = {
+        **bert.write_config(description),
+        **quantization(description.bits, from_zero=from_zero),
+        "weight_layerwise": len(description.pooler.weight.scale) == 1,
+        "embed_layerwise": len(description.word.scale) == 1,
+        "learnable_scaling": True,
+        "clip_init_val": 2.5,
+    }
+    return state | _write_linear(_POOLER, description.pooler), settings
+
+
+def _write_linear(key: str, linear: BinaryLinear) -> dict[str, F32]:
+    return {
+        f"{key}.weight": _weights(f"{key}.weight", linear.weight),
+        f"{key}.bias": linear.bias,
+        f"{key}.move.bias": linear.shift,
+        f"{key}.input_clip_val": np.array(linear.step),
+    }
+
+
+def _weights(key: str, matrix: BinaryMatrix) -> F32:
+    """Weights float32 [N, K] that `binarize` turns into the given codes and scales."""
+    try:
+        weights = latent_weights(matrix)
+    except ConversionError as error:
+        raise ConversionError(f"{key}: {error}") from error
+    back = binarize(weights, layerwise=len(matrix.scale) == 1)
+    if not np.array_equal(back.codes, matrix.codes) or not np.array_equal(back.scale, matrix.scale):
+        raise ConversionError(f"{key}: found no float32 weights with exactly its codes and scales")
+    return weights
+
+
+BIT = Family("bit", _recognises, _read, _write)
+register(BIT)

@@ -10,6 +10,7 @@ from typing import Any
 from bitinfer.checks import check_unicode
 from bitinfer.description import Config
 from bitinfer.errors import ConversionError, InputError, InputTypeError, quote
+from bitinfer.heads import find_head
 
 __all__ = ["TASKS", "Task", "find_task", "label_names", "real_names"]
 
@@ -80,7 +81,7 @@ def label_names(
         ConversionError: if the names that apply do not fit the head.
         InputTypeError: if ``labels`` is not a sequence of strings.
     """
-    classes = 0 if config.head == "span" or config.regression else config.labels
+    classes = config.labels if find_head(config.head, config.labels).has_names else 0
     if task is not None and (task_given or labels is None):
         _check_head(config, task, classes)
     if labels is not None:

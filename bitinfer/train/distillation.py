@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from bitinfer import codes
 from bitinfer.conversion.convert import convert, measure_parity
 from bitinfer.data import evaluation
 from bitinfer.errors import InputError, quote
-from bitinfer.families.bit import DEAD, QUANTIZATION, read_bit
+from bitinfer.families import read_checkpoint
+from bitinfer.families.bit import DEAD, quantization
 from bitinfer.files import file_sha256, new_folder
 from bitinfer.runtime.format import read_packed
 from bitinfer.runtime.loading import load
@@ -403,9 +405,7 @@ def published_config(student: Student, ready: Session) -> dict[str, Any]:
     kept = {key: value for key, value in ready.folder.config.items() if key not in dropped}
     return {
         **kept,
-        **QUANTIZATION,
-        "weight_bits": student.bits.weights,
-        "input_bits": student.bits.activations,
+        **quantization(codes.Bits.parse(str(student.bits))),
         "weight_layerwise": not shape.row_scales,
         "embed_layerwise": False,
         "learnable_scaling": True,
@@ -425,7 +425,7 @@ def _pack(folder: Path, ready: Session, licence: str | None) -> PackedResult:
     file = folder / PACKED
     labels = ready.task.labels or None
     convert(folder, file, labels=labels, max_length=ready.max_length, licence=licence)
-    description = read_bit(folder, labels=labels)
+    description = read_checkpoint(folder, labels=labels)
     _, tensors = read_packed(file)
     batches = evaluation_batches(ready.dev.lengths, _PARITY_BATCH)
     samples = (_sample(collate(ready.dev, indices)) for indices in batches)

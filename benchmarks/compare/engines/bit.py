@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitinfer.families.bit import read_bit
+from bitinfer.families import read_checkpoint
 from bitinfer.reference import Reference, _BinaryLinear
 
 from ..artefacts import checked_ids, path, random_ids
@@ -28,7 +28,7 @@ class FakeQuantized(Contestant):
         torch.set_num_threads(self.threads)
         if self._loaded != cell["model"]:
             self._loaded = cell["model"]
-            description = read_bit(path(cell["model"], "checkpoint"))
+            description = read_checkpoint(path(cell["model"], "checkpoint"))
             self._model = _cached(Reference(description, dtype=torch.float32).eval())
         self._ids = torch.from_numpy(np.stack(random_ids(cell["lengths"])))
         return ""
@@ -41,7 +41,7 @@ class FakeQuantized(Contestant):
         """One layer: after some, float32 is far from float64 in any binarized network."""
         ids = checked_ids()
         self.prepare({"model": "base", "lengths": [ids.shape[1]] * ids.shape[0]})
-        exact = Reference(read_bit(path("base", "checkpoint")))
+        exact = Reference(read_checkpoint(path("base", "checkpoint")))
         with torch.inference_mode():
             found, wanted = self._model(ids).hidden[1].double(), exact(ids).hidden[1]
         difference = float((found - wanted).norm() / wanted.norm())
@@ -62,7 +62,7 @@ def _cached(model: Reference) -> Reference:
 def _cache(linear: _BinaryLinear) -> None:
     weight = (linear.codes.T * linear.scale).T.contiguous()
 
-    def forward(codes: Tensor) -> Tensor:
-        return torch.nn.functional.linear(linear.step * codes, weight, linear.bias)
+    def forward(coded: Any) -> Tensor:
+        return torch.nn.functional.linear(coded.values(), weight, linear.bias)
 
     linear.forward = forward  # type: ignore[method-assign]

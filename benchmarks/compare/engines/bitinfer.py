@@ -43,10 +43,10 @@ class Bitinfer(Contestant):
         """Of texts of one length and of several, each against the reference alone."""
         import torch
 
-        from bitinfer.families.bit import read_bit
+        from bitinfer.families import read_checkpoint
         from bitinfer.reference import Reference
 
-        exact = Reference(read_bit(path("base", "checkpoint")))
+        exact = Reference(read_checkpoint(path("base", "checkpoint")))
         differences = []
         for texts in (list(checked_ids()), ragged_ids()):
             self.prepare({"model": "base", "lengths": [len(ids) for ids in texts]})
