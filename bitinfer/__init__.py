@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from bitinfer.diagnostics import show_config as show_config
     from bitinfer.results import EncoderOutput as EncoderOutput
     from bitinfer.results import Prediction as Prediction
-    from bitinfer.runtime.loading import load as load
     from bitinfer.runtime.model import BitModel as BitModel
+    from bitinfer.runtime.model import load as load
 
     __version__: str
 
@@ -44,7 +44,7 @@ _HOMES = {
     "available_isas": "_core",
     "convert": "conversion.convert",
     "export_float": "conversion.export",
-    "load": "runtime.loading",
+    "load": "runtime.model",
     "show_config": "diagnostics",
 }
 

@@ -1,4 +1,4 @@
-"""Options as callers pass them in, checked.  Needs no NumPy: loading begins before its import."""
+"""Options as callers pass them in, checked."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import numpy as np
 from bitinfer import _core
 from bitinfer.errors import BitinferError
 from bitinfer.ops import PackedMatrix, bgemm
-from bitinfer.runtime.loading import load
+from bitinfer.runtime.model import load
 from bitinfer.runtime.origin import builtin_names
 
 __all__ = ["cpu_name", "diagnose", "format_lines", "package_version", "self_test", "show_config"]

@@ -1,14 +1,12 @@
-"""Loading: what runs beside what, which error comes first, and that nothing is left behind."""
+"""Loading: what `load` takes, which error comes first, and that no thread is started."""
 
 from __future__ import annotations
 
 import pickle
 import shutil
-import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,120 +15,11 @@ import pytest
 from children import environment
 
 import bitinfer
-import bitinfer.runtime.loading
 from bitinfer.errors import FormatError, InputError
-from bitinfer.runtime.background import Background
-from bitinfer.runtime.format import PackedFile, open_packed, read_packed, write_packed
+from bitinfer.runtime.format import read_packed, write_packed
 from bitinfer.runtime.origin import find_model
 
 Packed = Callable[..., Path]
-
-
-@pytest.mark.parametrize("threaded", [True, False])
-def test_background_gives_result_or_error(threaded: bool) -> None:
-    before = threading.active_count()
-    with Background(lambda: 6 * 7, threaded=threaded) as answer:
-        assert answer.result() == 42
-    with pytest.raises(ZeroDivisionError), Background(lambda: 1 / 0, threaded=threaded) as answer:
-        answer.result()
-    with Background(lambda: 1 / 0, threaded=threaded):
-        pass  # nobody asked
-    assert threading.active_count() == before
-
-
-def test_background_is_over_when_the_block_is_left() -> None:
-    go, done = threading.Event(), threading.Event()
-
-    def work() -> None:
-        go.wait(60)
-        done.set()
-
-    def interrupted() -> None:
-        with Background(work, threaded=True):
-            go.set()
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert done.is_set()
-
-
-def test_background_is_over_after_more_interrupts() -> None:
-    """As by Ctrl-C, pressed again while the first one waits for the thread."""
-    left = [3]
-    go, done = threading.Event(), threading.Event()
-
-    def work() -> None:
-        go.wait(60)
-        time.sleep(0.05)
-        done.set()
-
-    def interrupt(number: int, frame: object) -> None:
-        if left[0] == 0:
-            go.set()
-            return
-        left[0] -= 1
-        raise KeyboardInterrupt
-
-    def interrupted() -> None:
-        with Background(work, threaded=True):
-            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
-            go.wait(60)
-
-    before = threading.active_count()
-    old = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            interrupted()
-        assert done.is_set()
-        assert threading.active_count() == before
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
-
-
-def test_background_without_its_block_runs_the_call_here() -> None:
-    caller = []
-    answer = Background(lambda: caller.append(threading.current_thread()), threaded=True)
-    answer.result()
-    assert caller == [threading.current_thread()]
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("error", [ImportError, KeyboardInterrupt])
-def test_the_file_is_closed_if_the_import_of_the_model_fails(
-    packed: Packed, monkeypatch: pytest.MonkeyPatch, threads: int, error: type[BaseException]
-) -> None:
-    opened = []
-
-    def record(path: str) -> PackedFile:
-        opened.append(open_packed(path))
-        return opened[0]
-
-    class Fail:
-        def find_spec(self, name: str, *rest: object) -> None:
-            if name == "bitinfer.runtime.model":
-                raise error
-
-    monkeypatch.setattr(bitinfer.runtime.loading, "open_packed", record)
-    monkeypatch.delitem(sys.modules, "bitinfer.runtime.model", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Fail(), *sys.meta_path])
-    with pytest.raises(error):
-        bitinfer.runtime.loading.load_origin(find_model(packed()), threads)
-    assert opened[0]._file.closed
-
-
-def test_background_does_without_a_thread_that_cannot_start(
-    packed: Packed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    expected = bitinfer.load(packed(), num_threads=2).logits("a b")
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    with Background(lambda: 6 * 7, threaded=True) as answer:
-        assert answer.result() == 42
-    assert bitinfer.load(packed(), num_threads=2).logits("a b").tobytes() == expected.tobytes()
 
 
 def threads_of_load(path: str, threads: int) -> list[str]:
@@ -151,9 +40,9 @@ print(*names)
     ).stdout.split()
 
 
-def test_one_thread_starts_no_other(packed: Packed) -> None:
-    assert threads_of_load(str(packed()), 1) == []
-    assert threads_of_load(str(packed()), 2) == ["bitinfer-load"] * 2
+def test_loading_starts_no_thread(packed: Packed) -> None:
+    for threads in (1, 2):
+        assert threads_of_load(str(packed()), threads) == []
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from bitinfer import _core
 from bitinfer.errors import InputError, quote, shorten
 from bitinfer.heads.metrics import ACCURACY
 from bitinfer.heads.registry import MANY, Head, place_of, register
 from bitinfer.results import Prediction
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
 __all__ = ["Classify", "class_indices"]
@@ -34,15 +36,13 @@ class Classify(Head):
         self, logits: NDArray[np.float64], names: Sequence[str], count: int
     ) -> list[list[Prediction]]:
         # By logits, which still differ where probabilities round to the same number.
-        order = (-logits).argsort(axis=1, kind="stable")[:, :count]
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
         return [
             [Prediction(names[index], row[index], index) for index in best]
             for row, best in zip(self.probabilities(logits).tolist(), order.tolist(), strict=True)
         ]
 
     def probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        from bitinfer import _core
-
         return _core.softmax(logits)
 
     def targets(

@@ -1,7 +1,6 @@
 """What a head is, and the list of those there are.
 
-Loading a model begins before NumPy is imported, and needs its head: no head imports NumPy or
-PyTorch before a function of it uses them.
+PyTorch is imported by the functions that train a head, and by nothing else here.
 """
 
 from __future__ import annotations
@@ -9,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bitinfer.errors import InputError, UnsupportedError
+from bitinfer.heads.metrics import Metric
+from bitinfer.results import Prediction
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
-
-    from bitinfer.heads.metrics import Metric
-    from bitinfer.results import Prediction
 
 __all__ = ["MANY", "Head", "Reads", "find_head", "heads", "place_of", "register"]
 

@@ -6,14 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bitinfer.errors import InputError, quote
 from bitinfer.heads.metrics import PEARSON
 from bitinfer.heads.registry import Head, place_of, register
 from bitinfer.results import Prediction
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
 __all__ = ["Regress", "label_numbers"]

@@ -1,9 +1,10 @@
-"""The model that `load` returns: text or arrays in, labels, scores and vectors out."""
+"""`load`, and the model it returns: text or arrays in, labels, scores and vectors out."""
 
 from __future__ import annotations
 
 import copy
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, pairwise
@@ -12,12 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bitinfer import _core
-from bitinfer.checks import check_bool, check_choice, check_int, shows_progress
+from bitinfer.checks import check_bool, check_choice, check_engine, check_int, shows_progress
 from bitinfer.errors import FormatError, InputTypeError, UnsupportedError, shorten
 from bitinfer.heads import Head, find_head
 from bitinfer.results import EncoderOutput, Prediction
-from bitinfer.runtime.background import Background
 from bitinfer.runtime.engine import make_engine
 from bitinfer.runtime.format import Tensors
 from bitinfer.runtime.inputs import (
@@ -29,20 +28,57 @@ from bitinfer.runtime.inputs import (
     read_columns,
     read_texts,
 )
-from bitinfer.runtime.loading import may_start_thread, reopen
-from bitinfer.runtime.origin import Origin, read_model
+from bitinfer.runtime.origin import Origin, find_builtin, find_model, read_model
 from bitinfer.runtime.sizes import by_part
 from bitinfer.runtime.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["BitModel"]
+__all__ = ["BitModel", "load"]
 
 Pooling = Literal["cls", "mean", "pooler"]
 Floats = NDArray[np.float64]
 
 _POOLINGS = ("cls", "mean", "pooler")
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str = "cpu",
+    num_threads: int | None = None,
+    isa: str | None = None,
+) -> BitModel:
+    """Load a model from the disk.  Nothing is ever downloaded.
+
+    Args:
+        path: A packed file, a folder that holds one as ``packed.safetensors`` (as `distill` makes
+            it), a checkpoint folder, a ``.pt`` / ``.bin`` checkpoint, or the name of a built-in
+            model.  The content decides, not the ending, and an existing path wins over a name.
+            Checkpoints are converted in memory, which needs PyTorch.
+        device: ``"cpu"``.
+        num_threads: Threads of one call; default ``BITINFER_NUM_THREADS``, else the CPUs this
+            process may use.
+        isa: Instruction set, one of :func:`bitinfer.available_isas`; default ``BITINFER_ISA``, else
+            the best one.  The answers do not depend on it.
+
+    Raises:
+        FormatError: The packed file is damaged or of an unknown version.
+        ConversionError: The checkpoint cannot be converted exactly.
+        UnsupportedError: The device or instruction set is not there, or PyTorch is missing.
+        InputError: There is no such path or name, or an option or variable is not allowed.
+        InputTypeError: An argument has a type that is not allowed.
+        OSError: The file cannot be read.
+
+    >>> model = load("sst2")
+    >>> model.predict("a warm and funny film").label
+    'positive'
+    """
+    if str(device) != "cpu":
+        raise UnsupportedError(f"device: found {str(device)!r}, expected 'cpu'")
+    options = check_engine(num_threads, isa)
+    return BitModel(find_model(path), *options)
 
 
 class BitModel:
@@ -72,20 +108,12 @@ class BitModel:
         self._options = (num_threads, isa)
         self._sizes = by_part((name, tensor.nbytes) for name, tensor in tensors.items())
         self._sizes["vocabulary"] = len(metadata["vocab"].encode())
-        with Background(
-            lambda: self._make_engine(tensors), threaded=may_start_thread(num_threads)
-        ) as engine:
-            self._tokenizer = TextTokenizer(
-                metadata["vocab"], lowercase=metadata["tokenizer"]["lowercase"], name=str(origin)
-            )
-            self._core = engine.result()
-
-    def _make_engine(self, tensors: Tensors) -> _core.Model:
-        num_threads, isa = self._options
+        lowercase = metadata["tokenizer"]["lowercase"]
+        self._tokenizer = TextTokenizer(metadata["vocab"], lowercase=lowercase, name=str(origin))
         try:
-            return make_engine(self._metadata["config"], tensors, isa=isa, num_threads=num_threads)
+            self._core = make_engine(metadata["config"], tensors, isa=isa, num_threads=num_threads)
         except FormatError as error:
-            raise FormatError(f"{self._origin}: {shorten(str(error))}") from None
+            raise FormatError(f"{origin}: {shorten(str(error))}") from None
 
     # ---- what the model is
 
@@ -134,7 +162,7 @@ class BitModel:
         return f"BitModel({str(self._origin)!r}, isa={core.isa!r}, num_threads={core.num_threads})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reopen, (self._origin, self._identity(), *self._options)
+        return _reopen, (self._origin, self._identity(), *self._options)
 
     def _identity(self) -> str:
         """Differs between models: the metadata hold checksums of all that is not in them."""
@@ -446,6 +474,16 @@ class BitModel:
 
 
 # ---- helpers
+
+
+def _reopen(origin: Origin, identity: str, num_threads: int | None, isa: str | None) -> BitModel:
+    """Undo `BitModel.__reduce__`."""
+    if origin.builtin is not None:
+        origin = find_builtin(origin.builtin)
+    model = BitModel(origin, num_threads, isa)
+    if model._identity() != identity:
+        raise FormatError(f"{origin}: not the model that was pickled: the file has changed since")
+    return model
 
 
 def _padded(values: Floats, batch: Columns) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bitinfer.errors import InputError, InputTypeError
@@ -16,12 +17,10 @@ __all__ = [
     "builtin_names",
     "find_builtin",
     "find_model",
-    "is_checkpoint",
     "read_model",
 ]
 
-# Not pathlib: its import would take a twentieth of the time that it takes to load a model.
-_BUILTIN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "builtin")
+_BUILTIN = Path(__file__).parents[1] / "builtin"
 _SUFFIX = ".safetensors"
 # What `bitinfer.train.distill` names the packed file beside the checkpoint it is made from.
 PACKED = f"packed{_SUFFIX}"
@@ -29,8 +28,7 @@ PACKED = f"packed{_SUFFIX}"
 
 def builtin_names() -> list[str]:
     """Names of the models that come with the package."""
-    files = os.listdir(_BUILTIN) if os.path.isdir(_BUILTIN) else []
-    return sorted(file.removesuffix(_SUFFIX) for file in files if file.endswith(_SUFFIX))
+    return sorted(file.stem for file in _BUILTIN.glob(f"*{_SUFFIX}"))
 
 
 @dataclass(frozen=True)
@@ -52,27 +50,18 @@ def find_model(path: str | os.PathLike[str]) -> Origin:
         InputError: There is no such file or folder, nor a built-in model of that name.
     """
     try:
-        name = os.fspath(path)
+        name = os.fsdecode(path)
     except TypeError:
         raise InputTypeError(f"path: found {type(path).__name__}, expected a path") from None
+    if not os.path.exists(name):
+        return find_builtin(name)
+    found = str(Path(name).absolute())
     if os.path.isdir(name):
-        packed = os.path.join(os.fsdecode(name), PACKED)
-        return Origin(_absolute(packed if looks_packed(packed) else os.fsdecode(name)))
+        packed = os.path.join(found, PACKED)
+        return Origin(packed if looks_packed(packed) else found)
     if os.path.isfile(name):
-        return Origin(_absolute(os.fsdecode(name)))
-    if os.path.exists(name):
-        raise InputError(
-            f"{os.fsdecode(name)!r}: found a pipe or device, expected a file or folder"
-        )
-    return find_builtin(os.fsdecode(name))
-
-
-def _absolute(name: str) -> str:
-    if os.path.normpath(name) != name or name == ".":
-        from pathlib import Path
-
-        return str(Path(name).absolute())
-    return name if os.path.isabs(name) else os.path.join(os.getcwd(), name)
+        return Origin(found)
+    raise InputError(f"{name!r}: found a pipe or device, expected a file or folder")
 
 
 def read_model(origin: Origin) -> tuple[dict[str, Any], Tensors]:
@@ -84,16 +73,11 @@ def read_model(origin: Origin) -> tuple[dict[str, Any], Tensors]:
         UnsupportedError: PyTorch is needed and missing.
         OSError: It cannot be read.
     """
-    if is_checkpoint(origin):
+    if os.path.isdir(origin.path) or looks_like_checkpoint(origin.path):
         from bitinfer.conversion.convert import pack_checkpoint
 
         return pack_checkpoint(origin.path)
     return read_packed(origin.path)
-
-
-def is_checkpoint(origin: Origin) -> bool:
-    """Whether there is a checkpoint, or else a packed file: decided by what is in it."""
-    return os.path.isdir(origin.path) or looks_like_checkpoint(origin.path)
 
 
 def find_builtin(name: str) -> Origin:
@@ -107,4 +91,4 @@ def find_builtin(name: str) -> Origin:
         raise InputError(
             f"{name!r}: no such file or folder, nor a built-in model ({', '.join(names) or 'none'})"
         )
-    return Origin(os.path.join(_BUILTIN, name + _SUFFIX), name)
+    return Origin(str(_BUILTIN / (name + _SUFFIX)), name)

@@ -25,7 +25,7 @@ from bitinfer.families import read_checkpoint
 from bitinfer.families.bit import DEAD, quantization
 from bitinfer.files import file_sha256, new_folder
 from bitinfer.runtime.format import read_packed
-from bitinfer.runtime.loading import load
+from bitinfer.runtime.model import load
 from bitinfer.runtime.origin import PACKED
 from bitinfer.train.card import write_card
 from bitinfer.train.data import Batch, collate, evaluation_batches
