@@ -17,7 +17,7 @@ from typing import Any
 
 import bitinfer
 from bitinfer.data.evaluation import evaluate
-from bitinfer.data.tables import LabelledTexts, read_table
+from bitinfer.data.tables import LabelledTexts, read_rows
 from bitinfer.runtime.origin import builtin_names
 from bitinfer.train.report import standard_error
 
@@ -48,7 +48,7 @@ def _model(name: str) -> dict[str, Any]:
 
 
 def _sst2() -> LabelledTexts:
-    return read_table(_DATA / "sst2" / "test.tsv")
+    return read_rows(_DATA / "sst2" / "test.tsv")
 
 
 def _clinc150() -> LabelledTexts:
@@ -58,7 +58,7 @@ def _clinc150() -> LabelledTexts:
         options = ["--target", "intents", "--input", str(_DATA / "clinc150"), "--output", folder]
         command = [sys.executable, str(script), *options]
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-        return read_table(Path(folder) / "test.tsv")
+        return read_rows(Path(folder) / "test.tsv")
 
 
 _TABLES = {"sst2": _sst2, "clinc150": _clinc150}

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 import bitinfer
 from bitinfer.conversion.convert import measure_parity
 from bitinfer.conversion.packing import from_tensors, to_tensors
-from bitinfer.data.tables import read_table
+from bitinfer.data.tables import read_rows
 from bitinfer.description import Description
 from bitinfer.families import read_checkpoint
 from bitinfer.reference import Reference
@@ -58,7 +58,7 @@ def measure() -> dict[str, Any]:
 
 def _builtin() -> dict[str, Any]:
     """Runs of the built-in model on the sentences of the table."""
-    data = read_table(_SST2)
+    data = read_rows(_SST2)
     model = bitinfer.load("sst2")
     labels = np.array([int(label) for label in data.labels])
     metadata, tensors = read_model(find_model("sst2"))

@@ -19,7 +19,7 @@ import torch
 from bitinfer import _core
 from bitinfer.conversion.convert import unpadded
 from bitinfer.conversion.packing import to_metadata, to_tensors
-from bitinfer.data.tables import read_table
+from bitinfer.data.tables import read_rows
 from bitinfer.families import read_checkpoint
 from bitinfer.reference import Reference, ReferenceOutput
 from bitinfer.runtime.text import TextTokenizer
@@ -43,7 +43,7 @@ def main() -> int:
     engine = _core.Model(settings, to_tensors(description))
     float64, float32 = Reference(description), Reference(description, dtype=torch.float32)
 
-    sentences = read_table(options.table).texts[: options.limit]
+    sentences = read_rows(options.table).texts[: options.limit]
     lowercase = description.lowercase
     tokenizer = TextTokenizer(metadata["vocab"], lowercase=lowercase, name=options.checkpoint)
     tokens = tokenizer.encode(sentences, max_length=metadata["tokenizer"]["max_length"])

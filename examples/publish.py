@@ -28,7 +28,7 @@ from typing import Any
 import bitinfer
 from bitinfer import cli
 from bitinfer.data.evaluation import evaluate
-from bitinfer.data.tables import read_table
+from bitinfer.data.tables import read_rows
 from bitinfer.errors import BitinferError
 from bitinfer.files import file_sha256
 from bitinfer.train import TrainingReport, read_report
@@ -174,7 +174,7 @@ def verify(packed: Path, checkpoint: Path, test: Path) -> None:
 
 def tested(model: bitinfer.BitModel, options: argparse.Namespace) -> dict[str, Any]:
     """The metric of the packed model, and of its teacher if there is one, on the test rows."""
-    data = read_table(options.test)
+    data = read_rows(options.test)
     found = evaluate(model, data)
     return {
         "labels": len(model.labels),
@@ -199,7 +199,7 @@ def teacher_value(options: argparse.Namespace, model: bitinfer.BitModel) -> floa
 
     task = Task("classification" if model.labels else "regression", tuple(model.labels))
     folder = open_folder(options.teacher)
-    texts = read_table(options.test)
+    texts = read_rows(options.test)
     name = str(options.test)
     data = tokenize(texts, task, folder.tokenizer(), model.max_length, name=name)
     teacher = read_model(folder, outputs=task.outputs, head=True)

@@ -6,22 +6,20 @@ import contextlib
 import csv
 import io
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitinfer.data.tables import (
-    LabelledTexts,
-    class_indices,
-    label_numbers,
-    read_table,
-    read_texts,
-)
-from bitinfer.errors import InputError
+from bitinfer.data.tables import LabelledTexts, read_rows
+from bitinfer.errors import InputError, InputTypeError
+from bitinfer.heads.classify import class_indices
+from bitinfer.heads.regress import label_numbers
 
 ENDINGS = [".tsv", ".csv", ".jsonl"]
 
@@ -34,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read(folder: Path, name: str, content: str | bytes, **columns: str) -> LabelledTexts:
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_table(path, **columns)
+    return read_rows(path, **columns)
 
 
 def written(ending: str, rows: list[dict[str, str]]) -> str:
@@ -83,7 +81,7 @@ def test_texts_need_no_labels(folder: Path, ending: str) -> None:
     def texts(row: dict[str, str], **columns: str) -> list[tuple[str, str | None]]:
         path = folder / f"t{ending}"
         path.write_text(written(ending, [row]))
-        return read_texts(path, **columns)
+        return read_rows(path, **columns, labelled=False).texts
 
     assert texts({"sentence": "a"}) == [("a", None)]
     assert texts({"sentence": "a", "label": ""}) == [("a", None)]
@@ -101,7 +99,7 @@ def test_texts_need_no_labels(folder: Path, ending: str) -> None:
     (folder / f"t{ending}").write_text("")
     nothing = "rows" if ending == ".jsonl" else "columns; expected 'sentence'"
     with pytest.raises(InputError, match=rf"t\{ending}: found no {nothing}"):
-        read_texts(folder / f"t{ending}")
+        read_rows(folder / f"t{ending}", labelled=False)
 
 
 @pytest.mark.parametrize(
@@ -155,9 +153,9 @@ def test_very_long_lines(folder: Path, ending: str) -> None:
 
 def test_files_that_cannot_be_read(folder: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        read_table(folder / "none.csv")
+        read_rows(folder / "none.csv")
     with pytest.raises(IsADirectoryError):
-        read_table(folder)
+        read_rows(folder)
 
 
 # Whatever a line of tabs can hold; JSON and CSV hold more.
@@ -231,8 +229,8 @@ def test_columns_by_number(folder: Path) -> None:
         ("sentence\tx\na\t1\n", {}, "t.tsv: found columns sentence, x; expected 'label'"),
         ("text\ttext\tlabel\n", {}, "found columns text, text, label; expected 'text' once"),
         ("text\tlabel\tlabel\n", {}, "found columns text, label, label; expected 'label' once"),
-        ("sentence\tlabel\n\na\n", {}, "t.tsv, line 3: found 1 columns, expected at least 2"),
-        ("sentence\tlabel\na\t \n", {}, "t.tsv, line 2: found an empty label"),
+        ("sentence\tlabel\n\na\n", {}, "t.tsv, line 3: found columns sentence; expected 'label'"),
+        ("sentence\tlabel\na\t \n", {}, "t.tsv, line 2, label: found an empty label"),
         ("a\t1\n", {"text": "3", "label": "1"}, "found columns 1, 2; expected '3'"),
         ("a\t1\n", {"text": "0", "label": "1"}, "expected '0'"),
         ("a\t1\n", {"text": "1"}, "no number of the label column"),
@@ -269,7 +267,7 @@ def test_csv_quoting(folder: Path) -> None:
         ("text,label\na,1,\n", "t.csv, line 2: found 3 columns, expected 2 as in the first row"),
         ("text,label\na\n", "t.csv, line 2: found 1 columns, expected 2"),
         ('text,label\n""\n', "t.csv, line 2: found 1 columns, expected 2"),
-        ("text,label\na,\n", "t.csv, line 2: found an empty label"),
+        ("text,label\na,\n", "t.csv, line 2, label: found an empty label"),
         ('text,label\na,1\n"b" c,1\n', "t.csv, line 3: ',' expected after '\"'; expected CSV"),
         ('text,label\na,1\n"b,1\nc,1\n', "t.csv, line 3: unexpected end of data; expected CSV"),
         ("text,label\n" + "a" * 200_000 + ",1\n", "t.csv, line 2: field larger than field limit"),
@@ -338,8 +336,8 @@ def one(**values: Any) -> str:
         ('{"text": "a", "label": 1e400}', "label: found inf, expected a string or a number"),
         ("[" * 200_000, "expected a JSON object"),
         ('{"text": "a", "label": ' + "9" * 5000 + "}", "expected a JSON object"),
-        ('{"label": 1}', "found keys label; expected 'text'"),
-        ('{"text": "a", "Label": 1}', "found keys text, Label; expected 'label'"),
+        ('{"label": 1}', "found columns label; expected 'text'"),
+        ('{"text": "a", "Label": 1}', "found columns text, Label; expected 'label'"),
         (one(text=None), "text: found null, expected a string"),
         (one(text=5), "text: found 5, expected a string"),
         (one(text=["a", "b"]), "text: found ['a', 'b'], expected a string"),
@@ -363,7 +361,7 @@ def test_json_pairs(folder: Path) -> None:
     assert read(folder, "t.jsonl", f"{first}\n{second}").texts == [("a", "b"), ("a", None)]
     # Nobody wants to learn late that only some rows have a second text.
     for content in (f"{first}\n{one()}", f"{one()}\n{first}"):
-        with pytest.raises(InputError, match=r"line [12]: found keys .*; expected 'text_pair'"):
+        with pytest.raises(InputError, match=r"line [12]: found columns .*; expected 'text_pair'"):
             read(folder, "t.jsonl", content)
     with pytest.raises(InputError, match=r"line 1, text_pair: found 1, expected a string"):
         read(folder, "t.jsonl", one(text_pair=1))
@@ -377,6 +375,42 @@ def test_json_columns(folder: Path) -> None:
     # A number is the name of a key.
     numbered = '{"1": "a", "2": "2", "3": "b"}'
     assert read(folder, "t.jsonl", numbered, text="1", pair="3", label="2") == PAIRS
+
+
+# ---- from memory
+
+
+def test_rows_in_memory() -> None:
+    rows = [{"sentence": "a", "label": 1}, {"sentence": "b", "label": np.int64(0)}]
+    assert read_rows(rows) == read_rows(iter(rows)) == PLAIN
+    assert read_rows(zip(["a", "b"], [1.0, "0"], strict=True)) == PLAIN
+    assert read_rows([(("a", "b"), 2)]) == PAIRS
+    assert read_rows([{"x": "a", "y": "b", "z": 2}], text="x", pair="y", label="z") == PAIRS
+    assert read_rows(["a", ("b", "c")], labelled=False).texts == [("a", None), ("b", "c")]
+    assert read_rows([{"text": "a"}], labelled=False) == LabelledTexts([("a", None)], [])
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ([], InputError, "train: found no rows"),
+        (
+            ["a"],
+            InputTypeError,
+            r"train, row 0: found str 'a', expected a mapping or",
+        ),
+        ([("a", 1, 2)], InputTypeError, "row 0: found tuple"),
+        ([("a", 1), ("b", None)], InputError, "row 1, label: found null, expected a string or"),
+        ([(("a", "b", "c"), 1)], InputTypeError, "row 0: found tuple"),
+        ([{"text": "a"}], InputError, "train: found columns text; expected 'label'"),
+        ([{"text": 1, "label": 1}], InputError, "row 0, text: found 1, expected a string"),
+        ([{"text": "a", "label": math.nan}], InputError, "row 0, label: found nan, expected"),
+        ([{"text": "a", "label": 1}, {"label": 1}], InputError, "row 1: found columns label"),
+    ],
+)
+def test_bad_rows_in_memory(rows: list[Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        read_rows(rows, source="train")
 
 
 # ---- labels

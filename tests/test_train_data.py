@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import bitinfer
 from bitinfer.data.tables import LabelledTexts
 from bitinfer.errors import InputError, InputTypeError
+from bitinfer.runtime.inputs import Call
 from bitinfer.runtime.text import TextTokenizer
 from bitinfer.train.data import (
     NO_CLASS,
@@ -163,7 +164,7 @@ def test_tokens_are_those_of_predict(packed: Callable[..., Path], torch: Any) ->
     data = tokenize(
         LabelledTexts(texts, ["no"] * len(texts)), CLASSES, model._tokenizer, length, name="dev"
     )
-    _, batches = model._batches(texts, None, 2, None, True, False)
+    _, batches = model._batches(Call(texts, batch_size=2))
     predicted = list(batches)
     for part in ("ids", "segments", "positions"):
         whole = np.concatenate([getattr(batch, part) for batch in predicted])

@@ -27,7 +27,7 @@ pytest.importorskip("transformers", reason="needs the extra train")
 import bitinfer  # noqa: E402
 from bitinfer.cli import main  # noqa: E402
 from bitinfer.data.evaluation import evaluate  # noqa: E402
-from bitinfer.data.tables import read_table  # noqa: E402
+from bitinfer.data.tables import read_rows  # noqa: E402
 from bitinfer.errors import (  # noqa: E402
     ConversionError,
     FormatError,
@@ -122,7 +122,7 @@ def test_the_accuracy_is_that_of_the_packed_engine(
 ) -> None:
     report, out = made
     assert report.packed is not None
-    found = evaluate(bitinfer.load(out / "packed.safetensors"), read_table(toy.dev))
+    found = evaluate(bitinfer.load(out / "packed.safetensors"), read_rows(toy.dev))
     assert (report.packed.value, report.packed.count) == (found.value, found.count)
     assert report.packed.bytes == (out / "packed.safetensors").stat().st_size
     assert report.packed.parity.exact
@@ -318,7 +318,7 @@ def test_vectors_learn_at_their_rate(toy: Toy, tmp_path: Path) -> None:
 def test_steps_of_so_many_tokens(toy: Toy, tmp_path: Path) -> None:
     """Of one text each, if no two fit into a step."""
     options = {"steps": None, "epochs": 1.0, "bits": ["1-1-1"]}
-    rows = len(read_table(toy.train).texts)
+    rows = len(read_rows(toy.train).texts)
     report = start(toy, tmp_path / "a", batch_size=None, batch_tokens=1, **options)
     (stage,) = report.stages
     assert (stage.steps, stage.epochs) == (rows, 1.0)
@@ -396,7 +396,7 @@ def test_pairs(tmp_path: Path) -> None:
     assert report.packed.parity.exact
     model = bitinfer.load(tmp_path / "out")
     assert model.predict("so good", "so fine").label in ("0", "1")
-    found = evaluate(model, read_table(table))
+    found = evaluate(model, read_rows(table))
     assert found.value == report.packed.value
     # The second text and its place count: trained and packed models see the same tokens.
     assert abs(found.value - report.stages[-1].best) <= 2 / 60
@@ -420,7 +420,7 @@ def test_regression(toy: Toy, tmp_path: Path) -> None:
     assert report.packed is not None
     assert report.packed.parity.exact
     model = bitinfer.load(tmp_path / "out")
-    found = evaluate(model, read_table(dev))
+    found = evaluate(model, read_rows(dev))
     assert (found.metric, found.value) == ("pearson", report.packed.value)
     assert report.packed.value == pytest.approx(report.stages[-1].best, abs=0.01)
     assert model.predict("so good").label is None
@@ -534,7 +534,7 @@ def test_a_bound_of_texts_is_not_the_teachers(toy: Toy, tmp_path: Path) -> None:
     """With tokens the size of a batch of students is but a bound."""
     from_encoder(toy, tmp_path / "out", batch_size=60, batch_tokens=50)
     made = read_report(tmp_path / "out.teacher")
-    rows = len(read_table(toy.dev).texts)
+    rows = len(read_rows(toy.dev).texts)
     assert made.stages[0].steps == 3 * -(-rows // 32)
 
 

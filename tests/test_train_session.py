@@ -164,7 +164,7 @@ def test_places_that_are_taken(
     train: Any, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Told before anything is read, which may take long."""
-    monkeypatch.setattr(bitinfer.train.session, "read_table", pytest.fail)
+    monkeypatch.setattr(bitinfer.train.session, "read_rows", pytest.fail)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("nowhere")

@@ -198,9 +198,9 @@ def test_built_in_model_was_measured(name: str) -> None:
 def test_built_in_model_on_the_test_set(shared: Path) -> None:
     """The 872 sentences that all speak of."""
     from bitinfer.data.evaluation import evaluate
-    from bitinfer.data.tables import read_table
+    from bitinfer.data.tables import read_rows
 
-    found = evaluate(bitinfer.load("sst2"), read_table(shared / "data" / "sst2" / "test.tsv"))
+    found = evaluate(bitinfer.load("sst2"), read_rows(shared / "data" / "sst2" / "test.tsv"))
     measured = RESULTS["evaluation"]["sst2"]
     assert (found.value, found.count) == (measured["value"], measured["rows"])
     correct = RESULTS["exactness"]["sst2"]["runs"]["bitinfer"]["correct"]

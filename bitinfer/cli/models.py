@@ -156,15 +156,15 @@ class Verify(_CheckpointFiles, Command):
         return OK if passed else CHECK_FAILED
 
     def _read_data(self) -> LabelledTexts | None:
-        from bitinfer.data.tables import read_table
+        from bitinfer.data.tables import read_rows
 
-        columns = {
+        columns: dict[str, Any] = {
             "text": self.text_column,
             "pair": self.pair_column,
             "label": self.label_column,
         }
         if self.data is not None:
-            return read_table(self.data, **columns)
+            return read_rows(self.data, **columns)
         given = {f"{name}-column": value for name, value in columns.items()}
         for name, value in {**given, "at-least": self.at_least}.items():
             if value is not None:

@@ -1,4 +1,4 @@
-"""Texts in a file: tab-separated columns, CSV, or JSON objects line by line."""
+"""Labelled texts: from a file of tab-separated columns, CSV or JSON lines, or from memory."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bitinfer.checks import check_unicode
-from bitinfer.errors import InputError, quote, shorten
-from bitinfer.heads.classify import class_indices
-from bitinfer.heads.regress import label_numbers
+import numpy as np
 
-__all__ = ["LabelledTexts", "class_indices", "label_numbers", "read_table", "read_texts"]
+from bitinfer.checks import check_unicode
+from bitinfer.errors import InputError, InputTypeError, quote, shorten
+
+__all__ = ["LabelledTexts", "read_rows"]
 
 # Column names of the GLUE tables: text, and second text where there is one.
 _TEXT_COLUMNS = (
@@ -35,74 +35,73 @@ _LABEL_COLUMN = "label"
 # A double holds every integer up to this one.
 _LARGEST_EXACT = 2.0**53
 
-# Line number (from 1) and columns of each row.
-_Rows: TypeAlias = list[tuple[int, list[str]]]
-_Objects: TypeAlias = list[tuple[int, dict[str, Any]]]
-# Text, second text, label: the names of their columns, or their values in a row, where the label is
-# empty if none is wanted.
-_Names: TypeAlias = tuple[str, str | None, str | None]
-_Triple: TypeAlias = tuple[str, str | None, str]
-
 
 @dataclass(frozen=True)
 class LabelledTexts:
     """Rows of a table: ``(text, second text or None)``, and the label as it is written there."""
 
     texts: list[tuple[str, str | None]]
-    labels: list[str]
+    labels: list[str] = field(default_factory=list)
 
 
-def read_table(
-    path: str | os.PathLike[str],
+def read_rows(
+    rows: str | os.PathLike[str] | Iterable[Any],
     *,
     text: str | None = None,
     pair: str | None = None,
     label: str | None = None,
+    labelled: bool = True,
+    source: str | None = None,
 ) -> LabelledTexts:
-    """Read a UTF-8 table of texts and their labels, in the form that the name's ending tells.
+    """Read texts and their labels from a file or from memory.
 
-    ``.csv``: commas between columns, a column with a comma, quote or line break in quotes, and a
-    quote in it doubled.  ``.jsonl`` (also ``.json-lines``, ``.ndjson``): one JSON object a line,
-    whose keys are the columns.  Anything else, such as ``.tsv``: one row a line, tabs between
-    columns, no quoting.  Empty lines are skipped.
+    A file is UTF-8, in the form that the ending of its name tells.  ``.csv``: commas between
+    columns, a column with a comma, quote or line break in quotes, and a quote in it doubled.
+    ``.jsonl`` (also ``.json-lines``, ``.ndjson``): one JSON object a line, whose keys are the
+    columns.  Anything else, such as ``.tsv``: one row a line, tabs between columns, no quoting.
+    Empty lines are skipped.  The first row of a table names its columns.
 
-    The first row names the columns, and each of ``text``, ``pair`` and ``label`` is such a name;
-    without them the names used by GLUE are looked for.  If they are numbers (the first column is
-    1), the first row is data like the others; keys of JSON are always names.
+    In memory, ``rows`` are mappings, as those of a ``datasets.Dataset``, or ``(text, label)``
+    tuples, as those of ``zip(texts, labels)``, where a text may be a tuple of two; without labels,
+    the texts themselves.
 
-    In JSON a text is a string, the second text may be ``null`` for none, and a label is a string or
-    a number: ``1`` and ``1.0`` are the label ``1``.  Labels lose the blanks around them.  An empty
+    A text is a string, the second text may be ``None`` for none, and a label is a string or a
+    number: ``1`` and ``1.0`` are the label ``1``.  Labels lose the blanks around them.  An empty
     text is a text, an empty label is an error.
+
+    Args:
+        rows: The path of a file, or the rows themselves.
+        text, pair, label: Names of the columns; default those used by GLUE.  If they are numbers
+            (the first column is 1), the first row of a table is data like the others; keys are
+            always names.
+        labelled: Whether to read labels.
+        source: What to call the rows in messages; default the path, or ``rows``.
 
     Raises:
         InputError: A column is missing or there twice, a row is broken, a text or label is of the
-            wrong type, or there are no rows; names the file, and the line if it is about one.
+            wrong type, or there are no rows; names the file, and the line or row.
+        InputTypeError: A row in memory is of a type that is not allowed.
         OSError: The file cannot be read.
+
+    >>> read_rows([{"text": "a fine film", "label": 1}]).labels
+    ['1']
+    >>> read_rows(zip(["a fine film"], ["good"])).texts
+    [('a fine film', None)]
     """
-    rows = _read(path, _Wanted(text, pair, label, labelled=True))
-    return LabelledTexts([(a, b) for a, b, _ in rows], [label for _, _, label in rows])
+    wanted = _Wanted(text, pair, label, labelled)
+    if isinstance(rows, (str, bytes, os.PathLike)):
+        name = source or os.fsdecode(rows)
+        table = _read_file(Path(os.fsdecode(rows)), name, wanted)
+    else:
+        name = source or "rows"
+        table = _read_memory(rows, name, wanted)
+    found = list(_pick(table, name, wanted))
+    if not found:
+        raise InputError(f"{name}: found no rows")
+    return LabelledTexts([(a, b) for a, b, _ in found], [c for *_, c in found if c is not None])
 
 
-def read_texts(
-    path: str | os.PathLike[str],
-    *,
-    text: str | None = None,
-    pair: str | None = None,
-    label: str | None = None,
-) -> list[tuple[str, str | None]]:
-    """Read the texts of a table as `read_table` does; it need have no labels.
-
-    Args:
-        path, text, pair: As for `read_table`.
-        label: Tells, as the others do, whether columns are named or numbered; not looked for.
-
-    Raises:
-        InputError, OSError: As `read_table`.
-    """
-    return [(a, b) for a, b, _ in _read(path, _Wanted(text, pair, label, labelled=False))]
-
-
-# ---- the three forms
+# ---- the forms
 
 
 @dataclass(frozen=True)
@@ -114,24 +113,42 @@ class _Wanted:
     label: str | None
     labelled: bool
 
+    @property
+    def numbered(self) -> bool:
+        given = [each for each in (self.text, self.pair, self.label) if each is not None]
+        return bool(given) and all(column.isdecimal() for column in given)
 
-def _read(path: str | os.PathLike[str], wanted: _Wanted) -> list[_Triple]:
-    name = os.fspath(path)
+
+# Where a row is, for messages, and its columns.
+_Row: TypeAlias = tuple[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Rows in one form, whatever they come from.
+
+    Attributes:
+        columns: their names, of all rows together; a name may be there twice.
+    """
+
+    columns: list[str]
+    rows: list[_Row]
+
+
+def _read_file(path: Path, name: str, wanted: _Wanted) -> _Table:
     content = _read_text(path, name)
-    ending = Path(path).suffix.lower()
+    ending = path.suffix.lower()
     if ending in (".jsonl", ".json-lines", ".ndjson"):
-        rows = _pick_keys(_json_rows(content, name), name, wanted)
-    elif ending == ".csv":
-        rows = _pick_columns(_csv_rows(content, name), name, wanted, exact=True)
-    else:
-        rows = _pick_columns(_tsv_rows(content), name, wanted, exact=False)
-    if not rows:
-        raise InputError(f"{name}: found no rows")
-    return rows
+        lines = ((where, line) for where, line in _lines(content, name) if line.strip())
+        return _objects(name, ((where, _json_object(line, where)) for where, line in lines))
+    if ending == ".csv":
+        return _columns(_csv_rows(content, name), name, wanted, exact=True)
+    rows = [(where, line.split("\t")) for where, line in _lines(content, name)]
+    return _columns(rows, name, wanted, exact=False)
 
 
-def _read_text(path: str | os.PathLike[str], name: str) -> str:
-    content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
+def _read_text(path: Path, name: str) -> str:
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
@@ -144,34 +161,65 @@ def _read_text(path: str | os.PathLike[str], name: str) -> str:
     return text
 
 
-def _tsv_rows(content: str) -> _Rows:
-    rows = ((line, row.rstrip("\r")) for line, row in enumerate(content.split("\n"), start=1))
-    return [(line, row.split("\t")) for line, row in rows if row]
+def _lines(content: str, name: str) -> Iterator[tuple[str, str]]:
+    """The lines that hold something, and where they are."""
+    for number, line in enumerate(content.split("\n"), start=1):
+        stripped = line.rstrip("\r")
+        if stripped:
+            yield f"{name}, line {number}", stripped
 
 
-def _csv_rows(content: str, name: str) -> _Rows:
+def _csv_rows(content: str, name: str) -> list[tuple[str, list[str]]]:
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
-    rows: _Rows = []
-    line = 1
+    rows = []
+    where = f"{name}, line 1"
     try:
         for row in reader:
             if row:
-                rows.append((line, row))
-            line = reader.line_num + 1
+                rows.append((where, row))
+            where = f"{name}, line {reader.line_num + 1}"
     except csv.Error as error:
         raise InputError(
-            f"{name}, line {line}: {error}; expected CSV, where a column that begins with a quote "
+            f"{where}: {error}; expected CSV, where a column that begins with a quote "
             "ends with one, and a quote in it is doubled"
         ) from None
     return rows
 
 
-def _json_rows(content: str, name: str) -> _Objects:
-    lines = enumerate(content.split("\n"), start=1)
-    return [(line, _json_row(row, f"{name}, line {line}")) for line, row in lines if row.strip()]
+def _columns(
+    rows: list[tuple[str, list[str]]], name: str, wanted: _Wanted, *, exact: bool
+) -> _Table:
+    """A table whose columns have names in its first row, or numbers, if those are wanted.
+
+    If ``exact``, all rows must have as many columns as the first.
+    """
+    if wanted.numbered:
+        if wanted.text is None or (wanted.labelled and wanted.label is None):
+            missing = "text" if wanted.text is None else "label"
+            raise InputError(f"{name}: found no number of the {missing} column, expected one")
+        most = max((len(row) for _, row in rows), default=0)
+        header = [str(number + 1) for number in range(most)]
+        size = len(rows[0][1]) if rows else 0
+    else:
+        header = rows[0][1] if rows else []
+        size, rows = len(header), rows[1:]
+    for where, row in rows:
+        if exact and len(row) != size:
+            raise InputError(
+                f"{where}: found {len(row)} columns, expected {size} as in the first row"
+            )
+    return _Table(header, [(where, dict(zip(header, row))) for where, row in rows])  # noqa: B905
 
 
-def _json_row(row: str, where: str) -> dict[str, Any]:
+def _objects(name: str, rows: Iterable[_Row]) -> _Table:
+    found = list(rows)
+    if not found:
+        raise InputError(f"{name}: found no rows")
+    # Of all rows: a key that only some have is missing in the others.
+    return _Table(list(dict.fromkeys(key for _, row in found for key in row)), found)
+
+
+def _json_object(row: str, where: str) -> dict[str, Any]:
     try:
         value = _DECODER.decode(row)
     except json.JSONDecodeError as error:  # its own text would name line 1
@@ -200,93 +248,56 @@ def _no_constant(constant: str) -> float:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
+def _read_memory(rows: Iterable[Any], name: str, wanted: _Wanted) -> _Table:
+    """Rows as mappings; those that are none get the names of columns that are wanted."""
+    text, pair = wanted.text or "text", wanted.pair or "text_pair"
+    label = wanted.label or _LABEL_COLUMN
+
+    def as_mapping(row: Any, where: str) -> Mapping[str, Any]:
+        if isinstance(row, Mapping):
+            return row
+        given, *labels = row if wanted.labelled and isinstance(row, tuple) else (row,)
+        texts = given if isinstance(given, (tuple, list)) else (given,)
+        if len(labels) != wanted.labelled or len(texts) not in (1, 2) or isinstance(row, bytes):
+            expected = "(text, label)" if wanted.labelled else "a text"
+            found = f"{where}: found {type(row).__name__} {quote(row)}"
+            raise InputTypeError(f"{found}, expected a mapping or {expected}")
+        return dict(zip((text, pair, label), (*texts, None)[:2] + tuple(labels)))  # noqa: B905
+
+    found = [(f"{name}, row {index}", row) for index, row in enumerate(rows)]
+    return _objects(name, ((where, as_mapping(row, where)) for where, row in found))
+
+
 # ---- columns
 
 
-def _pick_columns(rows: _Rows, name: str, wanted: _Wanted, *, exact: bool) -> list[_Triple]:
-    """The wanted columns of each row; if ``exact``, all rows must have the same number of them."""
-    names: _Names
-    given = [each for each in (wanted.text, wanted.pair, wanted.label) if each is not None]
-    if given and all(column.isdecimal() for column in given):
-        if wanted.text is None or (wanted.labelled and wanted.label is None):
-            missing = "text" if wanted.text is None else "label"
-            raise InputError(f"{name}: found no number of the {missing} column, expected one")
-        most = max((len(row) for _, row in rows), default=0)
-        header = [str(number + 1) for number in range(most)]
-        size = len(rows[0][1]) if rows else 0
-        names = (wanted.text, wanted.pair, wanted.label if wanted.labelled else None)
-    else:
-        header = rows[0][1] if rows else []
-        size, rows = len(header), rows[1:]
-        names = _named_columns(header, wanted)
-    columns = [_position(header, column, name) for column in names]
-    needed = 1 + max(column for column in columns if column is not None)
-    for line, row in rows:
-        if len(row) < needed or (exact and len(row) != size):
-            expected = f"{size} as in the first row" if exact else f"at least {needed}"
-            raise InputError(f"{name}, line {line}: found {len(row)} columns, expected {expected}")
-    text_at, pair_at, label_at = columns
-    assert text_at is not None
-    return [
-        (
-            row[text_at],
-            None if pair_at is None else row[pair_at],
-            "" if label_at is None else _label(row[label_at], f"{name}, line {line}"),
-        )
-        for line, row in rows
-    ]
-
-
-def _named_columns(header: Iterable[str], wanted: _Wanted) -> _Names:
+def _pick(
+    table: _Table, name: str, wanted: _Wanted
+) -> Iterator[tuple[str, str | None, str | None]]:
+    """Text, second text and label of each row."""
     text, pair = wanted.text, wanted.pair
     if text is None:
-        known = (names for names in _TEXT_COLUMNS if {*names} - {None} <= {*header})
-        text, found = next(known, ("sentence", None))
-        pair = pair if pair is not None else found
-    return text, pair, (wanted.label or _LABEL_COLUMN) if wanted.labelled else None
-
-
-def _position(header: list[str], column: str | None, name: str) -> int | None:
-    if column is None:
-        return None
-    if header.count(column) != 1:
-        columns = f"columns {shorten(', '.join(header))}" if header else "no columns"
-        once = " once" if column in header else ""
-        raise InputError(f"{name}: found {columns}; expected {column!r}{once}")
-    return header.index(column)
-
-
-def _label(label: str, where: str) -> str:
-    label = label.strip()
-    if not label:
-        raise InputError(f"{where}: found an empty label, expected the name of a class or a number")
-    return label
-
-
-# ---- keys
-
-
-def _pick_keys(rows: _Objects, name: str, wanted: _Wanted) -> list[_Triple]:
-    # Of all rows: a key that only some have is missing in the others.
-    keys = list(dict.fromkeys(key for _, row in rows for key in row))
-    text, pair, label = names = _named_columns(keys, wanted)
-    if rows:
+        known = (names for names in _TEXT_COLUMNS if {*names} - {None} <= {*table.columns})
+        text, second = next(known, ("sentence", None))
+        pair = pair if pair is not None else second
+    label = (wanted.label or _LABEL_COLUMN) if wanted.labelled else None
+    names = [each for each in (text, pair, label) if each is not None]
+    for column in names:
+        if table.columns.count(column) != 1:
+            columns = shorten(", ".join(table.columns))
+            found = f"columns {columns}" if table.columns else "no columns"
+            once = " once" if column in table.columns else ""
+            raise InputError(f"{name}: found {found}; expected {column!r}{once}")
+    for where, row in table.rows:
         for column in names:
-            _position(keys, column, name)
-    return [
-        (
-            _value(row, text, _text, f"{name}, line {line}"),
-            None if pair is None else _value(row, pair, _second_text, f"{name}, line {line}"),
-            "" if label is None else _value(row, label, _json_label, f"{name}, line {line}"),
+            if column not in row:
+                found = shorten(", ".join(row))
+                raise InputError(f"{where}: found columns {found}; expected {column!r}")
+        yield (
+            _text(row[text], f"{where}, {text}"),
+            None if pair is None or row[pair] is None else _text(row[pair], f"{where}, {pair}"),
+            None if label is None else _label(row[label], f"{where}, {label}"),
         )
-        for line, row in rows
-    ]
-
-
-def _value(row: dict[str, Any], key: str, read: Callable[[Any, str], Any], where: str) -> Any:
-    if key not in row:
-        raise InputError(f"{where}: found keys {shorten(', '.join(row))}; expected {key!r}")
-    return read(row[key], f"{where}, {key}")
 
 
 def _text(value: Any, where: str) -> str:
@@ -296,24 +307,23 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def _second_text(value: Any, where: str) -> str | None:
-    return None if value is None else _text(value, where)
-
-
-def _json_label(value: Any, where: str) -> str:
+def _label(value: Any, where: str) -> str:
     if isinstance(value, str):
-        return _label(_text(value, where), where)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if isinstance(value, float) and math.isfinite(value):
+        label = _text(value, where).strip()
+        if not label:
+            expected = "the name of a class or a number"
+            raise InputError(f"{where}: found an empty label, expected {expected}")
+        return label
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, (float, np.floating)) and math.isfinite(value):
         # JSON has one kind of number, and writers that know no integers write 1.0.
-        exact = value.is_integer() and abs(value) <= _LARGEST_EXACT
-        return str(int(value) if exact else value)
+        number = float(value)
+        exact = number.is_integer() and abs(number) <= _LARGEST_EXACT
+        return str(int(number) if exact else number)
     raise InputError(f"{where}: found {_shown(value)}, expected a string or a number")
 
 
 def _shown(value: object) -> str:
     """A value as JSON has it, or the start of it."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    return quote(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else quote(value)

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitinfer.checks import check_int, check_unicode
-from bitinfer.data.tables import LabelledTexts, class_indices, label_numbers
+from bitinfer.data.tables import LabelledTexts
 from bitinfer.errors import InputError, InputTypeError, quote
+from bitinfer.heads.classify import class_indices
+from bitinfer.heads.regress import label_numbers
 from bitinfer.runtime.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
 
 if TYPE_CHECKING:

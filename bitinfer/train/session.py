@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from bitinfer.checks import check_bool, check_int, check_unicode, shows_progress
-from bitinfer.data.tables import LabelledTexts, class_indices, read_table, read_texts
+from bitinfer.data.tables import LabelledTexts, read_rows
 from bitinfer.diagnostics import cpu_name, package_version
 from bitinfer.errors import ConversionError, InputError, InputTypeError, quote
 from bitinfer.families.glue import real_names
 from bitinfer.files import file_sha256, locked_folder
+from bitinfer.heads.classify import class_indices
 from bitinfer.runtime.text import MIN_LENGTH, TextPair
 from bitinfer.train.data import (
     Batch,
@@ -335,10 +336,10 @@ def read_tables(options: Mapping[str, Any]) -> tuple[dict[str, LabelledTexts], l
         OSError: one cannot be read.
     """
     columns = {key: options[key] for key in ("text", "pair", "label")}
-    tables = {name: read_table(options[name], **columns) for name in ("train", "dev")}
+    tables = {name: read_rows(options[name], **columns) for name in ("train", "dev")}
     more = []
     if options.get("unlabelled") is not None:  # fine-tuning has none
-        more = read_texts(options["unlabelled"], **columns)
+        more = read_rows(options["unlabelled"], **columns, labelled=False).texts
         _check_pairs("unlabelled", more, tables["train"], options)
     _check_pairs("dev", tables["dev"].texts, tables["train"], options)
     return tables, more
