@@ -1,16 +1,16 @@
-"""What a model is asked for: each head is one file that registers itself.
+"""What a model is asked for: a head is one file here that registers itself.
 
 >>> find_head("classification", 2).reads
 'pooled'
 """
 
+import pkgutil
+from importlib import import_module
+
 from bitinfer.heads.metrics import ACCURACY, PEARSON, Metric
 from bitinfer.heads.registry import Head, Reads, find_head, heads, register
 
-# isort: split
-# Imported for what they register.
-from bitinfer.heads import classify as classify
-from bitinfer.heads import regress as regress
-from bitinfer.heads import span as span
-
 __all__ = ["ACCURACY", "PEARSON", "Head", "Metric", "Reads", "find_head", "heads", "register"]
+
+for _module in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
