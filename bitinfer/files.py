@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import hashlib
 import os
 import re
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from bitinfer.errors import InputError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = [
     "TEMPORARY",
@@ -43,8 +44,6 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
         IsADirectoryError: It is a folder.
         FileNotFoundError: The folder it should be in does not exist.
     """
-    from pathlib import Path  # who only reads models does not wait for this import
-
     name = os.fsdecode(path)
     target = Path(name)
     if not target.name or "\0" in name:
@@ -63,8 +62,6 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
 
 def file_sha256(path: Path) -> str:
     """Of the bytes of a file, hexadecimal."""
-    import hashlib
-
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -81,16 +78,14 @@ def write_file(path: Path, data: bytes | bytearray | memoryview, *, overwrite: b
         FileExistsError: The file exists and ``overwrite`` is false.
         OSError: It cannot be written.
     """
-    from pathlib import Path
-
     if overwrite:
         path = Path(os.path.realpath(path))
     temporary = path.with_name(f".bitinfer-{os.urandom(8).hex()}.tmp")
     try:
-        mode = _mode(path) if overwrite else None
-        with open(temporary, "xb", opener=None if mode is None else _private) as file:
-            if mode is not None:
-                os.chmod(file.fileno(), mode)
+        replaced = overwrite and path.exists()
+        with open(temporary, "xb", opener=_private if replaced else None) as file:
+            if replaced:
+                os.chmod(file.fileno(), stat.S_IMODE(path.stat().st_mode) & 0o777)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -110,10 +105,6 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be made, or there is a folder of that name that holds something.
     """
-    import shutil
-    import tempfile
-    from pathlib import Path
-
     parent = path.absolute().parent
     temporary = Path(tempfile.mkdtemp(prefix=".bitinfer-", dir=parent))
     try:
@@ -140,7 +131,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
         InputError: Another one has it, or what has that name is no folder.
         OSError: The folder cannot be made, opened or locked.
     """
-    descriptor, locked = _open_and_lock(folder)
+    descriptor, locked = _open_locked(folder)
     try:
         yield
     finally:
@@ -151,40 +142,32 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _open_and_lock(folder: Path) -> tuple[int, bool]:
+def _open_locked(folder: Path) -> tuple[int, bool]:
     """A descriptor of the folder that has that name now, and whether it has the lock."""
     while True:
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-        try:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            continue  # removed in between by who had it
-        except OSError as error:
-            if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise InputError(f"{folder}: found a file or a link, expected a folder") from None
-            raise
-        try:
+        if not os.path.lexists(folder):
+            folder.mkdir(exist_ok=True)
+        if folder.is_symlink() or folder.is_file():
+            raise InputError(f"{folder}: found a file or a link, expected a folder")
+        with contextlib.ExitStack() as stack:
+            try:
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                continue  # removed in between by who had it
+            stack.callback(os.close, descriptor)
             locked = _lock(descriptor, folder)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        if _is_open_as(descriptor, folder):
-            return descriptor, locked
-        os.close(descriptor)  # a folder that has been removed: who locked the next one has it
+            if _is_open_as(descriptor, folder):
+                stack.pop_all()
+                return descriptor, locked
 
 
 def _lock(descriptor: int, folder: Path) -> bool:
     """Whether the file system has locks, and this one is ours now."""
-    import fcntl
-
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise InputError(
-            f"{folder}: found in use by another run, expected none (wait for it, or choose another "
-            "name)"
-        ) from None
+        found = f"{folder}: found in use by another run"
+        raise InputError(f"{found}, expected none (wait, or choose another name)") from None
     except OSError as error:
         if error.errno in _NO_LOCK:
             return False
@@ -199,14 +182,6 @@ def _is_open_as(descriptor: int, folder: Path) -> bool:
         return False
 
 
-def _mode(path: Path) -> int | None:
-    """Who may read and write a file, if there is one."""
-    try:
-        return stat.S_IMODE(path.stat().st_mode) & 0o777
-    except FileNotFoundError:
-        return None
-
-
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
@@ -217,24 +192,10 @@ def _take_free_name(temporary: Path, path: Path) -> None:
         os.link(temporary, path)
     except FileExistsError:
         raise _exists(path) from None
-    except OSError:  # a file system without hard links
-        _claim_name(temporary, path)
-
-
-def _claim_name(temporary: Path, path: Path) -> None:
-    """The same in two steps: an empty file holds the name until it is replaced."""
-    try:
-        with open(path, "xb") as file:
-            placeholder = os.fstat(file.fileno())
-    except FileExistsError:
-        raise _exists(path) from None
-    try:
+    except OSError:  # a file system without hard links, where two writers must not be as close
+        if os.path.lexists(path):
+            raise _exists(path) from None
         os.replace(temporary, path)
-    except BaseException:  # maybe an interrupt after it took place
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(placeholder, path.lstat()):
-                path.unlink()
-        raise
 
 
 def _exists(path: Path) -> FileExistsError:

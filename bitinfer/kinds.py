@@ -6,7 +6,7 @@ function's arguments.  Needs no NumPy: the command line uses it before anything 
 >>> @dataclass(frozen=True, kw_only=True)
 ... class Options:
 ...     size: int = option(8, integer(1), "", "texts that are run together")
->>> about(fields(Options)[0]).kind.check("size", 0)
+>>> about(Options.__dataclass_fields__["size"]).kind.check("size", 0)
 Traceback (most recent call last):
 bitinfer.errors.InputError: size: found 0, expected at least 1
 """

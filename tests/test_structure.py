@@ -16,6 +16,14 @@ PYTHON = sorted(ROOT.glob("bitinfer/**/*.py"))
 
 # A layer may use itself and those before it.
 LAYERS = ["base", "model", "cpu", "python"]
+# The same for the rooms and modules of the package, which stand beside each other in a line.
+ROOMS = [
+    *({"_core", "errors"}, {"bits", "checks", "codes", "files", "results"}, {"heads", "kinds"}),
+    *({"description"}, {"families", "reference"}, {"runtime"}, {"conversion", "ops"}),
+    *({"data", "diagnostics"}, {"train"}, {"cli"}, {"__main__"}),
+]
+# To load a checkpoint is to convert it in memory.
+BACKWARDS = {("runtime/origin.py", "conversion")}
 # An ISA file that instantiated an inline function of one of these could replace the copy that all
 # other code uses by one with its own instructions.
 CONTAINERS = {"algorithm", "array", "deque", "functional", "iostream", "map", "memory", "optional"}
@@ -122,6 +130,31 @@ def test_only_project_functions_compute_results() -> None:
     inexact = re.compile(r"\bstd::(exp|tanh|erf|log|pow|sin|cos)\w*\(")
     for path in NATIVE:
         assert not inexact.search(path.read_text()), name(path)
+
+
+def rooms_of(node: ast.AST) -> set[str]:
+    """The rooms of the package that an import names; none for the package itself."""
+    if isinstance(node, ast.ImportFrom):
+        names = [f"{node.module}.{alias.name}" for alias in node.names]
+    elif isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    else:
+        return set()
+    found = {tuple(each.split("."))[1:2] for each in names if each.startswith("bitinfer.")}
+    return {room for rooms in found for room in rooms}
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=name)
+def test_python_layers(path: Path) -> None:
+    module = path.relative_to(ROOT / "bitinfer").as_posix()
+    room = module.partition("/")[0].removesuffix(".py")
+    if room == "__init__":  # where the public names are, which are imported on first use
+        return
+    [level] = [index for index, rooms in enumerate(ROOMS) if room in rooms]
+    allowed = {room}.union(*ROOMS[:level])
+    for node in ast.walk(ast.parse(path.read_text())):
+        for other in rooms_of(node) - allowed:
+            assert (module, other) in BACKWARDS, f"{module} imports {other}"
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=name)

@@ -6,8 +6,6 @@ each takes: that costs about 1 % and is why it is off unless asked for.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import statistics
@@ -52,6 +50,8 @@ class Timing:
         """The setting, figures over its repetitions, and of a profile the stages in percent."""
         mean = statistics.fmean(self.seconds)
         deviation = statistics.stdev(self.seconds) if len(self.seconds) > 1 else 0.0
+        stages = self.stages or {}
+        total = sum(stages.values())
         return {
             "isa": self.isa,
             "threads": self.threads,
@@ -62,14 +62,8 @@ class Timing:
             "sd_ms": round(1e3 * deviation, 4),
             "sequences_per_s": round(self.batch / mean, 1),
             "tokens_per_s": round(self.batch * self.length / mean),
-            **self._shares(),
+            **{f"{name} %": round(100 * value / total, 1) for name, value in stages.items()},
         }
-
-    def _shares(self) -> dict[str, float]:
-        if self.stages is None:
-            return {}
-        total = sum(self.stages.values())
-        return {f"{name} %": round(100 * value / total, 1) for name, value in self.stages.items()}
 
 
 def run(
@@ -146,25 +140,23 @@ def as_markdown(model: str, timings: Iterable[Timing]) -> Iterator[str]:
         if index == 0:
             yield "| " + " | ".join(row) + " |"
             yield "|" + "---|" * len(row)
-        yield "| " + " | ".join(str(value) for value in row.values()) + " |"
+        yield "| " + " | ".join(map(str, row.values())) + " |"
 
 
 def as_csv(model: str, timings: Iterable[Timing]) -> Iterator[str]:
-    """Comment lines with what was measured, then the table."""
+    """A comment line with what was measured, then the table, where nothing needs quotes."""
     yield f"# {model}. {EXCLUDED}"
     for index, row in enumerate(timing.row() for timing in timings):
-        for values in ([row.keys()] if index == 0 else []) + [row.values()]:
-            line = io.StringIO()
-            csv.writer(line).writerow(values)
-            yield line.getvalue().rstrip("\r\n")
+        if index == 0:
+            yield ",".join(row)
+        yield ",".join(map(str, row.values()))
 
 
 def as_json(model: str, timings: Iterable[Timing]) -> Iterator[str]:
     """One object with the machine, and every sample of every setting."""
-    results = [
-        {**timing.row(), "seconds": timing.seconds}
-        | ({"stages": timing.stages} if timing.stages is not None else {})
-        for timing in timings
-    ]
+    results = []
+    for timing in timings:
+        stages = {} if timing.stages is None else {"stages": timing.stages}
+        results.append({**timing.row(), "seconds": timing.seconds, **stages})
     report = {"model": model, "excluded": EXCLUDED, "machine": diagnose(), "results": results}
     yield json.dumps(report, indent=2)
