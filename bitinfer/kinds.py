@@ -5,7 +5,7 @@ function's arguments.  Needs no NumPy: the command line uses it before anything 
 
 >>> @dataclass(frozen=True, kw_only=True)
 ... class Options:
-...     size: int = option(8, integer(1), "texts that are run together")
+...     size: int = option(8, integer(1), "", "texts that are run together")
 >>> about(Options.__dataclass_fields__["size"]).kind.check("size", 0)
 Traceback (most recent call last):
 bitinfer.errors.InputError: size: found 0, expected at least 1
@@ -86,7 +86,7 @@ def about(option: Field[Any]) -> About:
     return found
 
 
-def option(default: Any, kind: Kind, help: str, *flags: str, group: str = "") -> Any:
+def option(default: Any, kind: Kind, group: str, help: str, *flags: str) -> Any:
     """A field of a dataclass that is an option."""
     return field(default=default, metadata={"about": About(kind, group, help, flags)})
 

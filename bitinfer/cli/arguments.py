@@ -5,7 +5,7 @@
         '''Count the tokens of a text'''
         examples: ClassVar[str] = "  bitinfer count 'some text'"
         text: str = argument("TEXT", "what to count")
-        limit: int | None = option(None, integer(1), "most to count")
+        limit: int | None = option(None, integer(1), "", "most to count")
         def run(self) -> int: ...
 
 The fields are made by `bitinfer.kinds`, and may be those of a base class that has no command.  A

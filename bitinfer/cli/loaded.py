@@ -19,5 +19,5 @@ class Loaded:
     """A model and how it runs."""
 
     model: str = argument("MODEL", MODEL)
-    num_threads: int | None = option(None, integer(1), "threads to use")
-    isa: str | None = option(None, ISA, "instruction set to use: see doctor")
+    num_threads: int | None = option(None, integer(1), "", "threads to use")
+    isa: str | None = option(None, ISA, "", "instruction set to use: see doctor")

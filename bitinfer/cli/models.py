@@ -37,9 +37,9 @@ _CANNOT = 3
 class _CheckpointFiles:
     """What a checkpoint folder does not hold."""
 
-    config: str | None = option(None, FILE, "config.json, if the checkpoint has none")
-    vocab: str | None = option(None, FILE, "vocab.txt, if the checkpoint has none")
-    bits: str | None = option(None, TEXT, "such as 1-1-2, if its config.json does not tell")
+    config: str | None = option(None, FILE, "", "config.json, if the checkpoint has none")
+    vocab: str | None = option(None, FILE, "", "vocab.txt, if the checkpoint has none")
+    bits: str | None = option(None, TEXT, "", "such as 1-1-2, if its config.json does not tell")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +54,12 @@ class Convert(_CheckpointFiles, Command):
 
     source: str = argument("SRC", "checkpoint folder, or .bin / .pt file")
     destination: str = argument("DST", "packed file to make")
-    task: str | None = option(None, TEXT, "GLUE task or squad: gives labels and length")
-    labels: tuple[str, ...] | None = option(None, NAMES, "names of the classes in order")
-    max_length: int | None = option(None, integer(1), "tokens a text is cut to")
-    licence: str | None = option(None, TEXT, "licence of the checkpoint, recorded in the file")
-    overwrite: bool = option(False, BOOL, "replace DST if it exists")
-    verify: bool = option(True, BOOL, "do not compare the result with the float64 reference")
+    task: str | None = option(None, TEXT, "", "GLUE task or squad: gives labels and length")
+    labels: tuple[str, ...] | None = option(None, NAMES, "", "names of the classes in order")
+    max_length: int | None = option(None, integer(1), "", "tokens a text is cut to")
+    licence: str | None = option(None, TEXT, "", "licence of the checkpoint, recorded in the file")
+    overwrite: bool = option(False, BOOL, "", "replace DST if it exists")
+    verify: bool = option(True, BOOL, "", "do not compare the result with the float64 reference")
 
     def run(self) -> int:
         options = asdict(self)
@@ -89,7 +89,7 @@ class Info(Loaded, Command):
 
     examples: ClassVar[str] = "  bitinfer info sst2\n  bitinfer info sst2.safetensors --json"
 
-    json: bool = option(False, BOOL, "as JSON")
+    json: bool = option(False, BOOL, "", "as JSON")
 
     def run(self) -> int:
         from bitinfer.diagnostics import format_lines
@@ -124,13 +124,13 @@ class Verify(_CheckpointFiles, Command):
     )
 
     model: str = argument("MODEL", MODEL)
-    checkpoint: str | None = option(None, FILE, "compare with this checkpoint instead")
-    data: str | None = option(None, FILE, "labelled texts: report the accuracy")
-    text_column: str | None = option(None, COLUMN, "column of the text")
-    pair_column: str | None = option(None, COLUMN, "column of the second text")
-    label_column: str | None = option(None, COLUMN, "column of the label")
-    at_least: float | None = option(None, number(), "fail if the result is lower")
-    parity: bool = option(True, BOOL, "only look at the data; needs no PyTorch")
+    checkpoint: str | None = option(None, FILE, "", "compare with this checkpoint instead")
+    data: str | None = option(None, FILE, "", "labelled texts: report the accuracy")
+    text_column: str | None = option(None, COLUMN, "", "column of the text")
+    pair_column: str | None = option(None, COLUMN, "", "column of the second text")
+    label_column: str | None = option(None, COLUMN, "", "column of the label")
+    at_least: float | None = option(None, number(), "", "fail if the result is lower")
+    parity: bool = option(True, BOOL, "", "only look at the data; needs no PyTorch")
 
     def run(self) -> int:
         from bitinfer.data.evaluation import evaluate
@@ -207,17 +207,17 @@ class Bench(Command):
     )
 
     model: str = argument("MODEL", MODEL)
-    batch: tuple[int, ...] = option((1, 8, 32), SIZES, "sequences a call", "-b", "--batch")
-    length: tuple[int, ...] = option((32, 128), SIZES, "tokens a sequence", "-l", "--length")
+    batch: tuple[int, ...] = option((1, 8, 32), SIZES, "", "sequences a call", "-b", "--batch")
+    length: tuple[int, ...] = option((32, 128), SIZES, "", "tokens a sequence", "-l", "--length")
     threads: tuple[int, ...] | None = option(
-        None, SIZES, "default: as predict would", "-t", "--threads"
+        None, SIZES, "", "default: as predict would", "-t", "--threads"
     )
     isa: tuple[str, ...] | None = option(
-        None, replace(NAMES, metavar="NAME,..."), "default: the one predict would use"
+        None, replace(NAMES, metavar="NAME,..."), "", "default: the one predict would use"
     )
-    repetitions: int = option(10, integer(1), "calls that are timed", "-r", "--repetitions")
-    output: str = option("md", choice("md", "json", "csv"), "form", "-o", "--output")
-    profile: bool = option(False, BOOL, "also the share of time in each stage of the engine")
+    repetitions: int = option(10, integer(1), "", "calls that are timed", "-r", "--repetitions")
+    output: str = option("md", choice("md", "json", "csv"), "", "form", "-o", "--output")
+    profile: bool = option(False, BOOL, "", "also the share of time in each stage of the engine")
 
     def run(self) -> int:
         from bitinfer.cli import bench
@@ -243,7 +243,7 @@ class Doctor(Command):
 
     examples: ClassVar[str] = "  bitinfer doctor"
 
-    json: bool = option(False, BOOL, "as JSON")
+    json: bool = option(False, BOOL, "", "as JSON")
 
     def run(self) -> int:
         from bitinfer.diagnostics import diagnose, format_lines, self_test

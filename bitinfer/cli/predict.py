@@ -78,18 +78,19 @@ class Predict(Loaded, Command):
     )
 
     text: tuple[str, ...] = argument("TEXT", "texts; default: lines of stdin", many=True)
-    input: str | None = option(None, FILE, "read texts from lines; - is stdin")
+    input: str | None = option(None, FILE, "", "read texts from lines; - is stdin")
     format: str = option(
         "text",
         choice(*sorted(_WRITERS)),
+        "",
         "text: for reading; tsv: label, score, text; jsonl: one object a line",
     )
     pair_sep: str | None = option(
-        None, Kind(_check_separator, metavar="SEP"), "what separates the texts of a pair"
+        None, Kind(_check_separator, metavar="SEP"), "", "what separates the texts of a pair"
     )
-    top_k: int = option(1, integer(0), "classes to show, 0 is all")
-    batch_size: int = option(32, integer(1), "texts run together")
-    max_length: int | None = option(None, integer(1), "tokens a text is cut to: as the model")
+    top_k: int = option(1, integer(0), "", "classes to show, 0 is all")
+    batch_size: int = option(32, integer(1), "", "texts run together")
+    max_length: int | None = option(None, integer(1), "", "tokens a text is cut to: as the model")
 
     def run(self) -> int:
         model = bitinfer.load(self.model, num_threads=self.num_threads, isa=self.isa)
