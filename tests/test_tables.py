@@ -384,10 +384,31 @@ def test_rows_in_memory() -> None:
     rows = [{"sentence": "a", "label": 1}, {"sentence": "b", "label": np.int64(0)}]
     assert read_rows(rows) == read_rows(iter(rows)) == PLAIN
     assert read_rows(zip(["a", "b"], [1.0, "0"], strict=True)) == PLAIN
+    assert read_rows({"text": ["a", "b"], "label": np.array([1, 0])}) == PLAIN
+    with pytest.raises(ValueError, match="shorter"):
+        read_rows({"text": ["a", "b"], "label": [1]})
     assert read_rows([(("a", "b"), 2)]) == PAIRS
     assert read_rows([{"x": "a", "y": "b", "z": 2}], text="x", pair="y", label="z") == PAIRS
     assert read_rows(["a", ("b", "c")], labelled=False).texts == [("a", None), ("b", "c")]
     assert read_rows([{"text": "a"}], labelled=False) == LabelledTexts([("a", None)], [])
+
+
+def test_a_data_frame() -> None:
+    class Frame:
+        """As one of pandas: iterating gives the names of columns."""
+
+        def __iter__(self) -> Any:
+            return iter(["text", "label"])
+
+        def iterrows(self) -> Any:
+            raise NotImplementedError
+
+        def to_dict(self, orient: str) -> Any:
+            assert orient == "records"
+            return [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
+
+    assert read_rows(Frame()) == PLAIN
+    assert read_rows(Frame(), labelled=False).texts == PLAIN.texts
 
 
 @pytest.mark.parametrize(

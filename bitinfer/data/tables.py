@@ -61,9 +61,10 @@ def read_rows(
     columns.  Anything else, such as ``.tsv``: one row a line, tabs between columns, no quoting.
     Empty lines are skipped.  The first row of a table names its columns.
 
-    In memory, ``rows`` are mappings, as those of a ``datasets.Dataset``, or ``(text, label)``
-    tuples, as those of ``zip(texts, labels)``, where a text may be a tuple of two; without labels,
-    the texts themselves.
+    In memory, ``rows`` are mappings, as those of a ``datasets.Dataset``, or a mapping of whole
+    columns, or a pandas ``DataFrame``, or ``(text, label)`` tuples, as those of
+    ``zip(texts, labels)``, where a text may be a tuple of two; without labels, the texts
+    themselves.
 
     A text is a string, the second text may be ``None`` for none, and a label is a string or a
     number: ``1`` and ``1.0`` are the label ``1``.  Labels lose the blanks around them.  An empty
@@ -248,7 +249,7 @@ def _no_constant(constant: str) -> float:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
-def _read_memory(rows: Iterable[Any], name: str, wanted: _Wanted) -> _Table:
+def _read_memory(rows: Any, name: str, wanted: _Wanted) -> _Table:
     """Rows as mappings; those that are none get the names of columns that are wanted."""
     text, pair = wanted.text or "text", wanted.pair or "text_pair"
     label = wanted.label or _LABEL_COLUMN
@@ -264,6 +265,10 @@ def _read_memory(rows: Iterable[Any], name: str, wanted: _Wanted) -> _Table:
             raise InputTypeError(f"{found}, expected a mapping or {expected}")
         return dict(zip((text, pair, label), (*texts, None)[:2] + tuple(labels)))  # noqa: B905
 
+    if hasattr(rows, "iterrows"):  # a DataFrame of pandas, which iterates over names of columns
+        rows = rows.to_dict("records")
+    if isinstance(rows, Mapping):
+        rows = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
     found = [(f"{name}, row {index}", row) for index, row in enumerate(rows)]
     return _objects(name, ((where, as_mapping(row, where)) for where, row in found))
 
