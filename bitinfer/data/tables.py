@@ -289,14 +289,14 @@ def _pick(
     names = [each for each in (text, pair, label) if each is not None]
     for column in names:
         if table.columns.count(column) != 1:
-            columns = shorten(", ".join(table.columns))
+            columns = shorten(", ".join(map(str, table.columns)))
             found = f"columns {columns}" if table.columns else "no columns"
             once = " once" if column in table.columns else ""
             raise InputError(f"{name}: found {found}; expected {column!r}{once}")
     for where, row in table.rows:
         for column in names:
             if column not in row:
-                found = shorten(", ".join(row))
+                found = shorten(", ".join(map(str, row)))
                 raise InputError(f"{where}: found columns {found}; expected {column!r}")
         yield (
             _text(row[text], f"{where}, {text}"),
