@@ -41,7 +41,7 @@ class Product:
 
     def call(self, epilogue: str, isa: str) -> Call:
         # Below the checks of bitinfer.ops, which cost as much as a product of one row.
-        operands = (self.a.bits, None, False, self.b._panels)
+        operands = (self.a.bits, None, False, self.b._right)
         calls: dict[str, Call] = {
             "codes": lambda: _core.bgemm_threshold(*operands, self.threshold, None, False, isa, 1),
             "sums": lambda: _core.bgemm(*operands, isa, 1),

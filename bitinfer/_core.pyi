@@ -63,7 +63,7 @@ class Model:
     @property
     def config(self) -> dict[str, int | str]: ...
 
-class Panels:
+class RightOperand:
     def __init__(self, bits: _Words, nonzero: _Words | None, k: int) -> None: ...
     @property
     def rows(self) -> int: ...
@@ -77,7 +77,7 @@ def bgemm(
     a: _Words,
     a_nonzero: _Words | None,
     unsigned: bool,
-    panels: Panels,
+    b: RightOperand,
     isa: str | None = ...,
     num_threads: int | None = ...,
 ) -> _I32: ...
@@ -85,13 +85,13 @@ def bgemm_reference(
     a: _Words,
     a_nonzero: _Words | None,
     unsigned: bool,
-    panels: Panels,
+    b: RightOperand,
 ) -> _I32: ...
 def bgemm_affine(
     a: _Words,
     a_nonzero: _Words | None,
     unsigned: bool,
-    panels: Panels,
+    b: RightOperand,
     scale: _F64,
     bias: _F64,
     isa: str | None = ...,
@@ -101,7 +101,7 @@ def bgemm_threshold(
     a: _Words,
     a_nonzero: _Words | None,
     unsigned: bool,
-    panels: Panels,
+    b: RightOperand,
     threshold: _I32,
     low: _I32 | None,
     ternary: bool,

@@ -117,13 +117,13 @@ class PackedMatrix:
         return PackedMatrix, (self.bits, self.nonzero, self.k, self.kind)
 
     @cached_property
-    def _panels(self) -> _core.Panels:
+    def _right(self) -> _core.RightOperand:
         """The rows in the order in which kernels read the right-hand side."""
         if self.kind == "u1":
             raise InputError(
                 "b: found kind 'u1', expected 'pm1' or 'ternary' on the right-hand side"
             )
-        return _core.Panels(self.bits, self.nonzero, self.k)
+        return _core.RightOperand(self.bits, self.nonzero, self.k)
 
 
 def pack_sign(x: ArrayLike, *, isa: str | None = None) -> PackedMatrix:
@@ -233,13 +233,13 @@ def _isa(isa: Any) -> str | None:
     return check_engine(None, isa)[1]
 
 
-def _operands(a: PackedMatrix, b: PackedMatrix) -> tuple[Words, Words | None, bool, _core.Panels]:
+def _operands(a: PackedMatrix, b: PackedMatrix) -> tuple[Words, Words | None, bool, _core.RightOperand]:
     for name, matrix in (("a", a), ("b", b)):
         if not isinstance(matrix, PackedMatrix):
             raise InputTypeError(f"{name}: found {type(matrix).__name__}, expected PackedMatrix")
     if a.k != b.k:
         raise InputError(f"b: found k {b.k}, expected {a.k} as in a")
-    return a.bits, a.nonzero, a.kind == "u1", b._panels
+    return a.bits, a.nonzero, a.kind == "u1", b._right
 
 
 def _floats(name: str, value: Any) -> NDArray[Any]:

@@ -91,7 +91,7 @@ def test_products(kind_a: str, kind_b: str, isa: str) -> None:
         a, b, expected = operands(kind_a, kind_b, m, n, k)
         for threads in (1, 2):
             np.testing.assert_array_equal(bgemm(a, b, isa=isa, num_threads=threads), expected)
-        plain = _core.bgemm_reference(a.bits, a.nonzero, a.kind == "u1", b._panels)
+        plain = _core.bgemm_reference(a.bits, a.nonzero, a.kind == "u1", b._right)
         np.testing.assert_array_equal(plain, expected)
         scale, bias = np.linspace(-1, 1, n), np.linspace(3, 5, n)
         np.testing.assert_array_equal(

@@ -16,7 +16,7 @@ from bitinfer import _core
 ROOT = Path(__file__).resolve().parent.parent
 
 # pybind11 classes have a metaclass of their own, which concerns nobody.
-ALLOWED = "bitinfer._core.Model\nbitinfer._core.Panels\n"
+ALLOWED = "bitinfer._core.Model\nbitinfer._core.RightOperand\n"
 # What the stub imports is skipped: reading the types of NumPy takes longer than all the rest.
 SKIP_IMPORTS = "[mypy]\nfollow_imports = skip\nfollow_imports_for_stubs = True\n"
 

@@ -62,7 +62,7 @@ class Own(_Product):
         from bitinfer import _core, ops
 
         left, right = ops.PackedMatrix.from_codes(a), ops.PackedMatrix.from_codes(b)
-        operands = (left.bits, None, False, right._panels)
+        operands = (left.bits, None, False, right._right)
         threshold = np.zeros(len(b), np.int32)
         isa = _core.resolve_isa(None)
         if self.kind == "codes":

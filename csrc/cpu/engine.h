@@ -10,18 +10,9 @@
 #include <vector>
 
 #include "cpu/forward.h"
-#include "cpu/weights.h"
+#include "cpu/prepared.h"
 
 namespace bitinfer {
-
-// Memory of one call; it goes back to the engine after the call and serves the next one.
-struct Workspace {
-  std::vector<GroupBuffers> groups;    // one per thread; a group shared by all uses the first
-  std::vector<MemberBuffers> members;  // one per thread
-  std::vector<Group> plan;
-
-  size_t bytes() const;
-};
 
 // Immutable once built; run() may be called from any number of threads at once.
 class Engine {
@@ -32,17 +23,14 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Every index of the batch; std::invalid_argument names the one that is out of range.
-  void check(const Batch& batch) const;
-
   // Checks the batch and fills the outputs. With a trace the batch is one sequence; with stage
   // times there are num_threads() of them, to which the times are added.
   void run(const Batch& batch, const Outputs& outputs, const Observers& observers = {});
 
-  const Config& config() const { return weights_.config; }
+  const Config& config() const { return model_.config; }
   const std::string& isa() const { return isa_; }
   int num_threads() const { return num_threads_; }
-  size_t weight_bytes() const { return weights_.bytes; }
+  size_t weight_bytes() const { return model_.bytes; }
   size_t workspace_bytes() const { return workspace_bytes_.load(); }  // the largest so far
 
  private:
@@ -52,7 +40,7 @@ class Engine {
   std::string isa_;
   const Kernels& kernels_;
   int num_threads_;
-  Weights weights_;
+  PreparedModel model_;
   // Lock-free slots: a lock held by another thread at the time of a fork would stay held in the
   // child. Calls beyond the slots use memory of their own.
   std::array<std::atomic<Workspace*>, 8> idle_{};

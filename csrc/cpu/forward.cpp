@@ -1,6 +1,8 @@
 #include "cpu/forward.h"
 
 #include <algorithm>
+#include <initializer_list>
+#include <limits>
 
 #include "base/bits.h"
 #include "base/math.h"
@@ -8,49 +10,39 @@
 namespace bitinfer {
 namespace {
 
-constexpr int64_t kKeyValueBuffers = 2;
-
-// After attention rows have nothing to do with one another. So many of them go through the rest of
-// a layer at a time: 64 rows of 768 doubles are 393 kB and stay in L2.
-constexpr int64_t kRowBlock = 64;
-
-class GroupForward {
+class Forward {
  public:
-  GroupForward(const Kernels& kernels, const Weights& weights, const Batch& batch,
-               const Group& group, GroupBuffers& buffers, MemberBuffers& scratch, int member,
-               int team_size, Team& team, const Outputs& outputs, const Observers& observers)
-      : kernels_(kernels),
-        weights_(weights),
-        config_(weights.config),
-        batch_(batch),
-        group_(group),
-        buffers_(buffers),
-        scratch_(scratch),
-        is_shared_(team_size > 1),
-        team_(team),
-        outputs_(outputs),
-        trace_(observers.trace),
-        clock_(observers.times != nullptr ? &observers.times[member] : nullptr),
-        reads_only_pooled_(outputs.hidden == nullptr && weights.config.head != Head::kSpan &&
-                           observers.trace == nullptr),
-        group_begin_(batch.offsets[group.first_sequence]) {
-    const int64_t tokens = batch.offsets[group.last_sequence] - group_begin_;
-    begin_ = tokens * member / team_size;
-    end_ = tokens * (member + 1) / team_size;
+  Forward(const Pass& pass, const Share& share)
+      : pass_(pass),
+        share_(share),
+        kernels_(pass.kernels),
+        model_(pass.model),
+        config_(pass.model.config),
+        batch_(pass.batch),
+        buffers_(share.buffers),
+        scratch_(share.scratch),
+        trace_(pass.observers.trace),
+        clock_(pass.observers.times != nullptr ? &pass.observers.times[share.member] : nullptr),
+        group_begin_(batch_.offsets[share.group.first_sequence]) {
+    const Group& group = share.group;
+    const int64_t tokens = batch_.offsets[group.last_sequence] - group_begin_;
+    begin_ = tokens * share.member / share.members;
+    end_ = tokens * (share.member + 1) / share.members;
+    scratch_.pooled.clear();
     for (int64_t s = group.first_sequence; s < group.last_sequence; ++s) {
-      const int64_t row = batch.first[s] - group_begin_;
+      const int64_t row = batch_.first[s] - group_begin_;
       if (row >= begin_ && row < end_) scratch_.pooled.push_back({s, row});
     }
   }
 
   void run() {
     const int64_t first_layer = trace_ != nullptr ? trace_->first_layer : 0;
-    if (first_layer < config_.layers) aim_inputs(weights_.layers[first_layer]);
+    if (first_layer < config_.layers) aim_inputs(model_.layers[first_layer]);
     if (trace_ != nullptr && trace_->initial_hidden != nullptr) {
       start_from_trace(first_layer);
     } else {
       embed();
-      normalize(weights_.embedding.norm, {}, begin_, count(), query_in_, key_in_, value_in_);
+      normalize(model_.embedding.norm, {}, begin_, count(), {&query_in_, &key_in_, &value_in_});
     }
     record_hidden(first_layer);
     clock_.end(Stage::kEmbedding);
@@ -65,18 +57,20 @@ class GroupForward {
  private:
   int64_t count() const { return end_ - begin_; }
   double* hidden(int64_t row) { return buffers_.hidden.data() + row * config_.hidden; }
+  // Where the rows of a sequence lie within the group.
+  int64_t sequence_begin(int64_t sequence) const { return batch_.offsets[sequence] - group_begin_; }
 
   void start_from_trace(int64_t first_layer) {
     std::copy_n(trace_->initial_hidden + begin_ * config_.hidden, count() * config_.hidden,
                 hidden(begin_));
     if (first_layer == config_.layers) return;
     for (Input* input : {&query_in_, &key_in_, &value_in_}) {
-      for (int64_t row = begin_; row < end_; ++row) pack(hidden(row), row, *input);
+      code_states(*input, hidden(begin_), begin_, count());
     }
   }
 
   void embed() {
-    const Embedding& embedding = weights_.embedding;
+    const PreparedEmbedding& embedding = model_.embedding;
     const int64_t size = config_.hidden, words = words_for(size);
     for (int64_t row = begin_; row < end_; ++row) {
       const int64_t token = group_begin_ + row;
@@ -90,199 +84,341 @@ class GroupForward {
   }
 
   // Codes of the states' rows on their way into a product. An exact 0 can turn up in any state;
-  // only then is there a non-zero plane, and the product that reads it.
+  // only then do signs have a second plane, and the product that reads it.
   struct Input {
-    const Linear* linear = nullptr;
-    BitRows* rows = nullptr;
+    const PreparedLinear* linear = nullptr;
+    CodeRows* rows = nullptr;
     bool has_zeros = false;
+
+    bool are_signs() const { return linear->input.are_signs; }
+    int planes() const { return are_signs() ? 1 + has_zeros : linear->input.quantizer.planes; }
+  };
+  struct Operand {
+    Rows rows;
+    const Product& product;
   };
 
-  // Whatever normalizes states next takes their signs for this layer's projections.
-  void aim_inputs(const Layer& layer) {
-    query_in_ = {&layer.query.linear, &buffers_.query_in};
-    key_in_ = {&layer.key.linear, &buffers_.key_in};
-    value_in_ = {&layer.value.linear, &buffers_.value_in};
+  // Whatever normalizes states next takes their codes for this layer's projections.
+  void aim_inputs(const PreparedLayer& layer) {
+    query_in_ = {&layer.query, &buffers_.query_in};
+    key_in_ = {&layer.key, &buffers_.key_in};
+    value_in_ = {&layer.value, &buffers_.value_in};
   }
 
-  // LayerNorm of the states and what is added to them, and their signs for the linears that read
-  // them next.
-  template <class... Inputs>
-  void normalize(const LayerNorm& norm, const ScaledSums& added, int64_t first, int64_t rows,
-                 Inputs&... inputs) {
-    static_assert(sizeof...(inputs) <= kMostSigns);
-    Signs signs[] = {Signs{inputs.linear->input_threshold.data(), inputs.rows->bits(first),
-                           inputs.rows->stride(), false}...,
-                     Signs{}};
+  // LayerNorm of the states and what is added to them, and their codes for the linears that read
+  // them next: signs on the way, others from what has come out.
+  void normalize(const PreparedNorm& norm, const ScaledSums& added, int64_t first, int64_t rows,
+                 std::initializer_list<Input*> inputs) {
+    Signs signs[kMostSigns];
+    int count = 0;
+    for (const Input* input : inputs) {
+      if (!input->are_signs()) continue;
+      signs[count++] = {input->linear->input.threshold.data(), input->rows->plane(0, first),
+                        input->rows->stride(), false};
+    }
     kernels_.layer_norm(
         {hidden(first), rows, config_.hidden, norm.weight.data(), norm.bias.data(), added}, signs,
-        sizeof...(inputs));
+        count);
     const Signs* of_input = signs;
-    ((inputs.has_zeros |= of_input++->any_equal), ...);
+    for (Input* input : inputs) {
+      if (input->are_signs()) {
+        input->has_zeros |= of_input++->any_equal;
+      } else {
+        quantize(*input, hidden(first), first, rows);
+      }
+    }
   }
 
-  // Signs of x + shift of one state, to row `to`.
-  void pack(const double* state, int64_t to, Input& input) {
-    input.has_zeros |= kernels_.pack_greater(state, input.linear->input_threshold.data(),
-                                             config_.hidden, input.rows->bits(to));
+  void quantize(const Input& input, const double* states, int64_t first, int64_t rows) {
+    kernels_.quantize(states, input.linear->input.shift.data(), rows, config_.hidden,
+                      input.linear->input.quantizer, input.rows->from(first));
+  }
+
+  // Codes of states that are normalized already, to the rows from `first` on.
+  void code_states(Input& input, const double* states, int64_t first, int64_t rows) {
+    if (!input.are_signs()) return quantize(input, states, first, rows);
+    for (int64_t i = 0; i < rows; ++i) {
+      input.has_zeros |=
+          kernels_.pack_greater(states + i * config_.hidden, input.linear->input.threshold.data(),
+                                config_.hidden, input.rows->plane(0, first + i));
+    }
   }
 
   // The packed rows from `first` on; `states` are those they were packed from.
-  Rows operand(const Input& input, const double* states, int64_t first, int64_t rows) {
-    const double* threshold = input.linear->input_threshold.data();
-    for (int64_t i = 0; input.has_zeros && i < rows; ++i) {
-      kernels_.pack_not_equal(states + i * config_.hidden, threshold, config_.hidden,
-                              input.rows->nonzero(first + i));
+  Operand operand(const Input& input, const double* states, int64_t first, int64_t rows) {
+    if (input.are_signs() && input.has_zeros) {
+      for (int64_t i = 0; i < rows; ++i) {
+        kernels_.pack_not_less(states + i * config_.hidden, input.linear->input.threshold.data(),
+                               config_.hidden, input.rows->plane(1, first + i));
+      }
     }
-    return input.rows->rows(first, rows, input.has_zeros);
+    const Product& product = input.linear->for_planes(input.planes());
+    return {input.rows->operand(product.left, first, rows), product};
   }
 
-  void project(int64_t layer, const ThresholdLinear& part, const Input& in, Point in_point,
-               Point point, BitRows& out) {
-    const Rows rows = operand(in, hidden(begin_), begin_, count());
-    record(layer, in_point, rows, Words::kRunning, begin_, config_.hidden);
-    const bool has_zeros = part.limits.has_low();
-    kernels_.pack_codes(
-        rows, part.linear.matrix.panels(),
-        part.limits.pack(out.bits(begin_), has_zeros ? out.nonzero(begin_) : nullptr, out.stride(),
-                         Words::kCodes));
-    record(layer, point, out.rows(begin_, count(), has_zeros), Words::kCodes, begin_,
+  // Codes that are there already.
+  Operand operand(const PreparedLinear& linear, const CodeRows& codes, int64_t first,
+                  int64_t rows) const {
+    return {codes.operand(linear.product.left, first, rows), linear.product};
+  }
+
+  // Codes of a product's sums.
+  void pack(const PreparedLinear& linear, const Operand& in, CodeRows& out, int64_t first,
+            Words words) {
+    kernels_.pack_codes(in.rows, linear.columns.panels(),
+                        out.pack(in.product.limits.flips(), first, words));
+  }
+
+  void project(int64_t layer, const Input& in, Point in_point, Point point, const Codes& codes,
+               CodeRows& out) {
+    const Operand operand = this->operand(in, hidden(begin_), begin_, count());
+    record(layer, in_point, operand, begin_, config_.hidden);
+    pack(*in.linear, operand, out, begin_, Words::kCodes);
+    const LeftCodes left(codes);
+    record(layer, point, out.operand(left, begin_, count()), left, Words::kCodes, begin_,
            config_.hidden);
   }
 
   void run_layer(int64_t i) {
-    const Layer& layer = weights_.layers[i];
-    BitRows& key = buffers_.key[i % kKeyValueBuffers];
-    BitRows& value = buffers_.value[i % kKeyValueBuffers];
-    project(i, layer.key, key_in_, kKeyIn, kKey, key);
-    project(i, layer.value, value_in_, kValueIn, kValue, value);
-    if (reads_only_pooled_ && i + 1 == config_.layers) keep_pooled_rows();
-    project(i, layer.query, query_in_, kQueryIn, kQuery, buffers_.query);
-    if (i + 1 < config_.layers) aim_inputs(weights_.layers[i + 1]);
+    const PreparedLayer& layer = model_.layers[i];
+    const PreparedAttention& attention = layer.attention;
+    CodeRows& key = buffers_.key[i % kKeyValueBuffers];
+    CodeRows& value = buffers_.value[i % kKeyValueBuffers];
+    project(i, key_in_, kKeyIn, kKey, attention.key, key);
+    project(i, value_in_, kValueIn, kValue, attention.value, value);
+    if (reads_only_pooled() && i + 1 == config_.layers) keep_pooled_rows();
+    project(i, query_in_, kQueryIn, kQuery, attention.query, buffers_.query);
+    if (i + 1 < config_.layers) aim_inputs(model_.layers[i + 1]);
     clock_.end(Stage::kProjections);
-    if (is_shared_) team_.barrier();
-    clock_.end(Stage::kWait);
-    run_attention(i, layer, {buffers_.query, key, value, buffers_.context});
+    meet_team();
+    run_attention(i, {kernels_,
+                      config_,
+                      layer,
+                      {buffers_.query, key, value, buffers_.context},
+                      scratch_.attention});
     clock_.end(Stage::kAttention);
-    for (int64_t row = begin_; row < end_; row += kRowBlock) {
-      finish_rows(i, row, std::min(kRowBlock, end_ - row));
+    if (config_.codes[kOutputIn].from_min) return finish_by_value(i);
+    for_row_blocks(begin_, end_, [&](int64_t first, int64_t rows) {
+      const Operand states = attend_rows(i, first, rows);
+      pack(layer.intermediate, states, buffers_.ffn, first, Words::kRunning);
+      clock_.end(Stage::kIntermediate);
+      finish_rows(i, first, rows, layer.output.bias.data());
+    });
+  }
+
+  // The rest of a layer whose FFN codes begin at their minimum over the sequence.
+  void finish_by_value(int64_t i) {
+    const PreparedLayer& layer = model_.layers[i];
+    double* minima = buffers_.ffn_minima.of(share_.member);
+    std::fill_n(minima, share_.group.sequences(), kInfinity);
+    for_row_blocks(begin_, end_, [&](int64_t first, int64_t rows) {
+      compute_ffn_values(layer, attend_rows(i, first, rows), first, minima);
+      clock_.end(Stage::kIntermediate);
+    });
+    meet_team();
+    const int64_t inner = config_.intermediate;
+    Quantizer quantizer = layer.output.input.quantizer;
+    for_sequences([&](int64_t sequence, int64_t begin, int64_t end) {
+      quantizer.offset = least(buffers_.ffn_minima, sequence);
+      for (int64_t n = 0; n < config_.hidden; ++n) {
+        scratch_.bias[n] = layer.output.bias[n] + quantizer.offset * layer.output.of_ones[n];
+      }
+      for_row_blocks(begin, end, [&](int64_t first, int64_t rows) {
+        kernels_.quantize(buffers_.ffn_values.data() + first * inner, nullptr, rows, inner,
+                          quantizer, buffers_.ffn.from(first));
+        clock_.end(Stage::kIntermediate);
+        finish_rows(i, first, rows, scratch_.bias.data());
+      });
+    });
+  }
+
+  void compute_ffn_values(const PreparedLayer& layer, const Operand& states, int64_t first,
+                          double* minima) {
+    const int64_t inner = config_.intermediate;
+    const ScaledSums sums = multiply(layer.intermediate, states);
+    for (int64_t i = 0; i < states.rows.count; ++i) {
+      const ScaledSums row{sums.sums + i * inner, sums.scale, sums.bias};
+      const double smallest =
+          kernels_.values({row, activation(), layer.output.input.shift.data()}, 1, inner,
+                          buffers_.ffn_values.data() + (first + i) * inner);
+      const int64_t sequence = sequence_of(first + i);
+      if (!is_attended(sequence, first + i)) continue;
+      double& least = minima[sequence - share_.group.first_sequence];
+      least = std::min(least, smallest);
     }
   }
 
-  // The last layer computes only what is read after it. Rows move to the front of this member's
-  // share, in their order, so none is overwritten before it has moved.
+  Activation activation() const {
+    return config_.activation == HiddenActivation::kRelu ? Activation::kRelu : Activation::kGelu;
+  }
+  double least(const SequenceMinima& minima, int64_t sequence) const {
+    return minima.over_members(share_.members, sequence - share_.group.first_sequence);
+  }
+  int64_t sequence_of(int64_t row) const {
+    const int64_t* first = batch_.offsets + share_.group.first_sequence;
+    const int64_t* last = batch_.offsets + share_.group.last_sequence;
+    return std::upper_bound(first, last, group_begin_ + row) - batch_.offsets - 1;
+  }
+  // Tokens that are not attended to only ask: they have no part in the minima of their sequence.
+  bool is_attended(int64_t sequence, int64_t row) const {
+    return row < sequence_begin(sequence) + batch_.keys[sequence];
+  }
+
+  void meet_team() {
+    if (share_.members > 1) share_.team.barrier();
+    clock_.end(Stage::kWait);
+  }
+
+  template <class Body>
+  static void for_row_blocks(int64_t begin, int64_t end, const Body& body) {
+    for (int64_t row = begin; row < end; row += kRowBlock) {
+      body(row, std::min(kRowBlock, end - row));
+    }
+  }
+
+  // The last layer computes only what is read after it, unless some other value depends on all.
+  bool reads_only_pooled() const {
+    return pass_.outputs.hidden == nullptr && config_.reads != Reads::kTokens &&
+           trace_ == nullptr && !model_.needs_sequences();
+  }
+
+  // Rows move to the front of this member's share, in their order, so none is overwritten before it
+  // has moved.
   void keep_pooled_rows() {
     end_ = begin_;
     for (PooledRow& pooled : scratch_.pooled) {
       if (pooled.row != end_) {
         std::copy_n(hidden(pooled.row), config_.hidden, hidden(end_));
-        std::copy_n(buffers_.query_in.bits(pooled.row), buffers_.query_in.stride(),
-                    buffers_.query_in.bits(end_));
+        buffers_.query_in.copy_row(query_in_.are_signs() ? 1 : query_in_.planes(), pooled.row,
+                                   end_);
       }
       pooled.row = end_++;
     }
     kept_only_pooled_ = true;
   }
 
-  // From the context to the end of the layer.
-  void finish_rows(int64_t i, int64_t first, int64_t rows) {
-    const Layer& layer = weights_.layers[i];
-    const Rows context = buffers_.context.rows(first, rows, !layer.context_low.empty());
-    record(i, kAttentionOutputIn, context, Words::kRunning, first, config_.hidden);
+  // From the context to the states between attention and the FFN, and their codes.
+  Operand attend_rows(int64_t i, int64_t first, int64_t rows) {
+    const PreparedLayer& layer = model_.layers[i];
+    const Operand context = operand(layer.attention_output, buffers_.context, first, rows);
+    record(i, kAttentionOutputIn, context, first, config_.hidden);
     const ScaledSums attended = multiply(layer.attention_output, context);
     clock_.end(Stage::kAttentionOutput);
 
-    const Linear& intermediate = layer.intermediate.linear;
-    Input in{&intermediate, &buffers_.intermediate_in};
-    normalize(layer.attention_norm, attended, first, rows, in);
+    Input in{&layer.intermediate, &buffers_.intermediate_in};
+    normalize(layer.attention_norm, attended, first, rows, {&in});
     clock_.end(Stage::kNormalize);
+    const Operand states = operand(in, hidden(first), first, rows);
+    record(i, kIntermediateIn, states, first, config_.hidden);
+    return states;
+  }
 
-    const Rows input = operand(in, hidden(first), first, rows);
-    record(i, kIntermediateIn, input, Words::kRunning, first, config_.hidden);
-    kernels_.pack_codes(input, intermediate.matrix.panels(),
-                        layer.intermediate.limits.pack(buffers_.ffn.bits(first), nullptr,
-                                                       buffers_.ffn.stride(), Words::kRunning));
-    const Rows ffn = buffers_.ffn.rows(first, rows, false, /*is_unsigned=*/true);
-    record(i, kOutputIn, ffn, Words::kRunning, first, config_.intermediate);
-    clock_.end(Stage::kIntermediate);
-
-    const ScaledSums output = multiply(layer.output, ffn);
+  // From the codes of the FFN to the end of the layer; `bias` is added to the output.
+  void finish_rows(int64_t i, int64_t first, int64_t rows, const double* bias) {
+    const PreparedLayer& layer = model_.layers[i];
+    const Operand ffn = operand(layer.output, buffers_.ffn, first, rows);
+    record(i, kOutputIn, ffn, first, config_.intermediate);
+    ScaledSums output = multiply(layer.output, ffn);
+    output.bias = bias;
     clock_.end(Stage::kOutput);
     if (i + 1 < config_.layers) {
-      normalize(layer.output_norm, output, first, rows, query_in_, key_in_, value_in_);
+      normalize(layer.output_norm, output, first, rows, {&query_in_, &key_in_, &value_in_});
     } else {
-      normalize(layer.output_norm, output, first, rows);
+      normalize(layer.output_norm, output, first, rows, {});
     }
     clock_.end(Stage::kNormalize);
   }
 
-  ScaledSums multiply(const Linear& linear, const Rows& input) {
+  ScaledSums multiply(const PreparedLinear& linear, const Operand& in) {
     int32_t* sums = scratch_.sums.data();
-    kernels_.store_sums(input, linear.matrix.panels(),
-                        {sums, linear.matrix.rows(), linear.matrix.ones()});
+    kernels_.store_sums(
+        in.rows, linear.columns.panels(),
+        {sums, linear.columns.count(), in.product.constants.data(), in.product.left.factor == 2});
     return linear.scaled(sums);
   }
 
-  void run_attention(int64_t i, const Layer& layer, const AttentionRows& rows) {
+  void run_attention(int64_t i, const AttentionCall& call) {
+    const bool from_min = config_.codes[kProbs].from_min;
+    if (from_min) find_least_probabilities(call);
     const auto run = [&](int64_t sequence, int64_t query_begin, int64_t query_end) {
-      const int64_t begin = batch_.offsets[sequence] - group_begin_;
       int8_t* probs = trace_ != nullptr ? trace_->layers[i][kProbs].data() : nullptr;
-      attend(kernels_, config_, layer, {begin, batch_.keys[sequence], query_begin, query_end}, rows,
-             scratch_.attention, probs, batch_.offsets[sequence + 1] - batch_.offsets[sequence]);
+      attend(call, {sequence_begin(sequence), batch_.keys[sequence], query_begin, query_end},
+             from_min ? least(buffers_.probs_minima, sequence) : 0.0, probs,
+             batch_.offsets[sequence + 1] - batch_.offsets[sequence]);
     };
-    if (kept_only_pooled_) {
-      for (const PooledRow& pooled : scratch_.pooled) {
-        run(pooled.sequence, pooled.row, pooled.row + 1);
-      }
-      return;
+    if (!kept_only_pooled_) return for_sequences(run);
+    for (const PooledRow& pooled : scratch_.pooled) {
+      run(pooled.sequence, pooled.row, pooled.row + 1);
     }
-    for (int64_t s = group_.first_sequence; s < group_.last_sequence; ++s) {
-      const int64_t first = std::max(begin_, batch_.offsets[s] - group_begin_);
-      const int64_t last = std::min(end_, batch_.offsets[s + 1] - group_begin_);
-      if (first < last) run(s, first, last);
+  }
+
+  void find_least_probabilities(const AttentionCall& call) {
+    double* minima = buffers_.probs_minima.of(share_.member);
+    std::fill_n(minima, share_.group.sequences(), kInfinity);
+    for_sequences([&](int64_t sequence, int64_t first, int64_t last) {
+      const int64_t begin = sequence_begin(sequence), keys = batch_.keys[sequence];
+      const AttentionSpan asking{begin, keys, first, std::min(last, begin + keys)};
+      minima[sequence - share_.group.first_sequence] = least_probability(call, asking);
+    });
+    meet_team();
+  }
+
+  // body(sequence, first, last): this member's rows of every sequence.
+  template <class Body>
+  void for_sequences(const Body& body) {
+    for (int64_t s = share_.group.first_sequence; s < share_.group.last_sequence; ++s) {
+      const int64_t first = std::max(begin_, sequence_begin(s));
+      const int64_t last = std::min(end_, sequence_begin(s + 1));
+      if (first < last) body(s, first, last);
     }
   }
 
   void finish() {
-    if (outputs_.hidden != nullptr) {
+    if (pass_.outputs.hidden != nullptr) {
       std::copy_n(hidden(begin_), count() * config_.hidden,
-                  outputs_.hidden + (group_begin_ + begin_) * config_.hidden);
+                  pass_.outputs.hidden + (group_begin_ + begin_) * config_.hidden);
     }
-    if (config_.head == Head::kSpan) {
+    if (config_.reads == Reads::kTokens) {
       for (int64_t row = begin_; row < end_; ++row) {
-        classify(hidden(row), outputs_.logits + (group_begin_ + row) * config_.labels);
+        apply_head(hidden(row), pass_.outputs.logits + (group_begin_ + row) * config_.labels);
       }
     }
     for (const PooledRow& pooled : scratch_.pooled) pool(pooled.sequence, hidden(pooled.row));
   }
 
   void pool(int64_t sequence, const double* state) {
-    const Linear& pooler = *weights_.pooler;
+    const PreparedLinear& pooler = model_.pooler;
     Input in{&pooler, &scratch_.pooler_input};
-    pack(state, 0, in);
-    const Rows input = operand(in, state, 0, 1);
+    code_states(in, state, 0, 1);
+    const Operand input = operand(in, state, 0, 1);
     if (trace_ != nullptr) {
-      decode_rows(input, Words::kRunning, config_.hidden, trace_->pooler_in.data(), config_.hidden);
+      decode_rows(input.rows, input.product.left, Words::kRunning, config_.hidden,
+                  trace_->pooler_in.data(), config_.hidden);
     }
-    double* pooled = outputs_.pooled + sequence * config_.hidden;
+    double* pooled = pass_.outputs.pooled + sequence * config_.hidden;
     kernels_.affine(multiply(pooler, input), 1, config_.hidden, pooled);
     for (int64_t k = 0; k < config_.hidden; ++k) pooled[k] = tanh(pooled[k]);
-    if (config_.head == Head::kClassification) {
-      classify(pooled, outputs_.logits + sequence * config_.labels);
+    if (config_.reads == Reads::kPooled) {
+      apply_head(pooled, pass_.outputs.logits + sequence * config_.labels);
     }
   }
 
-  // The only full-precision linear of a BiT model.
-  void classify(const double* state, double* logits) const {
+  // The only full-precision linear.
+  void apply_head(const double* state, double* logits) const {
     for (int64_t label = 0; label < config_.labels; ++label) {
-      const double* row = weights_.head_weight.data() + label * config_.hidden;
-      logits[label] = dot(row, state, config_.hidden) + weights_.head_bias[label];
+      const double* row = model_.head_weight.data() + label * config_.hidden;
+      logits[label] = dot(row, state, config_.hidden) + model_.head_bias[label];
     }
   }
 
-  void record(int64_t layer, Point point, const Rows& rows, Words words, int64_t first,
-              int64_t width) {
+  void record(int64_t layer, Point point, const Operand& in, int64_t first, int64_t width) {
+    record(layer, point, in.rows, in.product.left, Words::kRunning, first, width);
+  }
+  void record(int64_t layer, Point point, const Rows& rows, const LeftCodes& left, Words words,
+              int64_t first, int64_t width) {
     if (trace_ == nullptr) return;
-    decode_rows(rows, words, width, trace_->layers[layer][point].data() + first * width, width);
+    decode_rows(rows, left, words, width, trace_->layers[layer][point].data() + first * width,
+                width);
   }
   void record_hidden(int64_t layer) {
     if (trace_ == nullptr) return;
@@ -290,68 +426,26 @@ class GroupForward {
                 trace_->hidden[layer].data() + begin_ * config_.hidden);
   }
 
+  static constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+  const Pass& pass_;
+  const Share& share_;
   const Kernels& kernels_;
-  const Weights& weights_;
+  const PreparedModel& model_;
   const Config& config_;
   const Batch& batch_;
-  const Group& group_;
   GroupBuffers& buffers_;
   MemberBuffers& scratch_;
-  const bool is_shared_;
-  Team& team_;
-  const Outputs& outputs_;
   Trace* const trace_;
   StageClock clock_;
-  const bool reads_only_pooled_;   // of what the last layer computes
   const int64_t group_begin_;      // first token of the group within the batch
   int64_t begin_, end_;            // this member's rows within the group
   bool kept_only_pooled_ = false;  // they have become those of scratch_.pooled
   Input query_in_, key_in_, value_in_;
 };
 
-// visit(rows) for all rows of bits that are as wide as the states; `buffers` may be const.
-template <class Buffers, class Visit>
-void for_each_as_wide_as_states(Buffers& buffers, const Visit& visit) {
-  for (auto* rows : {&buffers.query_in, &buffers.key_in, &buffers.value_in,
-                     &buffers.intermediate_in, &buffers.query, &buffers.key[0], &buffers.key[1],
-                     &buffers.value[0], &buffers.value[1], &buffers.context}) {
-    visit(*rows);
-  }
-}
-
 }  // namespace
 
-void GroupBuffers::reserve(const Config& config, int64_t tokens) {
-  hidden.reserve(static_cast<size_t>(tokens * config.hidden));
-  for_each_as_wide_as_states(*this, [&](BitRows& rows) { rows.reserve(tokens, config.hidden); });
-  ffn.reserve(tokens, config.intermediate);
-}
-
-size_t GroupBuffers::bytes() const {
-  size_t sum = hidden.bytes() + ffn.bytes();
-  for_each_as_wide_as_states(*this, [&](const BitRows& rows) { sum += rows.bytes(); });
-  return sum;
-}
-
-void MemberBuffers::reserve(const Config& config, int64_t most_keys, int64_t most_sequences) {
-  attention.reserve(config, most_keys);
-  pooler_input.reserve(1, config.hidden);
-  sums.reserve(static_cast<size_t>(kRowBlock * config.hidden));
-  pooled.reserve(static_cast<size_t>(most_sequences));
-}
-
-size_t MemberBuffers::bytes() const {
-  return attention.bytes() + pooler_input.bytes() + sums.bytes() +
-         pooled.capacity() * sizeof(PooledRow);
-}
-
-void forward_group(const Kernels& kernels, const Weights& weights, const Batch& batch,
-                   const Group& group, GroupBuffers& buffers, MemberBuffers& scratch, int member,
-                   int team_size, Team& team, const Outputs& outputs, const Observers& observers) {
-  scratch.pooled.clear();
-  GroupForward(kernels, weights, batch, group, buffers, scratch, member, team_size, team, outputs,
-               observers)
-      .run();
-}
+void forward(const Pass& pass, const Share& share) { Forward(pass, share).run(); }
 
 }  // namespace bitinfer

@@ -16,6 +16,8 @@ const char* name_of(DType dtype) {
       return "uint64";
     case DType::kInt32:
       return "int32";
+    case DType::kInt16:
+      return "int16";
     case DType::kFloat32:
       return "float32";
     case DType::kFloat64:
@@ -89,6 +91,23 @@ const int32_t* TensorReader::integers(const std::string& name, const std::vector
   return static_cast<const int32_t*>(take(name, DType::kInt32, shape).data);
 }
 
+std::vector<int32_t> TensorReader::levels(const std::string& name, int64_t columns, int64_t reach) {
+  const Tensor& tensor = find(name);
+  const bool is_short = tensor.dtype == DType::kInt16;
+  const int64_t rows = tensor.shape.size() == 2 ? tensor.shape[0] : 0;
+  take(name, is_short ? DType::kInt16 : DType::kInt32, {rows, columns});
+  std::vector<int32_t> result(static_cast<size_t>(rows * columns));
+  for (size_t i = 0; i < result.size(); ++i) {
+    result[i] = is_short ? static_cast<const int16_t*>(tensor.data)[i]
+                         : static_cast<const int32_t*>(tensor.data)[i];
+    if (result[i] < -reach - 1 || result[i] > reach) {
+      fail(name, std::to_string(result[i]) + " at index " + std::to_string(i),
+           "values from " + std::to_string(-reach - 1) + " to " + std::to_string(reach));
+    }
+  }
+  return result;
+}
+
 const uint64_t* TensorReader::bit_rows(const std::string& name, int64_t rows, int64_t depth) {
   const int64_t words = words_for(depth);
   const auto* bits = static_cast<const uint64_t*>(take(name, DType::kUint64, {rows, words}).data);
@@ -105,8 +124,8 @@ float TensorReader::positive_float(const std::string& name) {
   return value;
 }
 
-TensorReader::Matrix TensorReader::matrix(const std::string& name, int64_t rows, int64_t depth) {
-  Matrix result{bit_rows(name + ".bits", rows, depth), {}};
+BitMatrix TensorReader::matrix(const std::string& name, int64_t rows, int64_t depth) {
+  BitMatrix result{bit_rows(name + ".bits", rows, depth), rows, depth, {}};
   const std::string rows_name = name + ".zero_rows", plane_name = name + ".nonzero";
   if (!has(rows_name) && !has(plane_name)) return result;
 

@@ -8,11 +8,23 @@
 #include <string>
 #include <vector>
 
-#include "cpu/packed_matrix.h"
-
 namespace bitinfer {
 
-enum class DType { kUint64, kInt32, kFloat32, kFloat64 };
+// The rows of a matrix that hold codes of exactly 0, and where (a set bit: not 0).
+struct ZeroRows {
+  const int32_t* rows = nullptr;  // ascending
+  const uint64_t* nonzero = nullptr;
+  int64_t count = 0;
+};
+
+// Signs of a matrix: row-major [rows][words_for(depth)], layout of base/bits.h.
+struct BitMatrix {
+  const uint64_t* bits;
+  int64_t rows, depth;
+  ZeroRows zeros;
+};
+
+enum class DType { kUint64, kInt32, kInt16, kFloat32, kFloat64 };
 
 struct Tensor {
   DType dtype;
@@ -34,15 +46,14 @@ class TensorReader {
   const float* floats(const std::string& name, const std::vector<int64_t>& shape);
   const double* doubles(const std::string& name, const std::vector<int64_t>& shape);
   const int32_t* integers(const std::string& name, const std::vector<int64_t>& shape);
+  // [levels][columns] of int16 or int32, with as many levels as it has; none of them beyond `reach`
+  // by more than one.
+  std::vector<int32_t> levels(const std::string& name, int64_t columns, int64_t reach);
   const uint64_t* bit_rows(const std::string& name, int64_t rows, int64_t depth);
   float positive_float(const std::string& name);  // shape [1]
 
   // The `name`.bits / .zero_rows / .nonzero of a binary matrix.
-  struct Matrix {
-    const uint64_t* bits;
-    ZeroRows zeros;
-  };
-  Matrix matrix(const std::string& name, int64_t rows, int64_t depth);
+  BitMatrix matrix(const std::string& name, int64_t rows, int64_t depth);
   // `name`.scale, one for all rows or one per row.
   std::vector<double> scales(const std::string& name, int64_t rows);
 

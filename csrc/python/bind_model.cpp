@@ -2,12 +2,15 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -20,45 +23,81 @@
 namespace bitinfer {
 namespace {
 
-using ConfigDict = std::map<std::string, std::variant<int64_t, std::string>>;
+using ConfigDict =
+    std::map<std::string, std::variant<int64_t, std::string, std::map<std::string, std::string>>>;
+
+// Every setting by name; those that nobody asked for do not belong to a model.
+class Settings {
+ public:
+  explicit Settings(const ConfigDict& dict) : dict_(dict) {}
+
+  int64_t integer(const char* key) { return get<int64_t>(key, "an integer"); }
+
+  // The one of the values whose name the setting has.
+  template <class T>
+  T choice(const char* key, std::initializer_list<std::pair<const char*, T>> values) {
+    const std::string& found = get<std::string>(key, "text");
+    std::string expected;
+    for (const auto& [name, value] : values) {
+      if (found == name) return value;
+      expected += (expected.empty() ? "'" : " or '") + std::string(name) + "'";
+    }
+    throw FormatError(std::string("config '") + key + "': found '" + found + "', expected " +
+                      expected);
+  }
+
+  std::array<PointCodes, kPointCount> codes() {
+    const auto& names = get<std::map<std::string, std::string>>("codes", "names by point");
+    std::array<PointCodes, kPointCount> codes{};
+    for (int p = 0; p < kPointCount; ++p) {
+      const std::string point = name_of(static_cast<Point>(p));
+      const auto found = names.find(point);
+      if (found == names.end()) throw FormatError("codes of '" + point + "' are missing");
+      codes[static_cast<size_t>(p)] = parse_codes(point, found->second);
+    }
+    if (names.size() != kPointCount) throw FormatError("config 'codes': found an unknown point");
+    return codes;
+  }
+
+  void refuse_unread() const {
+    for (const auto& [key, value] : dict_) {
+      if (read_.count(key) == 0) throw FormatError("config '" + key + "' is unknown to the engine");
+    }
+  }
+
+ private:
+  template <class T>
+  const T& get(const std::string& key, const char* expected) {
+    const auto found = dict_.find(key);
+    if (found == dict_.end()) throw FormatError("config '" + key + "' is missing");
+    read_.insert(key);
+    const T* value = std::get_if<T>(&found->second);
+    if (value == nullptr) throw FormatError("config '" + key + "': expected " + expected);
+    return *value;
+  }
+
+  const ConfigDict& dict_;
+  std::set<std::string> read_;
+};
 
 Config read_config(const ConfigDict& dict) {
-  std::set<std::string> known;
-  const auto find = [&](const char* key) -> const std::variant<int64_t, std::string>& {
-    const auto found = dict.find(key);
-    if (found == dict.end()) throw FormatError(std::string("config '") + key + "' is missing");
-    known.insert(key);
-    return found->second;
-  };
-  const auto integer = [&](const char* key) {
-    const int64_t* value = std::get_if<int64_t>(&find(key));
-    if (value == nullptr) {
-      throw FormatError(std::string("config '") + key + "': expected an integer");
-    }
-    return *value;
-  };
-  Config config{};
-  config.hidden = integer("hidden");
-  config.layers = integer("layers");
-  config.heads = integer("heads");
-  config.intermediate = integer("intermediate");
-  config.vocab = integer("vocab");
-  config.positions = integer("positions");
-  config.token_types = integer("token_types");
-  config.labels = integer("labels");
-  const std::string* head = std::get_if<std::string>(&find("head"));
-  if (head != nullptr && *head == "classification") {
-    config.head = Head::kClassification;
-  } else if (head != nullptr && *head == "span") {
-    config.head = Head::kSpan;
-  } else {
-    throw FormatError("config 'head': found '" +
-                      (head != nullptr ? *head : std::string("a number")) +
-                      "', expected 'classification' or 'span'");
-  }
-  for (const auto& [key, value] : dict) {
-    if (known.count(key) == 0) throw FormatError("config '" + key + "' is unknown to the engine");
-  }
+  Settings settings(dict);
+  const Config config{
+      settings.integer("hidden"),
+      settings.integer("layers"),
+      settings.integer("heads"),
+      settings.integer("intermediate"),
+      settings.integer("vocab"),
+      settings.integer("positions"),
+      settings.integer("token_types"),
+      settings.integer("labels"),
+      settings.choice<HiddenActivation>(
+          "activation", {{"relu", HiddenActivation::kRelu}, {"gelu", HiddenActivation::kGelu}}),
+      settings.choice<Reads>(
+          "reads",
+          {{"none", Reads::kNothing}, {"pooled", Reads::kPooled}, {"tokens", Reads::kTokens}}),
+      settings.codes()};
+  settings.refuse_unread();
   return config;
 }
 
@@ -68,13 +107,15 @@ Tensor read_tensor(const std::string& name, const py::array& array) {
     tensor.dtype = DType::kUint64;
   } else if (py::isinstance<py::array_t<int32_t>>(array)) {
     tensor.dtype = DType::kInt32;
+  } else if (py::isinstance<py::array_t<int16_t>>(array)) {
+    tensor.dtype = DType::kInt16;
   } else if (py::isinstance<py::array_t<float>>(array)) {
     tensor.dtype = DType::kFloat32;
   } else if (py::isinstance<py::array_t<double>>(array)) {
     tensor.dtype = DType::kFloat64;
   } else {
     throw FormatError("tensor '" + name + "': found " + describe(array) +
-                      ", expected uint64, int32, float32 or float64");
+                      ", expected uint64, int32, int16, float32 or float64");
   }
   if (!is_plain(array)) {
     throw FormatError("tensor '" + name + "': expected an aligned C-contiguous array");
@@ -84,10 +125,10 @@ Tensor read_tensor(const std::string& name, const py::array& array) {
   return tensor;
 }
 
-class Model {
+class BoundModel {
  public:
-  Model(const ConfigDict& config, const std::map<std::string, py::array>& arrays,
-        const std::optional<std::string>& isa, const std::optional<int>& num_threads)
+  BoundModel(const ConfigDict& config, const std::map<std::string, py::array>& arrays,
+             const std::optional<std::string>& isa, const std::optional<int>& num_threads)
       : config_(config) {
     TensorMap tensors;
     for (const auto& [name, array] : arrays) tensors.emplace(name, read_tensor(name, array));
@@ -135,7 +176,7 @@ class Model {
                                   std::to_string(config.layers) +
                                   ", and hidden states if it is not 0");
     }
-    engine_->check(batch);  // before memory is taken for as many tokens as it claims
+    check_batch(batch, config);  // before memory is taken for as many tokens as it claims
     Trace trace(config, tokens, layer);
     if (hidden) {
       trace.initial_hidden = read_array<double>(*hidden, "hidden", {tokens, config.hidden});
@@ -165,8 +206,9 @@ class Model {
     const Config& config = engine_->config();
     // The engine has yet to check the offsets; their number and the last of them are right.
     const int64_t tokens = batch.tokens();
-    const int64_t rows = config.head == Head::kSpan ? tokens : batch.sequences;
-    py::array_t<double> logits = make_array<double>({rows, config.labels});
+    const int64_t rows = config.reads == Reads::kTokens ? tokens : batch.sequences;
+    const int64_t columns = config.reads == Reads::kNothing ? 0 : config.labels;
+    py::array_t<double> logits = make_array<double>({rows, columns});
     py::array_t<double> pooled = make_array<double>({batch.sequences, config.hidden});
     py::array_t<double> hidden = make_array<double>({with_hidden ? tokens : 0, config.hidden});
     const Outputs outputs{logits.mutable_data(), pooled.mutable_data(),
@@ -197,16 +239,6 @@ class Model {
 
   void add_codes(const Trace& trace, int64_t tokens, py::dict& result) const {
     const Config& config = engine_->config();
-    static constexpr const char* kNames[kPointCount] = {"query.in",
-                                                        "key.in",
-                                                        "value.in",
-                                                        "query",
-                                                        "key",
-                                                        "value",
-                                                        "attention.probs",
-                                                        "attention.output.in",
-                                                        "intermediate.in",
-                                                        "output.in"};
     const auto copy = [](const auto& values, const std::vector<int64_t>& shape) {
       using T = typename std::decay_t<decltype(values)>::value_type;
       py::array_t<T> array = make_array<T>(shape);
@@ -214,7 +246,7 @@ class Model {
       return array;
     };
     for (int64_t i = trace.first_layer; i < config.layers; ++i) {
-      for (int point = 0; point < kPointCount; ++point) {
+      for (int point = 0; point < kLayerPoints; ++point) {
         const auto& codes = trace.layers[i][point];
         py::object array;
         if (point == kProbs) {
@@ -225,7 +257,8 @@ class Model {
         } else {
           array = copy(codes, {tokens, static_cast<int64_t>(codes.size()) / tokens});
         }
-        const std::string name = "codes.layer" + std::to_string(i) + "." + kNames[point];
+        const std::string name =
+            "codes.layer" + std::to_string(i) + "." + name_of(static_cast<Point>(point));
         result[name.c_str()] = array;
       }
     }
@@ -243,25 +276,25 @@ class Model {
 }  // namespace
 
 void bind_model(py::module_& module) {
-  py::class_<Model>(module, "Model", "A packed model, ready to run; immutable and shareable.")
+  py::class_<BoundModel>(module, "Model", "A packed model, ready to run; immutable and shareable.")
       .def(py::init<const ConfigDict&, const std::map<std::string, py::array>&,
                     const std::optional<std::string>&, const std::optional<int>&>(),
            py::arg("config"), py::arg("tensors"), py::arg("isa") = py::none(),
            py::arg("num_threads") = py::none())
       .def(
-          "forward", &Model::forward, py::arg("ids"), py::arg("positions"), py::arg("segments"),
-          py::arg("offsets"), py::arg("keys"), py::arg("first"), py::arg("hidden") = false,
-          py::arg("stages") = false,
+          "forward", &BoundModel::forward, py::arg("ids"), py::arg("positions"),
+          py::arg("segments"), py::arg("offsets"), py::arg("keys"), py::arg("first"),
+          py::arg("hidden") = false, py::arg("stages") = false,
           "Runs a ragged batch; returns logits and pooled, and, if asked for, hidden, all float64, "
           "and stages: the seconds that all threads together spent in each.")
-      .def("trace", &Model::trace, py::arg("ids"), py::arg("positions"), py::arg("segments"),
+      .def("trace", &BoundModel::trace, py::arg("ids"), py::arg("positions"), py::arg("segments"),
            py::arg("keys"), py::arg("first"), py::arg("layer") = 0, py::arg("hidden") = py::none(),
            "Runs one sequence, from `layer` on, and returns the codes at every point as well.")
-      .def_property_readonly("config", &Model::config)
-      .def_property_readonly("isa", &Model::isa)
-      .def_property_readonly("num_threads", &Model::num_threads)
-      .def_property_readonly("weight_bytes", &Model::weight_bytes)
-      .def_property_readonly("workspace_bytes", &Model::workspace_bytes);
+      .def_property_readonly("config", &BoundModel::config)
+      .def_property_readonly("isa", &BoundModel::isa)
+      .def_property_readonly("num_threads", &BoundModel::num_threads)
+      .def_property_readonly("weight_bytes", &BoundModel::weight_bytes)
+      .def_property_readonly("workspace_bytes", &BoundModel::workspace_bytes);
 }
 
 }  // namespace bitinfer

@@ -5,7 +5,8 @@
 //   replay THREADS < model.bin > results.bin
 //
 // In, little-endian: int64 hidden, layers, heads, intermediate, vocab, positions, token_types,
-// labels, is_span; int64 count of tensors, each: int64 name length, name, int64 dtype (order of
+// labels, activation, reads (order of their enumerations), then bits, is_signed, from_min of every
+// point; int64 count of tensors, each: int64 name length, name, int64 dtype (order of
 // DType), int64 axes, int64 sizes, data; int64 count of sequences, each: int64 length, int32 ids.
 // Out, per sequence: int8 codes by layer and point (order of Point), int8 pooler codes, double
 // logits.
@@ -47,12 +48,18 @@ Config read_config() {
                          &config.vocab, &config.positions, &config.token_types, &config.labels}) {
     *field = read_integer();
   }
-  config.head = read_integer() != 0 ? Head::kSpan : Head::kClassification;
+  config.activation = static_cast<HiddenActivation>(read_integer());
+  config.reads = static_cast<Reads>(read_integer());
+  for (PointCodes& codes : config.codes) {
+    codes.bits = static_cast<int>(read_integer());
+    codes.is_signed = read_integer() != 0;
+    codes.from_min = read_integer() != 0;
+  }
   return config;
 }
 
 TensorMap read_tensors(std::vector<std::vector<uint64_t>>& storage) {
-  static constexpr size_t kSizes[] = {8, 4, 4, 8};
+  static constexpr size_t kSizes[] = {8, 4, 2, 4, 8};
   TensorMap tensors;
   const int64_t count = read_integer();
   storage.reserve(static_cast<size_t>(count));
@@ -84,7 +91,7 @@ void replay_sequence(Engine& engine) {
 
   Trace trace(config, tokens);
   std::vector<double> logits(
-      static_cast<size_t>((config.head == Head::kSpan ? tokens : 1) * config.labels));
+      static_cast<size_t>((config.reads == Reads::kTokens ? tokens : 1) * config.labels));
   std::vector<double> pooled(static_cast<size_t>(config.hidden));
   engine.run(batch, {logits.data(), pooled.data(), nullptr}, {&trace, nullptr});
   for (const auto& layer : trace.layers) {

@@ -4,20 +4,24 @@
 
 #include <cstdint>
 
+#include "base/planes.h"
+
 namespace bitinfer::reference {
 
-// One operand in the row-major layout of base/bits.h; the code of value k is 0 where `nonzero` has
-// no bit, else +1 or -1 by `bits` (1 or 0 where `is_unsigned`).
-struct Codes {
+// One operand: value k of a row is c0 + sum_j c_j plane_j. Planes are row-major, in the layout of
+// base/bits.h.
+struct Matrix {
   const uint64_t* bits;
-  const uint64_t* nonzero;  // or null
-  int64_t rows;
-  bool is_unsigned;
+  int64_t rows, depth;
+  int64_t plane_stride;  // words from a plane to the next
+  int planes;
+  int32_t c0;
+  int32_t c[kMostPlanes];
 };
 
-int code(const Codes& matrix, int64_t row, int64_t k, int64_t depth);
+int32_t value(const Matrix& matrix, int64_t row, int64_t k);
 
-// out[m * b.rows + n] = sum over k < depth of a[m][k] * b[n][k].
-void bgemm(const Codes& a, const Codes& b, int64_t depth, int32_t* out);
+// out[m * b.rows + n] = sum over k of a[m][k] * b[n][k].
+void bgemm(const Matrix& a, const Matrix& b, int32_t* out);
 
 }  // namespace bitinfer::reference

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "cpu/kernels/kernel_table.h"
+#include "cpu/kernels/table.h"
 
 namespace bitinfer {
 

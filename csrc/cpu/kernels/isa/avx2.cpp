@@ -3,9 +3,8 @@
 // mask within 16 registers.
 #include <immintrin.h>
 
-#include "cpu/kernels/bgemm_inl.h"
 #include "cpu/kernels/isa/isa.h"
-#include "cpu/kernels/rows_inl.h"
+#include "cpu/kernels/table_inl.h"
 
 namespace bitinfer {
 namespace {
@@ -28,7 +27,6 @@ struct Avx2 {
   }
   static Word broadcast(uint32_t word) { return _mm256_set1_epi32(static_cast<int>(word)); }
   static Word bit_xor(Word a, Word b) { return _mm256_xor_si256(a, b); }
-  static Word bit_and(Word a, Word b) { return _mm256_and_si256(a, b); }
   static Word no_bits() { return _mm256_setzero_si256(); }
   static Word carry(Word parity, Word first, Word second) {
     // first ? ~second : parity
@@ -56,6 +54,8 @@ struct Avx2 {
   }
   static Sum add(Sum a, Sum b) { return _mm256_add_epi32(a, b); }
   static Sum sub(Sum a, Sum b) { return _mm256_sub_epi32(a, b); }
+  static Sum multiply(Sum a, Sum b) { return _mm256_mullo_epi32(a, b); }
+  static Sum half(Sum sum) { return _mm256_srai_epi32(sum, 1); }
   static void store(int32_t* out, Sum sum) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), sum);
   }
@@ -64,8 +64,17 @@ struct Avx2 {
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(sum, sum), 0x08);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(words));
   }
-  static uint32_t less(Sum sum, const int32_t* limit) { return mask(load_sums(limit), sum); }
-  static uint32_t greater(Sum sum, const int32_t* limit) { return mask(sum, load_sums(limit)); }
+  static uint32_t less(Sum sum, const int32_t* limit) {
+    return mask(_mm256_cmpgt_epi32(load_sums(limit), sum));
+  }
+  static Sum xor_where_less(Sum codes, Sum sum, const int32_t* limit, Sum toggled) {
+    const __m256i below = _mm256_cmpgt_epi32(load_sums(limit), sum);
+    return _mm256_xor_si256(codes, _mm256_and_si256(below, toggled));
+  }
+  template <int kBit>
+  static uint32_t bits_at(Sum sum) {
+    return mask(_mm256_slli_epi32(sum, 31 - kBit));
+  }
   static uint64_t less_u16(const uint16_t* x, uint16_t limit) {
     const __m256i limits = _mm256_set1_epi16(static_cast<short>(limit));
     uint64_t bits = 0;
@@ -90,12 +99,32 @@ struct Avx2 {
   static Doubles add(Doubles a, Doubles b) { return _mm256_add_pd(a, b); }
   static Doubles sub(Doubles a, Doubles b) { return _mm256_sub_pd(a, b); }
   static Doubles mul(Doubles a, Doubles b) { return _mm256_mul_pd(a, b); }
+  static Doubles div(Doubles a, Doubles b) { return _mm256_div_pd(a, b); }
+  static Doubles min(Doubles a, Doubles b) { return _mm256_min_pd(a, b); }
+  static Doubles max(Doubles a, Doubles b) { return _mm256_max_pd(a, b); }
   static Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm256_fmadd_pd(a, b, c); }
   static uint32_t greater(Doubles a, Doubles b) {
     return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_GT_OQ)));
   }
   static uint32_t equal(Doubles a, Doubles b) {
     return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_EQ_OQ)));
+  }
+  static Doubles where_less(Doubles a, Doubles b, Doubles then, Doubles otherwise) {
+    return _mm256_blendv_pd(otherwise, then, _mm256_cmp_pd(a, b, _CMP_LT_OQ));
+  }
+  static Doubles masked(Doubles x, uint64_t mask) {
+    return _mm256_and_pd(x, _mm256_castsi256_pd(_mm256_set1_epi64x(static_cast<int64_t>(mask))));
+  }
+  static Doubles merged(Doubles a, Doubles b) { return _mm256_or_pd(a, b); }
+  static Doubles power_of_two(Doubles x) {
+    const __m256i exponents = _mm256_slli_epi64(_mm256_castpd_si256(x), 52);
+    return _mm256_castsi256_pd(
+        _mm256_add_epi64(exponents, _mm256_set1_epi64x(int64_t{1023} << 52)));
+  }
+  template <int kBit>
+  static uint32_t bits_at(Doubles x) {
+    const __m256i lanes = _mm256_slli_epi64(_mm256_castpd_si256(x), 63 - kBit);
+    return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_castsi256_pd(lanes)));
   }
 
   // All ones where the low 29 bits, which a float's significand lacks, are 0.
@@ -108,9 +137,9 @@ struct Avx2 {
   static bool any_short(Short shorts) { return _mm256_testz_si256(shorts, shorts) == 0; }
 
  private:
-  static uint32_t mask(__m256i larger, __m256i smaller) {
-    const __m256 lanes = _mm256_castsi256_ps(_mm256_cmpgt_epi32(larger, smaller));
-    return static_cast<uint32_t>(_mm256_movemask_ps(lanes));
+  // The highest bit of every lane.
+  static uint32_t mask(__m256i lanes) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(lanes)));
   }
   // All ones where x < limit: the saturating limit - x is then not 0.
   static __m256i less_lanes(const uint16_t* x, __m256i limits) {

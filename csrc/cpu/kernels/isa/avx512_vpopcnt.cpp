@@ -5,9 +5,8 @@
 // tile needs 26.
 #include <immintrin.h>
 
-#include "cpu/kernels/bgemm_inl.h"
 #include "cpu/kernels/isa/isa.h"
-#include "cpu/kernels/rows_inl.h"
+#include "cpu/kernels/table_inl.h"
 
 namespace bitinfer {
 namespace {
@@ -28,7 +27,6 @@ struct Avx512 {
   static Word load(const uint32_t* p) { return _mm512_loadu_si512(p); }
   static Word broadcast(uint32_t word) { return _mm512_set1_epi32(static_cast<int>(word)); }
   static Word bit_xor(Word a, Word b) { return _mm512_xor_si512(a, b); }
-  static Word bit_and(Word a, Word b) { return _mm512_and_si512(a, b); }
   static Word no_bits() { return _mm512_setzero_si512(); }
   static Word carry(Word parity, Word first, Word second) {
     return _mm512_ternarylogic_epi32(parity, first, second, 0x74);  // first ? ~second : parity
@@ -44,6 +42,8 @@ struct Avx512 {
   static Sum load_sums(const int32_t* p) { return _mm512_loadu_si512(p); }
   static Sum add(Sum a, Sum b) { return _mm512_add_epi32(a, b); }
   static Sum sub(Sum a, Sum b) { return _mm512_sub_epi32(a, b); }
+  static Sum multiply(Sum a, Sum b) { return _mm512_mullo_epi32(a, b); }
+  static Sum half(Sum sum) { return _mm512_maskz_srai_epi32(0xffff, sum, 1); }
   static void store(int32_t* out, Sum sum) { _mm512_storeu_si512(out, sum); }
   static void store_u16(uint16_t* out, Sum sum) {
     const __m256i words = _mm512_maskz_cvtepi32_epi16(0xffff, sum);
@@ -52,8 +52,13 @@ struct Avx512 {
   static uint32_t less(Sum sum, const int32_t* limit) {
     return _mm512_cmplt_epi32_mask(sum, _mm512_loadu_si512(limit));
   }
-  static uint32_t greater(Sum sum, const int32_t* limit) {
-    return _mm512_cmpgt_epi32_mask(sum, _mm512_loadu_si512(limit));
+  static Sum xor_where_less(Sum codes, Sum sum, const int32_t* limit, Sum toggled) {
+    const __mmask16 below = _mm512_cmplt_epi32_mask(sum, _mm512_loadu_si512(limit));
+    return _mm512_mask_xor_epi32(codes, below, codes, toggled);
+  }
+  template <int kBit>
+  static uint32_t bits_at(Sum sum) {
+    return _mm512_test_epi32_mask(sum, _mm512_set1_epi32(1 << kBit));
   }
   static uint64_t less_u16(const uint16_t* x, uint16_t limit) {
     const __m512i limits = _mm512_set1_epi16(static_cast<short>(limit));
@@ -108,9 +113,31 @@ struct Avx512 {
   static Doubles add(Doubles a, Doubles b) { return _mm512_add_pd(a, b); }
   static Doubles sub(Doubles a, Doubles b) { return _mm512_sub_pd(a, b); }
   static Doubles mul(Doubles a, Doubles b) { return _mm512_mul_pd(a, b); }
+  static Doubles div(Doubles a, Doubles b) { return _mm512_div_pd(a, b); }
+  static Doubles min(Doubles a, Doubles b) { return _mm512_maskz_min_pd(0xff, a, b); }
+  static Doubles max(Doubles a, Doubles b) { return _mm512_maskz_max_pd(0xff, a, b); }
   static Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm512_fmadd_pd(a, b, c); }
   static uint32_t greater(Doubles a, Doubles b) { return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ); }
   static uint32_t equal(Doubles a, Doubles b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
+  static Doubles where_less(Doubles a, Doubles b, Doubles then, Doubles otherwise) {
+    return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_LT_OQ), otherwise, then);
+  }
+  static Doubles masked(Doubles x, uint64_t mask) {
+    const __m512i bits = _mm512_castpd_si512(x);
+    return _mm512_castsi512_pd(
+        _mm512_and_si512(bits, _mm512_set1_epi64(static_cast<int64_t>(mask))));
+  }
+  static Doubles merged(Doubles a, Doubles b) {
+    return _mm512_castsi512_pd(_mm512_or_si512(_mm512_castpd_si512(a), _mm512_castpd_si512(b)));
+  }
+  static Doubles power_of_two(Doubles x) {
+    const __m512i exponents = _mm512_maskz_slli_epi64(0xff, _mm512_castpd_si512(x), 52);
+    return _mm512_castsi512_pd(_mm512_add_epi64(exponents, _mm512_set1_epi64(int64_t{1023} << 52)));
+  }
+  template <int kBit>
+  static uint32_t bits_at(Doubles x) {
+    return _mm512_test_epi64_mask(_mm512_castpd_si512(x), _mm512_set1_epi64(1 << kBit));
+  }
 
   // The smallest of the low 29 bits, in which a double has more of a significand than a float.
   using Short = __m512i;

@@ -2,7 +2,7 @@
 // compiled.
 #pragma once
 
-#include "cpu/kernels/kernel_table.h"
+#include "cpu/kernels/table.h"
 
 namespace bitinfer {
 

@@ -3,9 +3,8 @@
 // A select takes two instructions (mvn, bsl).
 #include <arm_neon.h>
 
-#include "cpu/kernels/bgemm_inl.h"
 #include "cpu/kernels/isa/isa.h"
-#include "cpu/kernels/rows_inl.h"
+#include "cpu/kernels/table_inl.h"
 
 namespace bitinfer {
 namespace {
@@ -26,7 +25,6 @@ struct Neon {
   static Word load(const uint32_t* p) { return vld1q_u32(p); }
   static Word broadcast(uint32_t word) { return vdupq_n_u32(word); }
   static Word bit_xor(Word a, Word b) { return veorq_u32(a, b); }
-  static Word bit_and(Word a, Word b) { return vandq_u32(a, b); }
   static Word no_bits() { return vdupq_n_u32(0); }
   static Word carry(Word parity, Word first, Word second) {
     return vbslq_u32(first, vmvnq_u32(second), parity);
@@ -46,6 +44,8 @@ struct Neon {
   static Sum load_sums(const int32_t* p) { return vld1q_s32(p); }
   static Sum add(Sum a, Sum b) { return vaddq_s32(a, b); }
   static Sum sub(Sum a, Sum b) { return vsubq_s32(a, b); }
+  static Sum multiply(Sum a, Sum b) { return vmulq_s32(a, b); }
+  static Sum half(Sum sum) { return vshrq_n_s32(sum, 1); }
   static void store(int32_t* out, Sum sum) { vst1q_s32(out, sum); }
   static void store_u16(uint16_t* out, Sum sum) {
     vst1_u16(out, vmovn_u32(vreinterpretq_u32_s32(sum)));
@@ -53,8 +53,13 @@ struct Neon {
   static uint32_t less(Sum sum, const int32_t* limit) {
     return mask(vcltq_s32(sum, vld1q_s32(limit)));
   }
-  static uint32_t greater(Sum sum, const int32_t* limit) {
-    return mask(vcgtq_s32(sum, vld1q_s32(limit)));
+  static Sum xor_where_less(Sum codes, Sum sum, const int32_t* limit, Sum toggled) {
+    const uint32x4_t below = vcltq_s32(sum, vld1q_s32(limit));
+    return veorq_s32(codes, vandq_s32(vreinterpretq_s32_u32(below), toggled));
+  }
+  template <int kBit>
+  static uint32_t bits_at(Sum sum) {
+    return mask(vtstq_s32(sum, vdupq_n_s32(1 << kBit)));
   }
   static uint64_t less_u16(const uint16_t* x, uint16_t limit) {
     static constexpr uint16_t kBits[8] = {1, 2, 4, 8, 16, 32, 64, 128};
@@ -76,9 +81,29 @@ struct Neon {
   static Doubles add(Doubles a, Doubles b) { return vaddq_f64(a, b); }
   static Doubles sub(Doubles a, Doubles b) { return vsubq_f64(a, b); }
   static Doubles mul(Doubles a, Doubles b) { return vmulq_f64(a, b); }
+  static Doubles div(Doubles a, Doubles b) { return vdivq_f64(a, b); }
+  static Doubles min(Doubles a, Doubles b) { return vminq_f64(a, b); }
+  static Doubles max(Doubles a, Doubles b) { return vmaxq_f64(a, b); }
   static Doubles fma(Doubles a, Doubles b, Doubles c) { return vfmaq_f64(c, a, b); }
   static uint32_t greater(Doubles a, Doubles b) { return mask(vcgtq_f64(a, b)); }
   static uint32_t equal(Doubles a, Doubles b) { return mask(vceqq_f64(a, b)); }
+  static Doubles where_less(Doubles a, Doubles b, Doubles then, Doubles otherwise) {
+    return vbslq_f64(vcltq_f64(a, b), then, otherwise);
+  }
+  static Doubles masked(Doubles x, uint64_t mask) {
+    return vreinterpretq_f64_u64(vandq_u64(vreinterpretq_u64_f64(x), vdupq_n_u64(mask)));
+  }
+  static Doubles merged(Doubles a, Doubles b) {
+    return vreinterpretq_f64_u64(vorrq_u64(vreinterpretq_u64_f64(a), vreinterpretq_u64_f64(b)));
+  }
+  static Doubles power_of_two(Doubles x) {
+    const uint64x2_t exponents = vshlq_n_u64(vreinterpretq_u64_f64(x), 52);
+    return vreinterpretq_f64_u64(vaddq_u64(exponents, vdupq_n_u64(uint64_t{1023} << 52)));
+  }
+  template <int kBit>
+  static uint32_t bits_at(Doubles x) {
+    return mask(vtstq_u64(vreinterpretq_u64_f64(x), vdupq_n_u64(uint64_t{1} << kBit)));
+  }
 
   // All ones where the low 29 bits, which a float's significand lacks, are 0.
   using Short = uint64x2_t;

@@ -1,9 +1,8 @@
 // Any CPU: vectors of the compiler's own, which become the baseline's (SSE2 on x86-64) or plain
 // arithmetic. Bits are counted into bytes by the classic tree of masks (Warren, Hacker's Delight,
 // 5-1), since the baseline has no popcount.
-#include "cpu/kernels/bgemm_inl.h"
 #include "cpu/kernels/isa/isa.h"
-#include "cpu/kernels/rows_inl.h"
+#include "cpu/kernels/table_inl.h"
 
 namespace bitinfer {
 namespace {
@@ -24,7 +23,6 @@ struct Portable {
   static Word load(const uint32_t* p) { return read<Word>(p); }
   static Word broadcast(uint32_t word) { return Word{word, word, word, word}; }
   static Word bit_xor(Word a, Word b) { return a ^ b; }
-  static Word bit_and(Word a, Word b) { return a & b; }
   static Word no_bits() { return Word{}; }
   static Word carry(Word parity, Word first, Word second) {
     return parity ^ (first & ~(parity ^ second));  // first ? ~second : parity
@@ -45,12 +43,20 @@ struct Portable {
   static Sum load_sums(const int32_t* p) { return read<Sum>(p); }
   static Sum add(Sum a, Sum b) { return a + b; }
   static Sum sub(Sum a, Sum b) { return a - b; }
+  static Sum multiply(Sum a, Sum b) { return a * b; }
+  static Sum half(Sum sum) { return sum >> 1; }
   static void store(int32_t* out, Sum sum) { std::memcpy(out, &sum, sizeof sum); }
   static void store_u16(uint16_t* out, Sum sum) {
     for (int lane = 0; lane < kLanes; ++lane) out[lane] = static_cast<uint16_t>(sum[lane]);
   }
   static uint32_t less(Sum sum, const int32_t* limit) { return mask(sum < load_sums(limit)); }
-  static uint32_t greater(Sum sum, const int32_t* limit) { return mask(sum > load_sums(limit)); }
+  static Sum xor_where_less(Sum codes, Sum sum, const int32_t* limit, Sum toggled) {
+    return codes ^ ((sum < load_sums(limit)) & toggled);
+  }
+  template <int kBit>
+  static uint32_t bits_at(Sum sum) {
+    return mask(sum >> kBit);
+  }
   static uint64_t less_u16(const uint16_t* x, uint16_t limit) {
     uint64_t bits = 0;
     for (int j = 0; j < 64; ++j) bits |= static_cast<uint64_t>(x[j] < limit) << j;
@@ -68,6 +74,9 @@ struct Portable {
   static Doubles add(Doubles a, Doubles b) { return a + b; }
   static Doubles sub(Doubles a, Doubles b) { return a - b; }
   static Doubles mul(Doubles a, Doubles b) { return a * b; }
+  static Doubles div(Doubles a, Doubles b) { return a / b; }
+  static Doubles min(Doubles a, Doubles b) { return a < b ? a : b; }
+  static Doubles max(Doubles a, Doubles b) { return a > b ? a : b; }
   // Without an instruction for it, the C library computes it: slow, but IEEE 754 leaves no choice
   // of the result.
   static Doubles fma(Doubles a, Doubles b, Doubles c) {
@@ -79,6 +88,23 @@ struct Portable {
   static uint32_t equal(Doubles a, Doubles b) {
     return static_cast<uint32_t>(a[0] == b[0]) | static_cast<uint32_t>(a[1] == b[1]) << 1;
   }
+  static Doubles where_less(Doubles a, Doubles b, Doubles then, Doubles otherwise) {
+    return a < b ? then : otherwise;
+  }
+  static Doubles masked(Doubles x, uint64_t mask) {
+    return reinterpret_cast<Doubles>(reinterpret_cast<Bits>(x) & mask);
+  }
+  static Doubles merged(Doubles a, Doubles b) {
+    return reinterpret_cast<Doubles>(reinterpret_cast<Bits>(a) | reinterpret_cast<Bits>(b));
+  }
+  static Doubles power_of_two(Doubles x) {
+    return reinterpret_cast<Doubles>((reinterpret_cast<Bits>(x) << 52) + (uint64_t{1023} << 52));
+  }
+  template <int kBit>
+  static uint32_t bits_at(Doubles x) {
+    const Bits bits = reinterpret_cast<Bits>(x) >> kBit & 1;
+    return static_cast<uint32_t>(bits[0] | bits[1] << 1);
+  }
 
   // All ones where the low 29 bits, which a float's significand lacks, are 0.
   using Short = int64_t __attribute__((vector_size(16)));
@@ -89,6 +115,7 @@ struct Portable {
   static bool any_short(Short shorts) { return (shorts[0] | shorts[1]) != 0; }
 
  private:
+  using Bits = uint64_t __attribute__((vector_size(16)));
   template <class T>
   static T read(const void* p) {
     T value;

@@ -1,4 +1,4 @@
-// Every kernel of every instruction set of this machine against plain loops.
+// Kernels of rows of every instruction set of this machine against plain loops.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -6,220 +6,50 @@
 #include <string>
 #include <vector>
 
+#include "base/bits.h"
 #include "base/math.h"
 #include "check.h"
 #include "cpu/kernels/registry.h"
-#include "cpu/packed_matrix.h"
-#include "cpu/weights.h"
-#include "random_codes.h"
+#include "cpu/prepared.h"
 
 namespace bitinfer::test {
 namespace {
 
-// A right operand for the kernels; rows with zeros are listed as a file would list them.
-PackedMatrix interleave(const CodeMatrix& b) {
-  std::vector<int32_t> rows;
-  for (int64_t n = 0; n < b.rows && b.kind == Kind::kTernary; ++n) {
-    rows.push_back(static_cast<int32_t>(n));
-  }
-  return PackedMatrix(b.bits.data(), b.rows, b.depth,
-                      {rows.data(), b.nonzero.data(), static_cast<int64_t>(rows.size())});
+std::vector<double> draw(std::mt19937_64& random, int64_t count, double spread = 1) {
+  std::normal_distribution<double> normal(0, spread);
+  std::vector<double> values(static_cast<size_t>(count));
+  for (double& value : values) value = normal(random);
+  return values;
 }
 
-struct Product {
-  CodeMatrix a, b;
-  PackedMatrix packed;
-  std::vector<int32_t> sums;  // the truth
-  std::vector<uint64_t> running;
-
-  Product(CodeMatrix left, CodeMatrix right)
-      : a(std::move(left)), b(std::move(right)), packed(interleave(b)) {
-    sums.resize(static_cast<size_t>(a.rows * b.rows));
-    reference::bgemm(a.codes(), b.codes(), a.depth, sums.data());
-    running = a.bits;
-    const int64_t words = words_for(a.depth);
-    for (int64_t m = 0; m < a.rows; ++m) to_running(&running[m * words], words);
-  }
-  Rows rows() const {
-    return {running.data(), a.nonzero.empty() ? nullptr : a.nonzero.data(), a.rows,
-            words_for(a.depth), a.kind == Kind::kUnsigned};
-  }
-  int32_t sum(int64_t m, int64_t n) const { return sums[m * b.rows + n]; }
-  std::string name(const Kernels& kernels) const {
-    return std::string(kernels.name) + " M=" + std::to_string(a.rows) +
-           " N=" + std::to_string(b.rows) + " K=" + std::to_string(a.depth) + " kinds " +
-           std::to_string(static_cast<int>(a.kind)) + std::to_string(static_cast<int>(b.kind));
-  }
-};
-
-void expect(bool holds, const Kernels& kernels, const Product& product, const char* what) {
-  if (!holds) fail(__FILE__, __LINE__, product.name(kernels) + ": " + what);
+// Codes of values as docs/numerics.md has them, without adding and subtracting large numbers.
+int64_t code_of(double x, const Quantizer& to) {
+  const double v = (x - to.offset) * to.inverse_step;
+  double code = std::nearbyint(v);
+  if (std::fabs(v - code) >= 0.5 - std::ldexp(1.0, -40)) code = 2 * std::nearbyint(v * 0.5);
+  return static_cast<int64_t>(std::clamp(code, 1.0 * to.low, 1.0 * to.high));
 }
 
-void check_sums(const Kernels& kernels, const Product& product) {
-  std::vector<int32_t> out(product.sums.size(), -7);
-  kernels.store_sums(product.rows(), product.packed.panels(),
-                     {out.data(), product.b.rows, product.packed.ones()});
-  expect(out == product.sums, kernels, product, "sums");
-}
-
-enum class Codes { kOneThreshold, kTwoThresholds, kTernary };
-
-void check_codes(const Kernels& kernels, const Product& product, Codes mode,
-                 std::mt19937_64& random) {
-  const int64_t cols = product.b.rows, stride = words_for(cols);
-  const int32_t depth = static_cast<int32_t>(product.a.depth);
-  std::uniform_int_distribution<int32_t> any(-depth - 1, depth + 1);
-  std::vector<int32_t> threshold(static_cast<size_t>(cols)), low(threshold.size());
-  for (size_t n = 0; n < threshold.size(); ++n) {
-    threshold[n] = any(random);
-    low[n] = std::min(threshold[n], any(random));
-    if (random() % 8 == 0) threshold[n] = INT32_MAX;
-    if (random() % 8 == 0) low[n] = INT32_MIN;
-    if (random() % 16 == 0) threshold[n] = INT32_MIN;
-  }
-  const CodeLimits limits =
-      CodeLimits::of(product.packed, product.a.kind == Kind::kUnsigned, threshold.data(),
-                     mode == Codes::kOneThreshold ? nullptr : low.data());
-  std::vector<uint64_t> bits(static_cast<size_t>(product.a.rows * stride), ~uint64_t{0});
-  std::vector<uint64_t> nonzero = bits, expected_bits(bits.size()), expected_nonzero(bits.size());
-  const auto pack = [&](Words words) {
-    kernels.pack_codes(product.rows(), product.packed.panels(),
-                       limits.pack(bits.data(), mode == Codes::kTernary ? nonzero.data() : nullptr,
-                                   stride, words));
-  };
-  pack(Words::kCodes);
-  for (int64_t m = 0; m < product.a.rows; ++m) {
-    for (int64_t n = 0; n < cols; ++n) {
-      const bool plus = product.sum(m, n) > threshold[n];
-      const bool minus = mode != Codes::kOneThreshold && product.sum(m, n) < low[n];
-      const bool bit = mode == Codes::kTernary ? plus : plus || minus;
-      or_bits(&expected_bits[m * stride], n, 1, bit);
-      or_bits(&expected_nonzero[m * stride], n, 1, plus || minus);
+// Running words of codes - low of rows of n, planes one after another.
+std::vector<uint64_t> planes_of(const std::vector<int64_t>& codes, int64_t n, const Quantizer& to) {
+  const int64_t rows = static_cast<int64_t>(codes.size()) / n, stride = words_for(n);
+  std::vector<uint64_t> words(static_cast<size_t>(to.planes * rows * stride));
+  for (int64_t i = 0; i < rows * n; ++i) {
+    for (int j = 0; j < to.planes; ++j) {
+      const uint64_t bit = static_cast<uint64_t>(codes[i] - to.low) >> j & 1;
+      or_bits(&words[(j * rows + i / n) * stride], i % n, 1, bit);
     }
   }
-  expect(bits == expected_bits, kernels, product, "codes");
-  if (mode == Codes::kTernary) expect(nonzero == expected_nonzero, kernels, product, "non-zero");
-
-  std::fill(bits.begin(), bits.end(), ~uint64_t{0});
-  pack(Words::kRunning);
-  for (int64_t m = 0; m < product.a.rows; ++m) to_running(&expected_bits[m * stride], stride);
-  expect(bits == expected_bits, kernels, product, "running codes");
-  if (mode == Codes::kTernary) expect(nonzero == expected_nonzero, kernels, product, "non-zero");
+  for (int64_t i = 0; i < to.planes * rows; ++i) to_running(&words[i * stride], stride);
+  return words;
 }
 
-void check_distances(const Kernels& kernels, const Product& product) {
-  if (product.a.kind == Kind::kUnsigned) return;  // scores are products of signed codes
-  const int64_t stride = round_up(product.b.rows, kWordBits);
-  const Panels panels = product.packed.panels();
-  const auto is_masked = [&](int64_t col) {
-    return product.a.kind == Kind::kTernary ||
-           (panels.nonzero != nullptr && panels.nonzero[col / kPanelWidth] != nullptr);
-  };
-  const int32_t depth = static_cast<int32_t>(product.a.depth);
-  std::vector<uint16_t> out(static_cast<size_t>(product.a.rows * stride), 7);
-  kernels.store_distances(product.rows(), panels, {out.data(), stride});
-  bool same = true;
-  for (int64_t m = 0; m < product.a.rows; ++m) {
-    for (int64_t n = 0; n < stride; ++n) {
-      const int32_t expected = n >= product.b.rows ? 0xffff
-                               : is_masked(n)      ? depth - product.sum(m, n)
-                                                   : (depth - product.sum(m, n)) / 2;
-      same &= out[m * stride + n] == expected;
-    }
-  }
-  expect(same, kernels, product, "distances");
+Quantizer quantizer_of(int bits, bool is_signed, double offset, double step) {
+  const int32_t low = is_signed ? -(1 << (bits - 1)) : 0;
+  return {offset, 1 / step, low, low + (1 << bits) - 1, bits};
 }
-
-void check_product(const Product& product, std::mt19937_64& random) {
-  for (const std::string& isa : available_isas()) {
-    const Kernels& kernels = kernels_for(isa);
-    const uint64_t before = kernels.products_run();
-    check_sums(kernels, product);
-    for (const Codes mode : {Codes::kOneThreshold, Codes::kTwoThresholds, Codes::kTernary}) {
-      check_codes(kernels, product, mode, random);
-    }
-    check_distances(kernels, product);
-    CHECK(kernels.products_run() >= before + 7);
-  }
-}
-
-constexpr Kind kLeftKinds[] = {Kind::kSigned, Kind::kUnsigned, Kind::kTernary};
-constexpr Kind kRightKinds[] = {Kind::kSigned, Kind::kTernary};
 
 }  // namespace
-
-// Tiles have up to 5 rows and 32 columns: every remainder of each axis, past several of them.
-TEST(kernels_equal_reference_at_every_tail) {
-  std::mt19937_64 random(1);
-  const auto check = [&](int64_t m, int64_t n, int64_t k) {
-    const Kind left = kLeftKinds[random() % 3], right = kRightKinds[random() % 4 == 0];
-    check_product({make_codes(random, m, k, left), make_codes(random, n, k, right)}, random);
-  };
-  for (int64_t m = 1; m <= 17; ++m) {
-    for (const int64_t n : {1, 16, 17, 33, 64, 80}) check(m, n, 1 + random() % 140);
-  }
-  for (int64_t n = 1; n <= 130; ++n) check(1 + random() % 9, n, 1 + random() % 140);
-  for (int64_t k = 1; k <= 130; ++k) check(1 + random() % 9, 1 + random() % 70, k);
-}
-
-TEST(kernels_equal_reference_for_every_kind) {
-  std::mt19937_64 random(2);
-  for (const Kind left : kLeftKinds) {
-    for (const Kind right : kRightKinds) {
-      check_product({make_codes(random, 7, 200, left), make_codes(random, 83, 200, right)}, random);
-    }
-  }
-}
-
-// Byte counters hold 31 steps of 32 bits at most; here every bit of every step counts.
-TEST(kernels_do_not_overflow) {
-  std::mt19937_64 random(3);
-  for (const int64_t depth : {31 * 32, 32 * 32, 31 * 32 + 1, 63 * 32, 5000}) {
-    for (const Fill fill : {Fill::kAllZeros, Fill::kAllOnes, Fill::kAlternating}) {
-      for (const Kind kind : kRightKinds) {
-        check_product({make_codes(random, 5, depth, Kind::kSigned, fill),
-                       make_codes(random, 18, depth, kind, Fill::kAllOnes)},
-                      random);
-      }
-    }
-  }
-}
-
-// Zeros in few rows: only their panels take the masked product. Every choice of such panels,
-// because plain panels between them go in pairs, and a packed word holds two.
-TEST(zeros_in_some_panels) {
-  std::mt19937_64 random(4);
-  constexpr int64_t kRows = 100, kPanels = 7;
-  const CodeMatrix plain = make_codes(random, kRows, 150, Kind::kSigned);
-  const int64_t words = words_for(plain.depth);
-  for (int chosen = 1; chosen < 1 << kPanels; ++chosen) {
-    CodeMatrix b = plain;
-    b.kind = Kind::kTernary;
-    b.nonzero.assign(b.bits.size(), 0);
-    std::vector<int32_t> rows;
-    std::vector<uint64_t> planes;
-    for (int64_t n = 0; n < kRows; ++n) {
-      uint64_t* nonzero = &b.nonzero[n * words];
-      for (int64_t w = 0; w < words; ++w) nonzero[w] = low_bits(b.depth - w * kWordBits);
-      const bool has_zeros = (chosen >> (n / kPanelWidth) & 1) != 0 && n % kPanelWidth == 3;
-      if (!has_zeros) continue;
-      nonzero[0] &= random();
-      b.bits[n * words] &= nonzero[0];
-      rows.push_back(static_cast<int32_t>(n));
-      planes.insert(planes.end(), nonzero, nonzero + words);
-    }
-    const Kind left = kLeftKinds[chosen % 3];
-    Product product(make_codes(random, 6, b.depth, left), b);
-    product.packed = PackedMatrix(b.bits.data(), b.rows, b.depth,
-                                  {rows.data(), planes.data(), static_cast<int64_t>(rows.size())});
-    const Panels panels = product.packed.panels();
-    for (int64_t p = 0; p < kPanels && !rows.empty(); ++p) {
-      CHECK_EQUAL(panels.nonzero[p] != nullptr, (chosen >> p & 1) != 0);
-    }
-    check_product(product, random);
-  }
-}
 
 TEST(packing_equals_comparison) {
   std::mt19937_64 random(5);
@@ -235,21 +65,22 @@ TEST(packing_equals_comparison) {
           for (size_t k = 0; k < x.size(); ++k) x[k] = threshold[k] + 0.5;
         }
         const size_t words = static_cast<size_t>(words_for(n));
-        std::vector<uint64_t> greater(words, 1), unequal(words, 1), expected(words),
-            expected_unequal(words);
+        std::vector<uint64_t> greater(words, 1), not_less(words, 1), expected(words),
+            expected_not_less(words);
         bool any_equal = false;
         for (int64_t k = 0; k < n; ++k) {
           const double limit = with_threshold ? threshold[k] : 0.0;
           or_bits(expected.data(), k, 1, x[k] > limit);
-          or_bits(expected_unequal.data(), k, 1, x[k] != limit);
+          or_bits(expected_not_less.data(), k, 1, x[k] >= limit);
           any_equal |= x[k] == limit;
         }
         const double* limits = with_threshold ? threshold.data() : nullptr;
         CHECK_EQUAL(kernels.pack_greater(x.data(), limits, n, greater.data()), any_equal);
-        kernels.pack_not_equal(x.data(), limits, n, unequal.data());
+        kernels.pack_not_less(x.data(), limits, n, not_less.data());
         to_running(expected.data(), static_cast<int64_t>(words));
+        to_running(expected_not_less.data(), static_cast<int64_t>(words));
         CHECK(greater == expected);
-        CHECK(unequal == expected_unequal);
+        CHECK(not_less == expected_not_less);
       }
     }
   }
@@ -285,12 +116,7 @@ std::vector<double> normalized(const std::vector<double>& x, const double* weigh
 // weight 0. Rows can be constant or lie far from 0.
 TEST(layer_norm_and_signs_follow_the_written_order) {
   std::mt19937_64 random(6);
-  std::normal_distribution<double> normal(0.3, 2);
-  const auto draw = [&](int64_t count) {
-    std::vector<double> values(static_cast<size_t>(count));
-    for (double& value : values) value = normal(random);
-    return values;
-  };
+  const auto draw = [&](int64_t count) { return test::draw(random, count, 2); };
   const double special[] = {0.0, -0.0, 1e-40f, 3e38f, -1.5};
   for (int64_t n = 1; n <= 140; ++n) {
     const int64_t rows = n % 7 == 0 ? 32 + n % 4 : 1 + n % 4, words = words_for(n);
@@ -444,8 +270,8 @@ TEST(probability_bits_equal_softmax) {
         }
         for (const std::string& isa : available_isas()) {
           std::vector<uint64_t> bits(expected.size(), 1);
-          kernels_for(isa).probability_bits(
-              {distances.data(), padded, rows, keys, bits.data(), words}, table, half_step);
+          kernels_for(isa).probability_bits({distances.data(), padded, rows, keys}, table,
+                                            half_step, {bits.data(), words, 0});
           CHECK(bits == expected);
         }
       }
@@ -457,7 +283,7 @@ TEST(probability_bits_equal_softmax) {
 TEST(probability_bits_of_the_longest_sequence) {
   for (const int64_t positions : {16, 512, 4096}) {
     for (const int64_t step : {1, 2}) {
-      const ExpScores scores(0.1, 64, step, positions);
+      const ExpScores scores(0.1, 128 / step, step, positions);
       const ExpTable table = scores.table();
       CHECK_EQUAL(table.size, 128 / step + 1);
       CHECK(table.fixed[0] <= uint64_t{1} << 55);
@@ -469,9 +295,8 @@ TEST(probability_bits_of_the_longest_sequence) {
         const auto above = [&](double half_step) {
           std::vector<uint64_t> bits(static_cast<size_t>(words_for(positions)));
           const int64_t words = words_for(positions);
-          kernels_for(isa).probability_bits(
-              {distances.data(), words * kWordBits, 1, positions, bits.data(), words}, table,
-              half_step);
+          kernels_for(isa).probability_bits({distances.data(), words * kWordBits, 1, positions},
+                                            table, half_step, {bits.data(), words, 0});
           to_codes(bits.data(), words);
           return count_ones(bits.data(), words);
         };
@@ -491,8 +316,8 @@ TEST(probability_bits_at_a_tie) {
   for (const std::string& isa : available_isas()) {
     const auto above = [&](double half_step) {
       uint64_t bits = 1;
-      kernels_for(isa).probability_bits({distances.data(), 64, 1, 16, &bits, 1}, scores.table(),
-                                        half_step);
+      kernels_for(isa).probability_bits({distances.data(), 64, 1, 16}, scores.table(), half_step,
+                                        {&bits, 1, 0});
       to_codes(&bits, 1);
       return bits;
     };
@@ -501,9 +326,152 @@ TEST(probability_bits_at_a_tie) {
   }
 }
 
-TEST(popcount_probe_counts_its_work) {
+// Exact halves, what lies around 2^-40 beside them, and one bit more or less of either.
+TEST(quantize_rounds_as_written) {
+  std::mt19937_64 random(9);
+  const double tie = std::ldexp(1.0, -40);
+  for (int bits = 1; bits <= kMostPlanes; ++bits) {
+    for (const bool is_signed : {false, true}) {
+      for (int64_t n = 1; n <= 200; ++n) {
+        const bool exact = n % 2 == 0;
+        const double step = exact ? 0.25 : 0.1 + 0.013 * bits;
+        const Quantizer to = quantizer_of(bits, is_signed, n % 3 == 0 ? -0.5 : 0, step);
+        const int64_t rows = 1 + n % 4, words = words_for(n);
+        const bool has_shift = n % 5 != 0;
+        std::vector<double> x = draw(random, rows * n, 10), shift = draw(random, n);
+        if (exact) {
+          for (double& value : shift) value = static_cast<double>(random() % 5) - 2;
+        }
+        for (int64_t i = 0; exact && i < rows * n; ++i) {
+          const double beside[] = {0, tie, -tie, 0.9 * tie, -0.9 * tie, 1.1 * tie, -1.1 * tie};
+          double v = static_cast<double>(random() % 40) / 2 - 10 + beside[random() % 7];
+          if (random() % 3 == 0) v = std::nextafter(v, random() % 2 != 0 ? 100 : -100);
+          x[i] = v * step + to.offset - (has_shift ? shift[i % n] : 0);
+        }
+        if (n % 7 == 0) x[0] = 1e300;
+        if (n % 7 == 1) x[0] = -1e300;
+        std::vector<int64_t> codes;
+        for (int64_t i = 0; i < rows * n; ++i) {
+          codes.push_back(code_of(has_shift ? x[i] + shift[i % n] : x[i], to));
+        }
+        const std::vector<uint64_t> expected = planes_of(codes, n, to);
+        for (const std::string& isa : available_isas()) {
+          std::vector<uint64_t> found(expected.size(), 1);
+          kernels_for(isa).quantize(x.data(), has_shift ? shift.data() : nullptr, rows, n, to,
+                                    {found.data(), words, rows * words});
+          CHECK(found == expected);
+        }
+      }
+    }
+  }
+}
+
+TEST(values_follow_the_written_order) {
+  std::mt19937_64 random(10);
+  for (int64_t n = 1; n <= 60; ++n) {
+    const int64_t rows = 1 + n % 4;
+    const std::vector<double> scale = draw(random, n), bias = draw(random, n);
+    const std::vector<double> shift = draw(random, n);
+    std::vector<int32_t> sums(static_cast<size_t>(rows * n));
+    for (int32_t& sum : sums) sum = static_cast<int32_t>(random() % 21) - 10;
+    for (const Activation activation : {Activation::kNone, Activation::kRelu, Activation::kGelu}) {
+      std::vector<double> expected(sums.size());
+      for (size_t i = 0; i < sums.size(); ++i) {
+        const size_t k = i % static_cast<size_t>(n);
+        double y = scale[k] * sums[i] + bias[k];
+        if (activation == Activation::kRelu) y = y > 0 ? y : 0;
+        if (activation == Activation::kGelu) y = gelu(y);
+        expected[i] = y + shift[k];
+      }
+      for (const std::string& isa : available_isas()) {
+        std::vector<double> out(sums.size());
+        const double least = kernels_for(isa).values(
+            {{sums.data(), scale.data(), bias.data()}, activation, shift.data()}, rows, n,
+            out.data());
+        CHECK(std::memcmp(out.data(), expected.data(), out.size() * sizeof(double)) == 0);
+        CHECK_EQUAL(least, *std::min_element(expected.begin(), expected.end()));
+      }
+    }
+  }
+}
+
+// Bit for bit, in all parts of erf and at their borders.
+TEST(gelu_of_kernels_is_that_of_conversion) {
+  std::mt19937_64 random(11);
+  const std::vector<double> one{1}, zero{0};
+  std::vector<double> inputs{0, -0.0, 1e-300, -1e-300, 5e-324, 1e300, -1e300};
+  for (const double border : {2.0, 6.0, 20.0}) {
+    for (const double sign : {1.0, -1.0}) {
+      double x = sign * border * 1.4142135623730951;
+      for (int i = 0; i < 4; ++i) x = std::nextafter(x, 0);
+      for (int i = 0; i < 8; ++i) inputs.push_back(x = std::nextafter(x, sign * 100));
+    }
+  }
+  for (int i = 0; i < 20000; ++i) {
+    inputs.push_back(std::uniform_real_distribution<double>(-12, 12)(random));
+  }
+  const int64_t n = static_cast<int64_t>(inputs.size());
+  // The bias is the input of the activation.
+  const std::vector<double> zeros(inputs.size());
+  const std::vector<int32_t> sums(inputs.size());
+  std::vector<double> expected;
+  for (const double x : inputs) expected.push_back(gelu(0.0 + x) + 0.0);
   for (const std::string& isa : available_isas()) {
-    CHECK(kernels_for(isa).popcount_probe(10) >= 10 * 8 * 64);
+    std::vector<double> out(inputs.size());
+    kernels_for(isa).values(
+        {{sums.data(), zeros.data(), inputs.data()}, Activation::kGelu, zeros.data()}, 1, n,
+        out.data());
+    CHECK(std::memcmp(out.data(), expected.data(), out.size() * sizeof(double)) == 0);
+  }
+}
+
+TEST(probability_codes_equal_rounded_softmax) {
+  std::mt19937_64 random(12);
+  for (const int64_t distances : {1, 16, 64, 127, 900}) {
+    for (const double score_scale : {1e-9, 0.003, 0.1, 2.0}) {
+      const ExpScores scores(score_scale, distances, 1, 512);
+      const ExpTable table = scores.table();
+      for (int64_t keys = 1; keys <= 200; keys += 1 + keys / 20) {
+        const int bits = 1 + static_cast<int>(random() % kMostPlanes);
+        const int64_t rows = 1 + keys % 20, padded = round_up(keys, kWordBits);
+        const int64_t words = padded / kWordBits;
+        std::vector<uint16_t> of_keys(static_cast<size_t>(rows * padded), 0xffff);
+        std::vector<double> softmax;
+        double least = 1;
+        for (int64_t row = 0; row < rows; ++row) {
+          uint16_t* of_row = &of_keys[row * padded];
+          const uint64_t most = static_cast<uint64_t>(random() % 3 == 0 ? 3 : distances) + 1;
+          for (int64_t j = 0; j < keys; ++j) {
+            of_row[j] =
+                static_cast<uint16_t>((random() % most) % static_cast<uint64_t>(table.size));
+          }
+          const uint16_t nearest = *std::min_element(of_row, of_row + keys);
+          uint64_t sum = 0;
+          for (int64_t j = 0; j < keys; ++j) sum += table.fixed[of_row[j] - nearest];
+          const double inverse_total = 1.0 / (static_cast<double>(sum) * table.unit);
+          for (int64_t j = 0; j < keys; ++j) {
+            softmax.push_back(table.value[of_row[j] - nearest] * inverse_total);
+            least = std::min(least, softmax.back());
+          }
+        }
+        const bool from_min = random() % 2 != 0;
+        // Steps at which probabilities lie on ties, and others.
+        const double step = random() % 2 != 0 ? 2.0 / static_cast<double>(keys)
+                                              : 0.6 / static_cast<double>(1 << bits);
+        const Quantizer to = quantizer_of(bits, false, from_min ? least : 0, step);
+        std::vector<int64_t> codes;
+        for (const double p : softmax) codes.push_back(code_of(p, to));
+        const std::vector<uint64_t> expected = planes_of(codes, keys, to);
+        for (const std::string& isa : available_isas()) {
+          const Kernels& kernels = kernels_for(isa);
+          const ScoreRows rows_of_scores{of_keys.data(), padded, rows, keys};
+          CHECK_EQUAL(kernels.least_probability(rows_of_scores, table), least);
+          std::vector<uint64_t> found(expected.size(), 1);
+          kernels.probability_codes(rows_of_scores, table, to, {found.data(), words, rows * words});
+          CHECK(found == expected);
+        }
+      }
+    }
   }
 }
 

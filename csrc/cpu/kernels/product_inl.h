@@ -1,0 +1,478 @@
+// Binary matrix product, written once over a small vector type `V` and compiled per instruction
+// set.
+//
+// V::Word holds 32-bit words of V::kLanes channels; V::kParts of them make a panel. V::Counter
+// counts the bits of up to V::kMaxCounts words, V::Sum has one int32 per channel. On AVX-512 a
+// counter is a sum and begin/end vanish; elsewhere counters are bytes (at most 8 more a word, so 31
+// words fit). Sums are exact up to K = 2^30.
+//
+// Operands are running words (running_words.h): two steps are counted at once, by their carry.
+//
+// Planes are rows: the tile loop counts a row's planes like neighbouring rows, so that they share
+// the loads of the weights, and what it counted is added up per row afterwards.
+//
+// Loop order: a group of panels stays in L1 while all rows pass by it. Panel and row tails use
+// narrower tiles; nothing is read past the last panel or the last 32-bit word of a row.
+#pragma once
+
+#include <cstring>
+
+#include "cpu/kernels/table.h"
+#include "cpu/kernels/unroll.h"
+
+namespace bitinfer {
+namespace {
+
+// Rows are owned as 64-bit words and read as 32-bit ones: through memcpy, as aliasing rules demand.
+inline uint32_t step_word(const uint64_t* row, int64_t step) {
+  uint32_t word;
+  std::memcpy(&word, reinterpret_cast<const char*>(row) + step * sizeof word, sizeof word);
+  return word;
+}
+
+template <class V, int kRowCount, int kPartCount>
+struct Tile {
+  typename V::Sum sums[kRowCount * kPartCount];
+};
+
+// X of kPlanes planes of kRowCount rows and kPartCount / V::kParts neighbouring panels; the planes
+// of a row are neighbours.
+template <class V, int kRowCount, int kPlanes, int kPartCount>
+BITINFER_INLINE inline Tile<V, kRowCount * kPlanes, kPartCount> count_tile(
+    const uint64_t* a, int64_t row_stride, int64_t plane_stride, const uint32_t* b, int64_t steps) {
+  using Word = typename V::Word;
+  constexpr int kLines = kRowCount * kPlanes, kCells = kLines * kPartCount;
+  const auto load_step = [&](int64_t s, Word* words) BITINFER_INLINE {
+    unroll<kPartCount>([&](auto p) BITINFER_INLINE {
+      words[p] = V::load(b + (p / V::kParts * steps + s) * kPanelWidth + p % V::kParts * V::kLanes);
+    });
+  };
+  const auto line = [&](auto l) BITINFER_INLINE {
+    return a + l / kPlanes * row_stride + l % kPlanes * plane_stride;
+  };
+  Tile<V, kLines, kPartCount> tile;
+  Word parity[kCells];  // p[s] of the step before
+  unroll<kCells>([&](auto i) BITINFER_INLINE {
+    tile.sums[i] = V::zero();
+    parity[i] = V::no_bits();
+  });
+  int64_t s = 0;
+  if (steps % 2 != 0) {
+    Word words[kPartCount];
+    load_step(0, words);
+    unroll<kLines>([&](auto l) BITINFER_INLINE {
+      const Word row = V::broadcast(step_word(line(l), 0));
+      unroll<kPartCount>(
+          [&](auto p) BITINFER_INLINE { parity[l * kPartCount + p] = V::bit_xor(row, words[p]); });
+    });
+    s = 1;
+  }
+  while (s < steps) {
+    const int64_t last = steps - s < 2 * V::kMaxCounts ? steps : s + 2 * V::kMaxCounts;
+    typename V::Counter counters[kCells];
+    unroll<kCells>([&](auto i) BITINFER_INLINE { counters[i] = V::begin(tile.sums[i]); });
+    for (; s < last; s += 2) {
+      Word first[kPartCount], second[kPartCount];
+      load_step(s, first);
+      load_step(s + 1, second);
+      unroll<kLines>([&](auto l) BITINFER_INLINE {
+        const Word row_first = V::broadcast(step_word(line(l), s));
+        const Word row_second = V::broadcast(step_word(line(l), s + 1));
+        unroll<kPartCount>([&](auto p) BITINFER_INLINE {
+          constexpr int i = l * kPartCount + p;
+          const Word next = V::bit_xor(row_second, second[p]);
+          const Word carry = V::carry(parity[i], V::bit_xor(row_first, first[p]), next);
+          parity[i] = next;
+          counters[i] = V::count(counters[i], carry);
+          // Or GCC copies counters around; vectors of the compiler's own it keeps itself.
+          if constexpr (V::kIsVector) V::opaque(counters[i]);
+        });
+      });
+    }
+    unroll<kCells>([&](auto i)
+                       BITINFER_INLINE { tile.sums[i] = V::end(tile.sums[i], counters[i]); });
+  }
+  unroll<kCells>([&](auto i) BITINFER_INLINE {
+    const typename V::Sum twice = V::add(tile.sums[i], tile.sums[i]);
+    tile.sums[i] = V::end(twice, V::count(V::begin(twice), parity[i]));
+  });
+  return tile;
+}
+
+constexpr int at_least_one(int count) { return count > 0 ? count : 1; }
+
+// The left operand as the tile loop wants it. Copied out of Rows, like all that a loop needs: what
+// it writes through pointers could change anything that is behind a reference, and compilers would
+// read that again for every row.
+template <int kPlanes>
+struct Left {
+  explicit Left(const Rows& rows)
+      : bits(rows.bits), stride(rows.stride), plane_stride(kPlanes > 1 ? rows.plane_stride : 0) {
+    for (int j = 0; j < kPlanes; ++j) coefficient[j] = rows.coefficient[j];
+  }
+
+  const uint64_t* bits;
+  int64_t stride, plane_stride;
+  int32_t coefficient[kPlanes];
+};
+
+// Adds scale * sum_j c_j X_j. Where a row has more planes than a tile has rows, tile by tile.
+template <class V, int kRowCount, int kPlanes, int kPartCount, int kFirst = 0>
+BITINFER_INLINE inline void add_planes(const Left<kPlanes>& a, int64_t row, const uint32_t* b,
+                                       int64_t steps, int32_t scale,
+                                       Tile<V, kRowCount, kPartCount>& total) {
+  constexpr int kLeft = kPlanes - kFirst;
+  constexpr int kTogether = kRowCount > 1 || kLeft < V::kTileRows ? kLeft : V::kTileRows;
+  const uint64_t* bits = a.bits + row * a.stride + kFirst * a.plane_stride;
+  const auto tile =
+      count_tile<V, kRowCount, kTogether, kPartCount>(bits, a.stride, a.plane_stride, b, steps);
+  unroll<kTogether>([&](auto j) BITINFER_INLINE {
+    const typename V::Sum factor = V::set_sums(scale * a.coefficient[kFirst + j]);
+    unroll<kRowCount * kPartCount>([&](auto i) BITINFER_INLINE {
+      constexpr int line = i / kPartCount * kTogether + j;
+      const typename V::Sum x = tile.sums[line * kPartCount + i % kPartCount];
+      total.sums[i] = V::add(total.sums[i], V::multiply(x, factor));
+    });
+  });
+  if constexpr (kTogether < kLeft) {
+    add_planes<V, kRowCount, kPlanes, kPartCount, kFirst + kTogether>(a, row, b, steps, scale,
+                                                                      total);
+  }
+}
+
+// T of rows and panels without halves. One plane is its own sum.
+template <class V, int kRowCount, int kPlanes, int kPartCount>
+BITINFER_INLINE inline Tile<V, kRowCount, kPartCount> plain_tile(const Left<kPlanes>& a,
+                                                                 int64_t row, const uint32_t* b,
+                                                                 int64_t steps) {
+  if constexpr (kPlanes == 1) {
+    return count_tile<V, kRowCount, 1, kPartCount>(a.bits + row * a.stride, a.stride, 0, b, steps);
+  } else {
+    Tile<V, kRowCount, kPartCount> total;
+    for (auto& sum : total.sums) sum = V::zero();
+    add_planes<V, kRowCount, kPlanes, kPartCount>(a, row, b, steps, 1, total);
+    return total;
+  }
+}
+
+// What becomes of T. An epilogue takes one row of a tile at a time: the parts of kPanelCount
+// neighbouring panels. `halved` tells that S is half of what follows from T.
+
+template <class V>
+struct SumsEpilogue {
+  int64_t cols;
+  StoreSums to;
+
+  template <int kPanelCount>
+  BITINFER_INLINE void row(int64_t row, int64_t panel, const typename V::Sum* parts,
+                           bool halved) const {
+    const int64_t first = panel * kPanelWidth, columns = kPanelCount * kPanelWidth;
+    int32_t* out = to.out + row * to.stride + first;
+    if (first + columns <= cols) return store<kPanelCount>(parts, first, halved, out);
+    int32_t sums[columns];
+    store<kPanelCount>(parts, first, halved, sums);
+    std::memcpy(out, sums, (cols - first) * sizeof(int32_t));
+  }
+  void finish() const {}
+
+ private:
+  template <int kPanelCount>
+  BITINFER_INLINE void store(const typename V::Sum* parts, int64_t first, bool halved,
+                             int32_t* out) const {
+    unroll<kPanelCount * V::kParts>([&](auto p) BITINFER_INLINE {
+      constexpr int col = p * V::kLanes;
+      typename V::Sum sum = V::sub(V::load_sums(to.constant + first + col), parts[p]);
+      if (to.doubled) sum = V::sub(sum, parts[p]);
+      V::store(out + col, halved ? V::half(sum) : sum);
+    });
+  }
+};
+
+// Where packed codes go, one panel or two at a time: at most one step of the result.
+struct CodeWords {
+  int64_t stride;
+  bool running;
+
+  static constexpr int kPanelsPerStep = kStepBits / kPanelWidth;
+  static constexpr int64_t kPanelBytes = kPanelWidth / 8;
+
+  // Panels come in ascending order, so what makes running words of codes is there already: the
+  // same part of the 32-bit word before.
+  template <int kPanelCount>
+  BITINFER_INLINE void store(uint64_t* plane, int64_t row, int64_t panel, uint32_t bits) const {
+    static_assert(kPanelCount <= kPanelsPerStep, "at most one word of the result");
+    char* to = reinterpret_cast<char*>(plane + row * stride) + panel * kPanelBytes;
+    uint32_t before = 0;
+    if (running && panel >= kPanelsPerStep) {
+      std::memcpy(&before, to - kPanelsPerStep * kPanelBytes, kPanelCount * kPanelBytes);
+    }
+    bits ^= before;
+    std::memcpy(to, &bits, kPanelCount * kPanelBytes);  // little-endian
+  }
+};
+
+// Codes of any planes: flips turn over the planes' bits of a lane, all at once. Not inlined,
+// because every tile would have a copy of it beside the one for single bits.
+template <class V, int kPanelCount>
+__attribute__((noinline)) void pack_planes(const PackCodes& to, int64_t row, int64_t panel,
+                                           const typename V::Sum* parts) {
+  constexpr int kPartCount = kPanelCount * V::kParts;
+  const Flips& flips = to.flips;
+  typename V::Sum codes[kPartCount];
+  unroll<kPartCount>([&](auto p) BITINFER_INLINE { codes[p] = V::set_sums(flips.starts); });
+  const int32_t* limits = flips.limits + panel * kPanelWidth;
+  for (int f = 0; f < flips.count; ++f, limits += flips.stride) {
+    const typename V::Sum toggled = V::set_sums(flips.toggles[f]);
+    unroll<kPartCount>([&](auto p) BITINFER_INLINE {
+      codes[p] = V::xor_where_less(codes[p], parts[p], limits + p * V::kLanes, toggled);
+    });
+  }
+  const CodeWords words{to.stride, to.words == Words::kRunning};
+  unroll<kMostPlanes>([&](auto j) BITINFER_INLINE {
+    if (j >= flips.planes) return;
+    uint32_t bits = 0;
+    unroll<kPartCount>([&](auto p) BITINFER_INLINE {
+      bits |= V::template bits_at<j>(codes[p]) << (p * V::kLanes);
+    });
+    words.template store<kPanelCount>(to.bits + j * to.plane_stride, row, panel, bits);
+  });
+}
+
+template <class V>
+class PackEpilogue {
+ public:
+  PackEpilogue(int64_t rows, int64_t panel_count, const PackCodes& to)
+      : rows_(rows),
+        panel_count_(panel_count),
+        to_(&to),
+        bits_(to.bits),
+        words_{to.stride, to.words == Words::kRunning},
+        is_bit_(to.flips.planes == 1 && (to.flips.count == 1 || to.flips.count == 2)),
+        first_(to.flips.limits),
+        second_(to.flips.count == 2 ? to.flips.limits + to.flips.stride : nullptr),
+        starts_(to.flips.starts != 0 ? ~uint32_t{0} : 0) {}
+
+  template <int kPanelCount>
+  BITINFER_INLINE void row(int64_t row, int64_t panel, const typename V::Sum* parts, bool) const {
+    constexpr int kPartCount = kPanelCount * V::kParts;
+    if (!is_bit_) {
+      typename V::Sum copy[kPartCount];  // or the tile itself would have to be in memory
+      unroll<kPartCount>([&](auto p) BITINFER_INLINE { copy[p] = parts[p]; });
+      return pack_planes<V, kPanelCount>(*to_, row, panel, copy);
+    }
+    const int64_t col = panel * kPanelWidth;
+    uint32_t bits = starts_ ^ below<kPartCount>(parts, first_ + col);
+    if (second_ != nullptr) bits ^= below<kPartCount>(parts, second_ + col);
+    words_.template store<kPanelCount>(bits_, row, panel, bits);
+  }
+
+  // Code bits after the last panel are 0.
+  void finish() const {
+    const int64_t whole = to_->stride * (64 / kPanelWidth);
+    for (int j = 0; j < to_->flips.planes && panel_count_ < whole; ++j) {
+      uint64_t* plane = to_->bits + j * to_->plane_stride;
+      for (int64_t row = 0; row < rows_; ++row) {
+        for (int64_t panel = panel_count_; panel < whole; ++panel) {
+          words_.template store<1>(plane, row, panel, 0);
+        }
+      }
+    }
+  }
+
+ private:
+  template <int kPartCount>
+  BITINFER_INLINE static uint32_t below(const typename V::Sum* parts, const int32_t* limits) {
+    uint32_t bits = 0;
+    unroll<kPartCount>([&](auto p) BITINFER_INLINE {
+      bits |= V::less(parts[p], limits + p * V::kLanes) << (p * V::kLanes);
+    });
+    return bits;
+  }
+
+  int64_t rows_, panel_count_;
+  const PackCodes* to_;
+  // Of the common kind of codes: one plane that one or two flips turn over.
+  uint64_t* bits_;
+  CodeWords words_;
+  bool is_bit_;
+  const int32_t *first_, *second_;
+  uint32_t starts_;
+};
+
+template <class V>
+struct DistanceEpilogue {
+  int64_t rows, cols;
+  StoreDistances to;
+
+  template <int kPanelCount>
+  BITINFER_INLINE void row(int64_t row, int64_t panel, const typename V::Sum* parts,
+                           bool halved) const {
+    const int64_t first = panel * kPanelWidth;
+    uint16_t* out = to.out + row * to.stride + first;
+    unroll<kPanelCount * V::kParts>([&](auto p) BITINFER_INLINE {
+      constexpr int col = p * V::kLanes;
+      typename V::Sum distance = parts[p];
+      if (to.constant != nullptr) {
+        distance = V::add(distance, V::load_sums(to.constant + first + col));
+      }
+      V::store_u16(out + col, halved ? V::half(distance) : distance);
+    });
+  }
+  void finish() const {
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t col = cols; col < to.stride; ++col) to.out[row * to.stride + col] = 0xffff;
+    }
+  }
+};
+
+// Not inlined: GCC keeps the counters of the loop in registers only where nothing else is around.
+template <class V, int kPlanes, int kRowCount, int kPanelCount, class Epilogue>
+__attribute__((noinline)) void plain_rows(const Rows& rows, const Panels& b, int64_t row,
+                                          int64_t last, int64_t panel, const Epilogue& to) {
+  constexpr int kPartCount = kPanelCount * V::kParts;
+  constexpr int kLineWords = 64 / sizeof(uint32_t);  // of a line of the cache
+  const Left<kPlanes> a(rows);
+  const Epilogue epilogue = to;
+  const int64_t steps = b.steps;
+  const uint32_t* panels = b.words + panel * steps * kPanelWidth;
+  // The next panels come from L2 or L3: a share of them with every tile.
+  const int64_t panel_words = kPanelCount * steps * kPanelWidth;
+  const int64_t tiles = (last - row) / kRowCount;
+  const bool is_last = panel + 2 * kPanelCount > b.panel_count;
+  const int64_t ahead = tiles > 0 && !is_last ? panel_words / tiles : 0;
+  const uint32_t* next = panels + panel_words;
+  for (; row < last; row += kRowCount) {
+    for (const uint32_t* end = next + ahead; next < end; next += kLineWords) {
+      __builtin_prefetch(next);
+    }
+    const auto tile = plain_tile<V, kRowCount, kPlanes, kPartCount>(a, row, panels, steps);
+    unroll<kRowCount>([&](auto r) BITINFER_INLINE {
+      epilogue.template row<kPanelCount>(row + r, panel, tile.sums + r * kPartCount, false);
+    });
+  }
+}
+
+// Most counts of rows are sums of whole tiles and tiles of one row more: 21 = 5 + 4 + 4 + 4 + 4.
+// What is left is narrower than a tile.
+template <class V, int kPlanes, int kPanelCount, class Epilogue>
+void plain_panels(const Rows& a, const Panels& b, int64_t panel, const Epilogue& epilogue) {
+  constexpr int kTile = at_least_one(V::kTileRows / kPlanes), kTall = kTile + 1;
+  int64_t row = 0;
+  if constexpr (V::kHasTallTile && kPlanes == 1) {
+    const int64_t rest = a.count % kTile;
+    if (rest > 0 && rest * kTall <= a.count) {
+      plain_rows<V, kPlanes, kTall, kPanelCount>(a, b, 0, rest * kTall, panel, epilogue);
+      row = rest * kTall;
+    }
+  }
+  const int64_t rest = (a.count - row) % kTile;
+  const int64_t last = a.count - rest;
+  if (row < last) plain_rows<V, kPlanes, kTile, kPanelCount>(a, b, row, last, panel, epilogue);
+  unroll<kTile - 1>([&](auto i) {
+    if (rest != i + 1) return;
+    plain_rows<V, kPlanes, i + 1, kPanelCount>(a, b, last, a.count, panel, epilogue);
+  });
+}
+
+// T of one panel of one or more halves, with what is added to each row.
+template <class V, int kPlanes, int kRowCount, class Epilogue>
+__attribute__((noinline)) void halves_rows(const Rows& rows, const Panels& b, int64_t row,
+                                           int64_t last, int64_t panel, const Epilogue& to) {
+  const Left<kPlanes> a(rows);
+  const Epilogue epilogue = to;
+  const int64_t steps = b.steps;
+  const bool halved = b.has_halves(panel);
+  const int halves = halved ? b.halves : 1;
+  for (; row < last; row += kRowCount) {
+    Tile<V, kRowCount, V::kParts> total;
+    unroll<kRowCount>([&](auto r) BITINFER_INLINE {
+      const auto added = V::set_sums(rows.added != nullptr ? rows.added[row + r] : 0);
+      unroll<V::kParts>([&](auto p) BITINFER_INLINE { total.sums[r * V::kParts + p] = added; });
+    });
+    for (int h = 0; h < halves; ++h) {
+      const uint32_t* words =
+          h == 0 ? b.words + panel * steps * kPanelWidth : b.others[panel * (b.halves - 1) + h - 1];
+      add_planes<V, kRowCount, kPlanes, V::kParts>(a, row, words, steps,
+                                                   halved ? b.coefficient[h] : 1, total);
+    }
+    unroll<kRowCount>([&](auto r) BITINFER_INLINE {
+      epilogue.template row<1>(row + r, panel, total.sums + r * V::kParts, halved);
+    });
+  }
+}
+
+// One panel is as many parts as there are rows more in its tile.
+template <class V, int kPlanes, class Epilogue>
+void halves_panel(const Rows& a, const Panels& b, int64_t panel, const Epilogue& epilogue) {
+  constexpr int kTile = at_least_one(V::kTileRows * V::kTilePanels / kPlanes);
+  const int64_t last = a.count - a.count % kTile;
+  if (last > 0) halves_rows<V, kPlanes, kTile>(a, b, 0, last, panel, epilogue);
+  if (last < a.count) halves_rows<V, kPlanes, 1>(a, b, last, a.count, panel, epilogue);
+}
+
+template <class V>
+int64_t popcount_probe(int64_t steps) {
+  constexpr int kIndependent = 8;
+  typename V::Word a = V::broadcast(0x5bd1e995), b = V::broadcast(0x27d4eb2f);
+  typename V::Counter counters[kIndependent];
+  for (auto& counter : counters) counter = V::begin(V::zero());
+  for (int64_t s = 0; s < steps; ++s) {
+    for (auto& counter : counters) {
+      counter = V::count(counter, V::bit_xor(a, b));
+      V::opaque(a);  // or the compiler would count once for all
+    }
+  }
+  for (auto& counter : counters) V::opaque(counter);
+  return steps * kIndependent * V::kLanes * kStepBits;
+}
+
+// One counter per instruction set, since everything here is local to its file.
+uint64_t product_count = 0;
+inline uint64_t products_run() { return __atomic_load_n(&product_count, __ATOMIC_RELAXED); }
+
+template <class V, int kPlanes, class Epilogue>
+void product_of_planes(const Rows& a, const Panels& b, const Epilogue& epilogue) {
+  const auto is_plain = [&](int64_t panel) { return a.added == nullptr && !b.has_halves(panel); };
+  for (int64_t panel = 0; panel < b.panel_count;) {
+    if (!is_plain(panel)) {
+      halves_panel<V, kPlanes>(a, b, panel++, epilogue);
+      continue;
+    }
+    // Tiles begin at multiples of their width: then one never straddles two words of packed codes.
+    bool is_whole = panel % V::kTilePanels == 0 && panel + V::kTilePanels <= b.panel_count;
+    for (int i = 1; is_whole && i < V::kTilePanels; ++i) is_whole = is_plain(panel + i);
+    if (is_whole) {
+      plain_panels<V, kPlanes, V::kTilePanels>(a, b, panel, epilogue);
+      panel += V::kTilePanels;
+    } else {
+      plain_panels<V, kPlanes, 1>(a, b, panel++, epilogue);
+    }
+  }
+}
+
+template <class V, class Epilogue>
+void product(const Rows& a, const Panels& b, const Epilogue& epilogue) {
+  unroll<kMostPlanes>([&](auto i) {
+    if (a.planes == i + 1) product_of_planes<V, i + 1>(a, b, epilogue);
+  });
+  epilogue.finish();
+  __atomic_fetch_add(&product_count, 1, __ATOMIC_RELAXED);
+}
+
+template <class V>
+void store_sums(const Rows& a, const Panels& b, const StoreSums& to) {
+  product<V>(a, b, SumsEpilogue<V>{b.cols, to});
+}
+
+template <class V>
+void pack_codes(const Rows& a, const Panels& b, const PackCodes& to) {
+  product<V>(a, b, PackEpilogue<V>(a.count, b.panel_count, to));
+}
+
+template <class V>
+void store_distances(const Rows& a, const Panels& b, const StoreDistances& to) {
+  product<V>(a, b, DistanceEpilogue<V>{a.count, b.cols, to});
+}
+
+}  // namespace
+}  // namespace bitinfer

@@ -1,0 +1,36 @@
+// The table of one instruction set.
+#pragma once
+
+#include "cpu/kernels/embed_inl.h"
+#include "cpu/kernels/layer_norm_inl.h"
+#include "cpu/kernels/pack_inl.h"
+#include "cpu/kernels/product_inl.h"
+#include "cpu/kernels/softmax_bits_inl.h"
+#include "cpu/kernels/table.h"
+#include "cpu/kernels/values_inl.h"
+
+namespace bitinfer {
+namespace {
+
+template <class V>
+constexpr Kernels kernel_table(const char* name) {
+  return Kernels{name,
+                 products_run,
+                 popcount_probe<V>,
+                 store_sums<V>,
+                 pack_codes<V>,
+                 store_distances<V>,
+                 embed<V>,
+                 pack_greater<V>,
+                 pack_not_less<V>,
+                 quantize<V>,
+                 values<V>,
+                 affine<V>,
+                 layer_norm<V>,
+                 probability_bits<V>,
+                 probability_codes<V>,
+                 least_probability<V>};
+}
+
+}  // namespace
+}  // namespace bitinfer

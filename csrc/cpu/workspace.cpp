@@ -1,0 +1,116 @@
+#include "cpu/workspace.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace bitinfer {
+namespace {
+
+// visit(rows, planes) for all rows of codes of a layer; `buffers` may be const.
+template <class Buffers, class Visit>
+void for_each_code_rows(Buffers& buffers, const PreparedLayer& layer, const Visit& visit) {
+  const PreparedAttention& attention = layer.attention;
+  visit(buffers.query_in, layer.query.input.planes());
+  visit(buffers.key_in, layer.key.input.planes());
+  visit(buffers.value_in, layer.value.input.planes());
+  visit(buffers.intermediate_in, layer.intermediate.input.planes());
+  visit(buffers.query, attention.query.planes);
+  visit(buffers.context, attention.context.planes);
+  for (int64_t i = 0; i < kKeyValueBuffers; ++i) {
+    visit(buffers.key[i], attention.key.planes);
+    visit(buffers.value[i], attention.value.planes);
+  }
+}
+
+int64_t tokens_of(const Batch& batch, const Group& group) {
+  return batch.offsets[group.last_sequence] - batch.offsets[group.first_sequence];
+}
+
+}  // namespace
+
+void SequenceMinima::reserve(int64_t members, int64_t sequences) {
+  sequences_ = sequences;
+  values_.reserve(static_cast<size_t>(members * sequences));
+}
+
+double SequenceMinima::over_members(int64_t members, int64_t sequence) const {
+  double least = std::numeric_limits<double>::infinity();
+  for (int64_t member = 0; member < members; ++member) {
+    least = std::min(least, values_[member * sequences_ + sequence]);
+  }
+  return least;
+}
+
+void GroupBuffers::reserve(const PreparedModel& model, int64_t tokens, int64_t sequences,
+                           int64_t members) {
+  const Config& config = model.config;
+  hidden.reserve(static_cast<size_t>(tokens * config.hidden));
+  for (const PreparedLayer& layer : model.layers) {
+    for_each_code_rows(*this, layer, [&](CodeRows& rows, int planes) {
+      rows.reserve(tokens, config.hidden, planes);
+    });
+    ffn.reserve(tokens, config.intermediate, layer.output.product.left.planes);
+  }
+  if (!model.needs_sequences()) return;
+  probs_minima.reserve(members, sequences);
+  ffn_minima.reserve(members, sequences);
+  if (config.codes[kOutputIn].from_min) {
+    ffn_values.reserve(static_cast<size_t>(tokens * config.intermediate));
+  }
+}
+
+size_t GroupBuffers::bytes() const {
+  size_t sum =
+      hidden.bytes() + ffn.bytes() + ffn_values.bytes() + probs_minima.bytes() + ffn_minima.bytes();
+  for (const CodeRows* rows : {&query_in, &key_in, &value_in, &intermediate_in, &query, &key[0],
+                               &key[1], &value[0], &value[1], &context}) {
+    sum += rows->bytes();
+  }
+  return sum;
+}
+
+void MemberBuffers::reserve(const PreparedModel& model, int64_t most_keys, int64_t most_sequences) {
+  const Config& config = model.config;
+  for (const PreparedLayer& layer : model.layers) {
+    attention.reserve(config, layer.attention, most_keys);
+  }
+  pooler_input.reserve(1, config.hidden, model.pooler.input.planes());
+  int64_t columns = config.hidden;
+  if (config.codes[kOutputIn].from_min) {
+    columns = std::max(columns, config.intermediate);
+    bias.reserve(static_cast<size_t>(config.hidden));
+  }
+  sums.reserve(static_cast<size_t>(kRowBlock * columns));
+  pooled.reserve(static_cast<size_t>(most_sequences));
+}
+
+size_t MemberBuffers::bytes() const {
+  return attention.bytes() + pooler_input.bytes() + sums.bytes() + bias.bytes() +
+         pooled.capacity() * sizeof(PooledRow);
+}
+
+void Workspace::reserve(const PreparedModel& model, const Batch& batch, int num_threads) {
+  int64_t most_tokens = 0, most_sequences = 0;
+  for (const Group& group : plan) {
+    most_tokens = std::max(most_tokens, tokens_of(batch, group));
+    most_sequences = std::max(most_sequences, group.sequences());
+  }
+  const int64_t most_keys = *std::max_element(batch.keys, batch.keys + batch.sequences);
+  const size_t threads = static_cast<size_t>(num_threads);
+  groups.resize(std::max(groups.size(), threads));
+  members.resize(std::max(members.size(), threads));
+  const size_t own_groups = std::min(threads, plan.size());
+  for (size_t i = 0; i < own_groups; ++i) {
+    groups[i].reserve(model, most_tokens, most_sequences, num_threads);
+  }
+  for (size_t i = 0; i < threads; ++i) members[i].reserve(model, most_keys, most_sequences);
+}
+
+size_t Workspace::bytes() const {
+  size_t sum = 0;
+  for (const GroupBuffers& group : groups) sum += group.bytes();
+  for (const MemberBuffers& member : members) sum += member.bytes();
+  return sum;
+}
+
+}  // namespace bitinfer
