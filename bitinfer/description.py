@@ -67,11 +67,6 @@ class Config:
     activation: Literal["relu", "gelu"]
     head: str
 
-    @property
-    def regression(self) -> bool:
-        """A classification head of one output is a regression head."""
-        return self.head == "classification" and self.labels == 1
-
 
 @dataclass(frozen=True, eq=False)
 class BinaryMatrix:

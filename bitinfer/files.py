@@ -8,9 +8,7 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +103,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be made, or there is a folder of that name that holds something.
     """
+    import shutil  # who only reads models does not wait for these
+    import tempfile
+
     parent = path.absolute().parent
     temporary = Path(tempfile.mkdtemp(prefix=".bitinfer-", dir=parent))
     try:

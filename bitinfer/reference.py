@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from bitinfer import description as neutral
 from bitinfer.codes import TIE, Codes
 from bitinfer.errors import InputError
+from bitinfer.heads import find_head
 
 __all__ = ["Reference", "ReferenceOutput"]
 
@@ -111,7 +112,8 @@ class Reference(nn.Module):
         codes["codes.pooler.in"] = first.codes
         codes = {name: each.to(torch.int8) for name, each in codes.items()} if trace else {}
         pooled = torch.tanh(self.pooler(first))
-        read = hidden[-1] if self.config.head == "span" else pooled
+        head = find_head(self.config.head, self.config.labels)
+        read = hidden[-1] if head.reads == "tokens" else pooled
         return ReferenceOutput(self.head(read), pooled, tuple(hidden), codes)
 
     def _checked(

@@ -26,6 +26,7 @@ from bitinfer.errors import ConversionError, InputError, InputTypeError, Unsuppo
 from bitinfer.families import bit, read_checkpoint
 from bitinfer.families.bit import STEP_FLOOR, binarize
 from bitinfer.families.checkpoint import looks_like_checkpoint
+from bitinfer.heads import find_head
 
 torch = pytest.importorskip("torch")
 
@@ -148,7 +149,7 @@ def test_every_parameter_goes_to_its_place(expected: Description) -> None:
     config, layer = expected.config, expected.layers[0]
     assert (config.hidden, config.layers, config.heads, config.intermediate) == (32, 1, 2, 64)
     assert (config.vocab, config.positions, config.token_types, config.labels) == (64, 40, 2, 2)
-    assert (config.activation, config.head, config.regression) == ("relu", "classification", False)
+    assert (config.activation, config.head) == ("relu", "classification")
     linears = {
         QUERY: layer.linears["query"],
         f"{LAYER}.attention.self.key": layer.linears["key"],
@@ -613,7 +614,7 @@ def test_labels(
     found = read(state=head(rows), config={"num_labels": rows, **config}, **options)
     assert found.label_names == expected_names
     assert found.task == expected_task
-    assert found.config.regression == (rows == 1)
+    assert (find_head("classification", found.config.labels).kind == "regression") == (rows == 1)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,24 @@ def test_loading_starts_no_thread(packed: Packed) -> None:
         assert threads_of_load(str(packed()), threads) == []
 
 
+def test_loading_imports_no_more_than_it_uses(packed: Packed) -> None:
+    """Each takes a hundredth of the start or more."""
+    code = f"""
+import sys
+import numpy, tokenizers
+before = {{*sys.modules}}
+import bitinfer
+bitinfer.load({str(packed())!r}).predict("a b")
+print(*{{*sys.modules}} - before)
+"""
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(
+        command, env=environment(), check=True, capture_output=True, text=True
+    ).stdout.split()
+    others = {"shutil", "tempfile", "tqdm", "torch", "transformers", "logging", "argparse", "csv"}
+    assert not others & {*found}
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_damaged_file_is_called_so_whatever_else_is_wrong(
     packed: Packed, tmp_path: Path, threads: int

@@ -30,7 +30,9 @@ def read(files: CheckpointFiles, wishes: Wishes) -> Description:
     config = bert.read_config(files)
     _, names = bert.task_and_names(files, config, wishes)
     head = bert.head_key(config)
-    flat = LayerNorm(np.ones(config.hidden, np.float32), np.zeros(config.hidden, np.float32))
+    # No channel is exactly 0: which side of 0 it is on must not hang on the order of a sum.
+    slope = np.linspace(-0.31, 0.29, config.hidden, dtype=np.float32)
+    norm = LayerNorm(np.ones(config.hidden, np.float32), slope)
 
     def linear(key: str) -> BinaryLinear:
         weight = matrix(key)
@@ -48,12 +50,12 @@ def read(files: CheckpointFiles, wishes: Wishes) -> Description:
         word=matrix("word"),
         position=bert.read_values(files, "position"),
         token_type=np.zeros((config.token_types, config.hidden), np.float32),
-        embedding_norm=flat,
+        embedding_norm=norm,
         layers=tuple(
             Layer(
                 linears={name: linear(f"{index}.{name}") for name in LINEARS},
                 steps=dict.fromkeys(STEPS, STEP),
-                norms=dict.fromkeys(NORMS, flat),
+                norms=dict.fromkeys(NORMS, norm),
             )
             for index in range(config.layers)
         ),

@@ -82,33 +82,33 @@ def read_texts(texts: Any, text_pairs: Any = None) -> TextPairs:
         InputError: Lengths differ, or a pair is not a pair; names the index.
     """
     if isinstance(texts, (str, tuple, Mapping)):
-        pairs = _read_many([texts], None if text_pairs is None else [text_pairs])
-        return TextPairs(pairs, single=True, total=1)
-    if isinstance(text_pairs, (str, Mapping)):
-        name = type(text_pairs).__name__
-        raise InputTypeError(f"text_pairs: found {name}, expected one for each of the texts")
+        seconds = None if text_pairs is None else [text_pairs]
+        return TextPairs(_pairs([texts], seconds), single=True, total=1)
     _check_iterable("texts", texts)
-    return TextPairs(_read_many(texts, text_pairs), single=False, total=_length(texts))
+    if text_pairs is not None:
+        _check_iterable("text_pairs", text_pairs)
+    total = _length(texts)
+    if None not in (total, others := _length(text_pairs)) and total != others:
+        raise InputError(f"text_pairs: found {others}, expected {total}, one for each text")
+    return TextPairs(_pairs(texts, text_pairs), single=False, total=total)
 
 
-def _read_many(texts: Iterable[Any], seconds: Any) -> Iterator[TextPair]:
+def _pairs(texts: Iterable[Any], seconds: Iterable[Any] | None) -> Iterator[TextPair]:
     if seconds is None:
         return map(_pair, texts, count())
-    _check_iterable("text_pairs", seconds)
-    return _zip_pairs(texts, seconds)
+    return map(_with_second, zip_longest(texts, seconds, fillvalue=_END), count())
 
 
 def _check_iterable(name: str, value: Any) -> None:
+    """Whether it holds many: a string and bytes can be iterated over as well, but are one."""
     try:
         iter(value)
+        many = not isinstance(value, (str, bytes, bytearray, memoryview, Mapping))
     except TypeError:
-        is_iterable = False
-    else:
-        is_iterable = not isinstance(value, (bytes, bytearray, memoryview))
-    if not is_iterable:
-        raise InputTypeError(
-            f"{name}: found {type(value).__name__}, expected a string or an iterable of strings"
-        )
+        many = False
+    if not many:
+        found = type(value).__name__
+        raise InputTypeError(f"{name}: found {found}, expected a string or an iterable of strings")
 
 
 def _length(items: Any) -> int | None:
@@ -134,16 +134,7 @@ def _pair(item: Any, index: int) -> TextPair:
     return item, None
 
 
-def _zip_pairs(texts: Iterable[Any], seconds: Iterable[Any]) -> Iterator[TextPair]:
-    lengths = _length(texts), _length(seconds)
-    if None not in lengths and lengths[0] != lengths[1]:
-        raise InputError(
-            f"text_pairs: found {lengths[1]}, expected {lengths[0]}, one for each text"
-        )
-    return map(_second, zip_longest(texts, seconds, fillvalue=_END), count())
-
-
-def _second(both: tuple[Any, Any], index: int) -> TextPair:
+def _with_second(both: tuple[Any, Any], index: int) -> TextPair:
     text, second = both
     if _END in both:
         raise InputError(f"text_pairs: one of both lists ends at index {index}, the other goes on")
