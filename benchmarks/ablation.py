@@ -73,25 +73,19 @@ def main() -> None:
 
 
 def _train(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    from bitinfer.codes import Bits
     from bitinfer.train.distillation import train_stages
     from bitinfer.train.losses import LossWeights
-    from bitinfer.train.options import Budget, check_bits
+    from bitinfer.train.options import Budget
 
     arm = ARMS[name]
     with _ready(options, seed) as (ready, teacher):
-        shape = replace(
-            teacher.shape,
-            activation="relu",
-            epsilon=1e-12,
-            two_set=arm.two_set,
-            fixed_steps=arm.fixed_steps,
-        )
         stages = len(arm.bits)
+        budget = Budget(steps=options.steps // stages)
         _, results = train_stages(
-            teacher,
-            shape,
-            check_bits(arm.bits),
-            [Budget(steps=options.steps // stages)] * stages,
+            _changed(arm, teacher),
+            replace(teacher.shape, activation="relu", epsilon=1e-12),
+            [(Bits.parse(bits), budget) for bits in arm.bits],
             ready,
             loop=ready.loop(vector_rate=arm.vector_rate),
             weights=LossWeights(),
@@ -103,7 +97,7 @@ def _train(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             "two_set": arm.two_set,
             "fixed_steps": arm.fixed_steps,
             "vector_rate": arm.vector_rate,
-            "row_scales": shape.row_scales,
+            "row_scales": True,
             "steps": options.steps,
             "seconds": round(sum(result.seconds for result in results), 1),
             "value": results[-1].points[-1].value,
@@ -111,49 +105,59 @@ def _train(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         }
 
 
+def _changed(arm: Arm, teacher: Student) -> Student:
+    """The teacher as the first of a line of students that lack what the arm leaves out."""
+    from bitinfer.train.student import Quantizer, Student
+
+    class Changed(Student):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            for each in self.modules():
+                if isinstance(each, Quantizer) and each.codes is not None and not arm.two_set:
+                    each.codes = replace(each.codes, signed=True)
+            for each in self.parameters():
+                each.requires_grad = not (arm.fixed_steps and each.ndim == 0)
+
+    changed = Changed(teacher.shape, teacher.bits, dtype=teacher.bert.numerics.dtype)
+    changed.load_state_dict(teacher.state_dict())
+    return changed
+
+
 @contextlib.contextmanager
 def _ready(options: argparse.Namespace, seed: int) -> Iterator[tuple[Session, Student]]:
     """The session of a run, and its teacher."""
+    from bitinfer.train.data import read_tables
+    from bitinfer.train.options import DistillOptions
     from bitinfer.train.session import reserved, session
-    from bitinfer.train.teacher import as_student, read_model
+    from bitinfer.train.teacher import as_student, open_folder, read_bert
 
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        reserved(arguments := _arguments(options, seed, folder)) as partial,
-        session(options.teacher, arguments, partial, head=True) as ready,
-    ):
-        model = read_model(ready.folder, outputs=ready.task.outputs, head=True)
-        yield ready, as_student(model, dtype=ready.dtype)
-
-
-def _arguments(options: argparse.Namespace, seed: int, folder: str) -> dict[str, Any]:
-    return {
-        **dict.fromkeys(("text", "pair", "label", "labels", "max_length", "bf16")),
-        "train": options.train,
-        "dev": options.test,
-        "output": f"{folder}/student",
-        "licence": None,
-        "regression": False,
-        "batch_size": 32,
-        "learning_rate": options.rate,
-        "seed": seed,
-        "evaluate_every": options.steps,
-        "threads": 1,
-        "resume": False,
-        "show_progress_bar": False,
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        given = DistillOptions(
+            options.teacher,
+            options.train,
+            options.test,
+            f"{folder}/student",
+            batch_size=32,
+            learning_rate=options.rate,
+            seed=seed,
+            evaluate_every=options.steps,
+            threads=1,
+            show_progress_bar=False,
+        )
+        teacher = open_folder(options.teacher)
+        with (
+            reserved(given) as partial,
+            session(teacher, given, read_tables(given), partial, head=True) as ready,
+        ):
+            model = read_bert(teacher, outputs=ready.task.outputs, head=True)
+            yield ready, as_student(model, dtype=ready.dtype)
 
 
 def _setup(options: argparse.Namespace) -> dict[str, Any]:
     from bitinfer.diagnostics import cpu_name, package_version
-    from bitinfer.train.session import evaluate
 
     with _ready(options, 0) as (ready, teacher):
-        value = evaluate(
-            lambda batch: teacher(batch.ids, batch.segments, batch.mask).logits,
-            ready.dev,
-            ready.device,
-        )
+        value = ready.measure(lambda batch: teacher(batch.ids, batch.segments, batch.mask).logits)
         sizes = teacher.shape
         return {
             "description": (

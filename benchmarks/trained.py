@@ -19,8 +19,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from benchmarks.markdown import ROOT, Data, table
-from bitinfer.train.markdown import code, duration, metric_text, notes
-from bitinfer.train.report import TrainingReport, read_report
+from bitinfer.train.markdown import code, duration
+from bitinfer.train.report import METRICS, TrainingReport, read_report
 
 EXAMPLES = ROOT / "examples"
 ABLATION = ROOT / "benchmarks" / "ablation.json"
@@ -39,7 +39,9 @@ class Trained:
         arm: what is tried, such as ``"base"``.
         seed: of everything random.
         bits: of each student, ``"1-1-2"``.
-        two_set, fixed_steps, row_scales: as of `bitinfer.train.student.Shape`.
+        two_set: whether what is not negative has unsigned codes, rather than signed ones.
+        fixed_steps: whether steps stay what the first batch made them.
+        row_scales: whether a weight scale is that of a row, rather than of the matrix.
         vector_rate: as of `bitinfer.train.loop.LoopOptions`.
         steps: of all stages together.
         seconds: of the training.
@@ -94,8 +96,8 @@ def evaluation(results: Data) -> str:
                     _TASKS[name],
                     f"{found['labels']:,}",
                     f"{found['rows']:,}",
-                    metric_text(found["metric"], found["value"], found["standard_error"]),
-                    "" if teacher is None else metric_text(found["metric"], teacher),
+                    METRICS[found["metric"]].text(found["value"], found["standard_error"]),
+                    "" if teacher is None else METRICS[found["metric"]].text(teacher),
                 ]
             )
     head = ["model", "test set", "labels", "rows", "accuracy", "of its float teacher"]
@@ -117,7 +119,7 @@ def training(results: Data, name: str) -> str:
         rows += f" and {report.data['unlabelled'].rows:,} without labels"
     parts = [
         report.table(),
-        *notes(report),
+        *report.notes(),
         *_test_note(results.get("tested", {}).get(name)),
         f"{duration(report.seconds)} in all on {report.machine}, {rows}, {looks} looks at the dev "
         f"rows; {versions}. "
@@ -130,10 +132,10 @@ def training(results: Data, name: str) -> str:
 def _test_note(test: Data | None) -> list[str]:
     if test is None:
         return []
-    metric, value = test["metric"], test["value"]
-    said = f"{metric} {metric_text(metric, value, test['standard_error'])}"
+    metric = METRICS[test["metric"]]
+    said = f"{metric.name} {metric.text(test['value'], test['standard_error'])}"
     if test.get("teacher") is not None:
-        said += f", of its float teacher {metric_text(metric, test['teacher'])}"
+        said += f", of its float teacher {metric.text(test['teacher'])}"
     rows = f"{test['rows']:,} rows of {code(test['table'])}"
     return [f"On the {rows}, which had no part in any of this: {said}."]
 

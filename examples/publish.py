@@ -32,9 +32,10 @@ from bitinfer.data.tables import read_rows
 from bitinfer.errors import BitinferError
 from bitinfer.files import file_sha256
 from bitinfer.train import TrainingReport, read_report
-from bitinfer.train.card import model_card
-from bitinfer.train.markdown import code, metric_text
-from bitinfer.train.report import standard_error, write_report
+from bitinfer.train.markdown import code
+from bitinfer.train.pages import model_card
+from bitinfer.train.plot import as_svg
+from bitinfer.train.report import METRICS, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 # Where files lay on one machine says nothing: of what was given the name is left, and what was made
@@ -146,7 +147,7 @@ def publish(options: argparse.Namespace) -> None:
     folder = options.root / "examples" / options.name
     folder.mkdir(parents=True, exist_ok=True)
     write_report(folder, report)
-    (folder / "report.md").unlink()  # the card says the same
+    (folder / "report.svg").write_bytes(as_svg(report))
     (folder / "teacher.json").unlink(missing_ok=True)
     if options.teacher is not None and (options.teacher / "report.json").exists():
         teacher = without_paths(read_report(options.teacher))
@@ -183,7 +184,7 @@ def tested(model: bitinfer.BitModel, options: argparse.Namespace) -> dict[str, A
         "rows": found.count,
         "metric": found.metric,
         "value": found.value,
-        "standard_error": standard_error(found.metric, found.value, found.count),
+        "standard_error": METRICS[found.metric].standard_error(found.value, found.count),
         "teacher": None if options.teacher is None else teacher_value(options, model),
         "sha256": model.info()["sha256"],
     }
@@ -194,17 +195,17 @@ def teacher_value(options: argparse.Namespace, model: bitinfer.BitModel) -> floa
     import torch
 
     from bitinfer.train.data import Task, tokenize
-    from bitinfer.train.session import evaluate as evaluate_float
-    from bitinfer.train.teacher import as_student, open_folder, read_model
+    from bitinfer.train.session import measure
+    from bitinfer.train.teacher import as_student, open_folder, read_bert
 
-    task = Task("classification" if model.labels else "regression", tuple(model.labels))
+    task = Task(tuple(model.labels))
     folder = open_folder(options.teacher)
     texts = read_rows(options.test)
     name = str(options.test)
     data = tokenize(texts, task, folder.tokenizer(), model.max_length, name=name)
-    teacher = read_model(folder, outputs=task.outputs, head=True)
+    teacher = read_bert(folder, outputs=task.outputs, head=True)
     student = as_student(teacher, dtype=torch.float32).eval()
-    return evaluate_float(
+    return measure(
         lambda batch: student(batch.ids, batch.segments, batch.mask).logits,
         data,
         torch.device("cpu"),
@@ -225,13 +226,14 @@ def card(
 ) -> str:
     """The card, with what the test rows say; ``examples/demo.py`` looks for that line."""
     about = MODELS[name]
-    value = metric_text(test["metric"], test["value"], test["standard_error"])
+    metric = METRICS[test["metric"]]
+    value = metric.text(test["value"], test["standard_error"])
     said = (
         f"Test set, {test['rows']:,} rows ({about.test_set}) that had no part in any of this: "
-        f"{test['metric']} **{value}**"
+        f"{metric.name} **{value}**"
     )
     if test["teacher"] is not None:
-        said += f"; its float teacher reaches {metric_text(test['metric'], test['teacher'])}"
+        said += f"; its float teacher reaches {metric.text(test['teacher'])}"
     scripts = f"examples/{name}"
     origin = (
         f"The scripts in {code(scripts)} of the repository, where `report.json` is as well, make "

@@ -22,9 +22,10 @@ from bitinfer.errors import InputError  # noqa: E402
 from bitinfer.runtime.text import TokenBatch  # noqa: E402
 from bitinfer.train import loop  # noqa: E402
 from bitinfer.train.data import Batch, Dataset, Task  # noqa: E402
-from bitinfer.train.loop import LoopOptions, Run, learning_rate, train, write_log  # noqa: E402
+from bitinfer.train.loop import LoopOptions, learning_rate, train  # noqa: E402
 from bitinfer.train.options import Budget  # noqa: E402
 from bitinfer.train.report import Point, StageResult  # noqa: E402
+from bitinfer.train.run import Run, write_log  # noqa: E402
 
 OPTIONS = LoopOptions(batch_size=4, rate=0.1, warmup=0.25, decay=0.01, evaluate_every=3, seed=0)
 ROWS = 10  # three batches an epoch
@@ -59,7 +60,7 @@ def data() -> Dataset:
     ids = random.randint(0, 20, offsets[-1]).astype(np.int32)
     tokens = TokenBatch(ids, ids * 0, ids * 0, offsets)
     targets = torch.from_numpy(random.randint(0, 2, ROWS))
-    return Dataset(tokens, targets, Task("classification", ("no", "yes")))
+    return Dataset(tokens, targets, Task(("no", "yes")))
 
 
 class Training:

@@ -14,12 +14,12 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 
 import torch
 
-from bitinfer.train.data import NO_CLASS, Batch, Task
-from bitinfer.train.losses import LossWeights, distillation_loss, label_loss
+from bitinfer.train.data import Batch, Task
+from bitinfer.train.losses import LossWeights, distillation_loss
 from bitinfer.train.student import Outputs
 
-CLASSES = Task("classification", ("a", "b", "c"))
-NUMBER = Task("regression", ())
+CLASSES = Task(("a", "b", "c"))
+NUMBER = Task(())
 NONE = LossWeights(logits=0.0, hidden=0.0)
 LENGTHS = [4, 1, 3]
 ROWS, COLUMNS, HIDDEN, HEADS, LAYERS = 3, 4, 5, 2, 2
@@ -79,12 +79,12 @@ def expected(student: Outputs, teacher: Outputs, task: Task) -> dict[str, float]
 def test_each_part(task: Task, part: str) -> None:
     student, teacher = outputs(1, task), outputs(2, task)
     wanted = expected(student, teacher, task)[part]
-    found = distillation_loss(student, teacher, batch(task), task, replace(NONE, **{part: 1.0}))
+    found = distillation_loss(student, teacher, batch(task), task.head, replace(NONE, **{part: 1.0}))
     assert found.shape == ()
     assert found.dtype == torch.float64
     assert found.item() == pytest.approx(wanted, rel=1e-12)
     if part == "labels":
-        alone = label_loss(student.logits, batch(task), task)
+        alone = task.head.label_loss(student.logits, batch(task).targets)
         assert alone.item() == pytest.approx(wanted, rel=1e-12)
 
 
@@ -94,26 +94,26 @@ def test_the_weighted_sum(task: Task) -> None:
     parts = expected(student, teacher, task)
     weights = LossWeights(logits=0.5, hidden=3.0, attention=0.25, labels=2.0)
     wanted = sum(getattr(weights, name) * value for name, value in parts.items())
-    found = distillation_loss(student, teacher, batch(task), task, weights)
+    found = distillation_loss(student, teacher, batch(task), task.head, weights)
     assert found.item() == pytest.approx(wanted, rel=1e-12)
-    default = distillation_loss(student, teacher, batch(task), task, LossWeights())
+    default = distillation_loss(student, teacher, batch(task), task.head, LossWeights())
     assert default.item() == pytest.approx(parts["logits"] + parts["hidden"], rel=1e-12)
-    assert distillation_loss(student, teacher, batch(task), task, NONE).item() == 0
+    assert distillation_loss(student, teacher, batch(task), task.head, NONE).item() == 0
 
 
 @pytest.mark.parametrize("task", [CLASSES, NUMBER], ids=["classes", "number"])
 def test_examples_without_a_label(task: Task) -> None:
     """The others alone count, and a batch of none has a loss of 0 and no gradient."""
     student, whole = outputs(1, task), batch(task)
-    unknown = NO_CLASS if task is CLASSES else math.nan
+    unknown = task.head.no_target
     targets = whole.targets.clone()
     targets[1] = unknown
-    found = label_loss(student.logits, replace(whole, targets=targets), task)
+    found = task.head.label_loss(student.logits, targets)
     rest = torch.tensor([0, 2])
-    wanted = label_loss(student.logits[rest], replace(whole, targets=whole.targets[rest]), task)
+    wanted = task.head.label_loss(student.logits[rest], whole.targets[rest])
     assert found.item() == pytest.approx(wanted.item(), rel=1e-15)
     none = replace(whole, targets=torch.full_like(targets, unknown))
-    loss = label_loss(student.logits, none, task)
+    loss = task.head.label_loss(student.logits, none.targets)
     assert loss.item() == 0
     loss.backward()
     assert student.logits.grad.abs().max() == 0
@@ -122,13 +122,13 @@ def test_examples_without_a_label(task: Task) -> None:
 def test_padding_does_not_count() -> None:
     student, teacher = outputs(1, CLASSES), outputs(2, CLASSES)
     whole, weights = batch(CLASSES), LossWeights(1.0, 1.0, 1.0, 1.0)
-    before = distillation_loss(student, teacher, whole, CLASSES, weights)
+    before = distillation_loss(student, teacher, whole, CLASSES.head, weights)
     real = whole.mask
     for each in student.hidden:
         each[~real] = 1e6
     for each in student.scores:
         each.masked_fill_(~(real[:, None, :, None] & real[:, None, None]), -1e6)
-    assert distillation_loss(student, teacher, whole, CLASSES, weights) == before
+    assert distillation_loss(student, teacher, whole, CLASSES.head, weights) == before
 
 
 def test_a_teacher_is_matched_best_by_itself() -> None:
@@ -136,7 +136,7 @@ def test_a_teacher_is_matched_best_by_itself() -> None:
     teacher = outputs(2, CLASSES)
     weights = LossWeights(1.0, 1.0, 1.0)
     expected_probabilities = replace(teacher, logits=teacher.logits.detach())
-    distillation_loss(teacher, expected_probabilities, batch(CLASSES), CLASSES, weights).backward()
+    distillation_loss(teacher, expected_probabilities, batch(CLASSES), CLASSES.head, weights).backward()
     assert teacher.logits.grad.abs().max() < 1e-15
 
 
@@ -150,7 +150,7 @@ def test_finite_differences(task: Task) -> None:
 
     def loss(logits: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         changed = Outputs(logits, others[:layers], others[layers:])
-        return distillation_loss(changed, teacher, batch(task), task, weights)
+        return distillation_loss(changed, teacher, batch(task), task.head, weights)
 
     assert torch.autograd.gradcheck(loss, parts, fast_mode=True)
 
@@ -159,4 +159,4 @@ def test_layers_must_be_as_many() -> None:
     student, teacher = outputs(1, CLASSES), outputs(2, CLASSES)
     fewer = replace(teacher, hidden=teacher.hidden[1:])
     with pytest.raises(ValueError, match="shorter"):
-        distillation_loss(student, fewer, batch(CLASSES), CLASSES, LossWeights())
+        distillation_loss(student, fewer, batch(CLASSES), CLASSES.head, LossWeights())

@@ -35,8 +35,9 @@ from bitinfer.errors import (  # noqa: E402
 from bitinfer.files import locked_folder  # noqa: E402
 from bitinfer.runtime.text import TextTokenizer  # noqa: E402
 from bitinfer.train import distill, finetune, read_report  # noqa: E402
-from bitinfer.train.data import Batch, find_task, tokenize  # noqa: E402
-from bitinfer.train.session import evaluate, plain, reserved, session  # noqa: E402
+from bitinfer.train.data import Batch, read_tables, task_of, tokenize  # noqa: E402
+from bitinfer.train.options import DistillOptions
+from bitinfer.train.session import measure, reserved, session  # noqa: E402
 from bitinfer.train.teacher import weights_files  # noqa: E402
 
 FEW: dict[str, Any] = {"steps": 4, "batch_size": 8, "threads": 1}
@@ -378,7 +379,7 @@ def test_weights_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("regression", [False, True])
-def test_evaluate(regression: bool) -> None:
+def test_measure(regression: bool) -> None:
     """Whatever the order in which the rows are computed."""
     random = np.random.RandomState(0)
     count = 150
@@ -387,7 +388,7 @@ def test_evaluate(regression: bool) -> None:
 
     texts = [("a " * random.randint(1, 9), None) for _ in range(count)]
     labels = [str(random.randint(0, 3)) for _ in range(count)]
-    task = find_task(LabelledTexts(texts, labels), labels=None, regression=regression)
+    task = task_of(LabelledTexts(texts, labels), labels=None, regression=regression)
     data = tokenize(LabelledTexts(texts, labels), task, tokenizer, 16, name="x")
     answers = torch.from_numpy(random.standard_normal((count, task.outputs)))
 
@@ -395,11 +396,11 @@ def test_evaluate(regression: bool) -> None:
         assert not torch.is_grad_enabled()
         return answers[batch.indices]
 
-    found = evaluate(logits, data, torch.device("cpu"))
+    found = measure(logits, data, torch.device("cpu"))
     truth = np.array(labels, float)
     if regression:
         assert found == pytest.approx(np.corrcoef(answers[:, 0], truth)[0, 1], abs=1e-6)
-        constant = evaluate(lambda batch: torch.ones(len(batch.indices), 1), data, "cpu")  # type: ignore[arg-type]
+        constant = measure(lambda batch: torch.ones(len(batch.indices), 1), data, "cpu")  # type: ignore[arg-type]
         assert math.isnan(constant)
     else:
         assert found == pytest.approx((answers.numpy().argmax(1) == truth).mean(), abs=1e-12)

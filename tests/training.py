@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from bitinfer.heads import ACCURACY
 from bitinfer.train.report import (
     Architecture,
     DataFile,
@@ -14,7 +15,6 @@ from bitinfer.train.report import (
     StageResult,
     TeacherResult,
     TrainingReport,
-    standard_error,
 )
 
 __all__ = ["distilled", "finetuned", "stage"]
@@ -24,7 +24,7 @@ _OPTIONS = {
     "train": "train.tsv",
     "dev": "my dev.tsv",
     "output": "out",
-    "bits": ("1-1-2", "1-1-1"),
+    "bits": ["1-1-2", "1-1-1"],
     "shares": None,
     "epochs": 2.5,
     "learning_rate": 5e-4,
@@ -59,7 +59,7 @@ def distilled(**changes: Any) -> TrainingReport:
             bytes=81_234,
             value=0.75,
             count=80,
-            standard_error=standard_error("accuracy", 0.75, 80),
+            standard_error=ACCURACY.standard_error(0.75, 80),
             parity=Parity(80, 900, 12_345, 0, None, 3e-15),
         ),
         float_bytes=1_480_000,

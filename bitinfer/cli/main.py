@@ -13,7 +13,7 @@ import bitinfer
 from bitinfer.cli.arguments import Command, add_command, read_command
 from bitinfer.cli.models import Bench, Convert, Doctor, ExportFloat, Info, Verify
 from bitinfer.cli.predict import Predict
-from bitinfer.cli.train import add_distill, add_finetune
+from bitinfer.cli.train import Distill, Finetune
 from bitinfer.errors import BitinferError, ConversionError, FormatError, UnsupportedError
 
 __all__ = ["main"]
@@ -21,6 +21,8 @@ __all__ = ["main"]
 _USAGE, _CANNOT = 2, 3
 _COMMANDS: dict[str, type[Command]] = {
     "convert": Convert,
+    "distill": Distill,
+    "finetune": Finetune,
     "predict": Predict,
     "info": Info,
     "verify": Verify,
@@ -89,9 +91,6 @@ def _run(arguments: Sequence[str] | None) -> int:
         options = _parse(arguments)
     except SystemExit as stop:  # argparse: 0 after --help, 2 after a mistake
         return int(stop.code or 0)
-    if "run" in options:  # until the commands that train are made of fields as well
-        code: int = options.run(options)
-        return code
     return read_command(options).run()
 
 
@@ -137,8 +136,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command in _COMMANDS.items():
-        if name == "predict":
-            add_distill(commands)
-            add_finetune(commands)
         add_command(commands, name, command)
     return parser

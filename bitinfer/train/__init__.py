@@ -32,7 +32,8 @@ if not TYPE_CHECKING:  # a type checker that saw this would believe in any name
         if name not in _HOMES:
             raise AttributeError(f"module 'bitinfer.train' has no attribute {name!r}")
         if _HOMES[name] != "report":
-            importlib.import_module("bitinfer.train.options").check_installed()
+            options = importlib.import_module("bitinfer.train.options")
+            options.check_installed("torch", "transformers")
         value = getattr(importlib.import_module(f"bitinfer.train.{_HOMES[name]}"), name)
         globals()[name] = value
         return value

@@ -2,46 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitinfer.checks import check_int, check_unicode
-from bitinfer.data.tables import LabelledTexts
+from bitinfer.checks import check_int
+from bitinfer.data.tables import LabelledTexts, read_rows
 from bitinfer.errors import InputError, InputTypeError, quote
-from bitinfer.heads.classify import class_indices
+from bitinfer.files import file_sha256
+from bitinfer.heads import Head, Metric, find_head
 from bitinfer.heads.regress import label_numbers
-from bitinfer.runtime.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
+from bitinfer.runtime.text import MIN_LENGTH, TextTokenizer, TokenBatch
+from bitinfer.train.kinds import check_names
+from bitinfer.train.options import DistillOptions, Options, Rows
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "NO_CLASS",
     "Batch",
     "Dataset",
+    "Table",
     "Task",
     "TokenNoise",
     "collate",
     "evaluation_batches",
-    "find_task",
     "join",
     "padding_share",
+    "read_tables",
+    "task_of",
     "tokenize",
-    "tokenize_texts",
     "training_batches",
 ]
 
 Indices: TypeAlias = NDArray[np.int64]
 
-#: Target of an example without a label.
-NO_CLASS = -1
-
 # Batches that are cut from one sorted run: more of them need less padding and are less random.
 _SORTED_TOGETHER = 64
+
+
+# ---- tables
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows, and where they come from.
+
+    Attributes:
+        source: for messages: the path, or the name of the argument.
+        name: of the file without its folder; ``"rows"`` if there is none.
+        rows: of which no label is known if there are none.
+        sha256: of the file, or of the rows as JSON.
+    """
+
+    source: str
+    name: str
+    rows: LabelledTexts
+    sha256: str
+
+
+def read_tables(options: Options) -> dict[str, Table]:
+    """The tables ``train`` and ``dev``, and ``unlabelled`` if the options name one.
+
+    Raises:
+        InputError: one is no such table, or all its texts are pairs and none of ``train`` is, or
+            the other way round; names it.
+        InputTypeError: a row is none.
+        OSError: one cannot be read.
+    """
+    columns = {"text": options.text, "pair": options.pair, "label": options.label}
+    found = {name: _table(name, getattr(options, name), columns) for name in ("train", "dev")}
+    if isinstance(options, DistillOptions) and options.unlabelled is not None:
+        more = _table("unlabelled", options.unlabelled, columns, labelled=False)
+        found["unlabelled"] = more
+    expected = _kinds(found["train"])
+    for table in found.values():
+        if not _kinds(table) & expected:  # a table may have both
+            raise InputError(
+                f"{table.source}: found {min(_kinds(table))}, expected {min(expected)} as in "
+                f"{found['train'].source}"
+            )
+    return found
+
+
+def _kinds(table: Table) -> set[str]:
+    return {"single texts" if second is None else "pairs" for _, second in table.rows.texts}
+
+
+def _table(
+    name: str, source: Rows, columns: dict[str, str | None], *, labelled: bool = True
+) -> Table:
+    if isinstance(source, (str, os.PathLike)):
+        rows = read_rows(source, **columns, labelled=labelled)
+        path = Path(source)
+        return Table(str(source), path.name, rows, file_sha256(path))
+    rows = read_rows(source, **columns, labelled=labelled, source=name)
+    content = json.dumps([rows.texts, rows.labels]).encode()
+    return Table(name, "rows", rows, hashlib.sha256(content).hexdigest())
 
 
 # ---- what is learned
@@ -52,11 +116,9 @@ class Task:
     """What a model is trained to say: one of some classes, or a number.
 
     Attributes:
-        kind: ``"classification"`` or ``"regression"``.
         labels: Names of the classes in the order of the outputs; none for a regression.
     """
 
-    kind: Literal["classification", "regression"]
     labels: tuple[str, ...]
 
     @property
@@ -65,12 +127,19 @@ class Task:
         return len(self.labels) or 1
 
     @property
-    def metric(self) -> Literal["accuracy", "pearson"]:
-        """How a model is measured on this task; more is better."""
-        return "accuracy" if self.kind == "classification" else "pearson"
+    def head(self) -> Head:
+        """Has the losses, and the metric by which more is better."""
+        return find_head("classification", self.outputs)
+
+    @property
+    def metric(self) -> Metric:
+        """How a model is measured; more is better."""
+        metric = self.head.metric
+        assert metric is not None  # all heads of that name have one
+        return metric
 
 
-def find_task(train: LabelledTexts, *, labels: Sequence[str] | None, regression: bool) -> Task:
+def task_of(train: LabelledTexts, *, labels: Sequence[str] | None, regression: bool) -> Task:
     """The task that labelled texts stand for.
 
     Args:
@@ -80,25 +149,22 @@ def find_task(train: LabelledTexts, *, labels: Sequence[str] | None, regression:
         regression: Whether the labels are numbers to predict.
 
     Raises:
-        InputError: Labels are given for a regression, or are empty, or fewer than two, or the same;
-            or those found are fractions, which are more likely numbers to predict.
-        InputTypeError: ``labels`` is not a sequence of strings.
+        InputError: There are fewer than two labels, or those found are fractions, which are more
+            likely numbers to predict.
 
     >>> texts = LabelledTexts([("a", None), ("b", None), ("c", None)], ["10", "9", "10"])
-    >>> find_task(texts, labels=None, regression=False).labels
+    >>> task_of(texts, labels=None, regression=False).labels
     ('9', '10')
     """
     if regression:
-        if labels is not None:
-            raise InputError(f"labels: found {quote(list(labels))}, expected none for a regression")
-        return Task("regression", ())
-    names = _sorted_labels(train.labels) if labels is None else _checked(labels)
+        return Task(())
+    if labels is not None:
+        return Task(check_names("labels", labels))
+    names = _sorted_labels(train.labels)
     if len(names) < 2:
-        raise InputError(
-            f"labels: found {quote(list(names))}, expected two or more that differ"
-            + (" (or a regression)" if labels is None else "")
-        )
-    return Task("classification", names)
+        found = f"labels: found {quote(list(names))}"
+        raise InputError(f"{found}, expected two or more that differ (or a regression)")
+    return Task(names)
 
 
 def _sorted_labels(given: Sequence[str]) -> tuple[str, ...]:
@@ -124,22 +190,6 @@ def _is_integer(label: str) -> bool:
     return True
 
 
-def _checked(labels: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(labels, str) or not isinstance(labels, Iterable):
-        raise InputTypeError(f"labels: found {type(labels).__name__}, expected a sequence of names")
-    names = tuple(labels)
-    for index, label in enumerate(names):
-        if not isinstance(label, str):
-            raise InputTypeError(f"label {index}: found {type(label).__name__}, expected str")
-        check_unicode(f"label {index}", label)
-        found = f"label {index}: found {quote(label)}"
-        if not label or label != label.strip():
-            raise InputError(f"{found}, expected a name without blanks around it")
-        if label in names[:index]:
-            raise InputError(f"{found} again, expected names that differ")
-    return names
-
-
 # ---- examples
 
 
@@ -149,8 +199,8 @@ class Dataset:
 
     Attributes:
         tokens: Of all examples, one after the other.
-        targets: int64 [n] class of each example, or float32 [n] for a regression; `NO_CLASS` or nan
-            where it is not known.
+        targets: int64 [n] class of each example, or float32 [n] for a regression; ``no_target`` of
+            the head where it is not known.
         task: What the targets mean.
     """
 
@@ -168,54 +218,35 @@ class Dataset:
 
 
 def tokenize(
-    texts: LabelledTexts, task: Task, tokenizer: TextTokenizer, max_length: int, *, name: str
+    rows: LabelledTexts, task: Task, tokenizer: TextTokenizer, max_length: int, *, name: str
 ) -> Dataset:
     """Tokens and targets of labelled texts; the tokens are those that prediction makes.
 
     Args:
-        texts: At least one.
+        rows: Texts with a label each, or texts without.
         task: What the labels mean.
         tokenizer: Of the model that is trained.
         max_length: Most tokens of an example, special ones included; longer texts are cut.
         name: Where the texts come from, for error messages.
 
     Raises:
-        InputError: There is no text, a label is neither a class nor its index, or not a number that
-            a float32 can hold for a regression, or a text is not valid; names the row.
+        InputError: A label means nothing to the task, or a text is not valid; names the row.
         InputTypeError: A text is not a string, or ``max_length`` not an integer.
     """
     import torch
 
     max_length = check_int("max_length", max_length, MIN_LENGTH)
-    if not texts.labels or len(texts.labels) != len(texts.texts):
-        found = f"{len(texts.texts)} texts and {len(texts.labels)} labels"
-        raise InputError(f"{name}: found {found}, expected as many of both and at least one")
     # Labels first: the texts may take long.
-    if task.kind == "classification":
-        indices = class_indices(texts.labels, task.labels, source=name)
-        targets = torch.tensor(indices, dtype=torch.int64)
+    if rows.labels:
+        targets: list[Any] = [*task.head.targets(rows.labels, task.labels, source=name)]
     else:
-        targets = torch.tensor(_float32(texts.labels, name), dtype=torch.float32)
-    return Dataset(_encode(texts.texts, tokenizer, max_length, name), targets, task)
-
-
-def tokenize_texts(
-    texts: Sequence[TextPair], task: Task, tokenizer: TextTokenizer, max_length: int, *, name: str
-) -> Dataset:
-    """Texts without labels, or none; arguments are those of `tokenize`.
-
-    Raises:
-        InputError, InputTypeError: A text is not valid, or ``max_length`` not an integer.
-    """
-    import torch
-
-    max_length = check_int("max_length", max_length, MIN_LENGTH)
-    tokens = _encode(texts, tokenizer, max_length, name)
-    if task.kind == "classification":
-        targets = torch.full((len(texts),), NO_CLASS, dtype=torch.int64)
-    else:
-        targets = torch.full((len(texts),), float("nan"), dtype=torch.float32)
-    return Dataset(tokens, targets, task)
+        targets = [task.head.no_target] * len(rows.texts)
+    try:
+        tokens = tokenizer.encode(rows.texts, max_length=max_length)
+    except (InputError, InputTypeError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    kind = torch.int64 if task.labels else torch.float32
+    return Dataset(tokens, torch.tensor(targets, dtype=kind), task)
 
 
 def join(first: Dataset, second: Dataset) -> Dataset:
@@ -230,25 +261,6 @@ def join(first: Dataset, second: Dataset) -> Dataset:
         offsets=np.concatenate([a.offsets, a.offsets[-1] + b.offsets[1:]]),
     )
     return Dataset(tokens, torch.cat([first.targets, second.targets]), first.task)
-
-
-def _encode(
-    texts: Sequence[TextPair], tokenizer: TextTokenizer, max_length: int, name: str
-) -> TokenBatch:
-    try:
-        return tokenizer.encode(texts, max_length=max_length)
-    except (InputError, InputTypeError) as error:
-        raise type(error)(f"{name}: {error}") from None
-
-
-def _float32(labels: Sequence[str], name: str) -> list[float]:
-    numbers = label_numbers(labels, source=name)
-    most = float(np.finfo(np.float32).max)
-    for row, number in enumerate(numbers):
-        if abs(number) > most:
-            found = quote(labels[row])
-            raise InputError(f"{name}, row {row}: found label {found}, expected at most {most:.3g}")
-    return numbers
 
 
 # ---- batches

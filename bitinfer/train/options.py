@@ -1,84 +1,63 @@
-"""Options of training, checked.  Needs neither PyTorch nor NumPy: the command line uses it too."""
+"""The options of training: each is written once, as a field with its default, kind and help.
+
+From the fields come the keywords of `distill` and `finetune`, the options of the commands of the
+same names, the checks of both, and what a report says of a run.  Needs neither PyTorch nor NumPy:
+the command line uses it too.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-import numbers
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import os
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, MISSING, Field, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, ParamSpec, TypeAlias, TypeVar
 
-from bitinfer.checks import check_int
-from bitinfer.errors import InputError, InputTypeError, UnsupportedError, quote
+from bitinfer.codes import Bits
+from bitinfer.errors import InputError, UnsupportedError, quote
+from bitinfer.kinds import (
+    BOOL,
+    COLUMN,
+    TEXT,
+    About,
+    Kind,
+    about,
+    choice,
+    integer,
+    number,
+    option,
+)
+from bitinfer.train.kinds import BITS, FOLDER, MANY, NAMES, SHARES, TABLE
 
 __all__ = [
-    "ARGUMENTS",
-    "BATCH_SIZE",
-    "DATA",
-    "DEFAULT_BITS",
-    "DISTILL_EPOCHS",
-    "DISTILL_RATE",
-    "FINETUNE_EPOCHS",
-    "FINETUNE_RATE",
-    "RUN",
-    "Bits",
+    "OPTIONS",
     "Budget",
-    "check_bits",
-    "check_budget",
+    "DistillOptions",
+    "FinetuneOptions",
+    "Options",
+    "Rows",
     "check_installed",
-    "check_number",
     "check_shares",
-    "parse_bits",
+    "names_of",
+    "takes_options",
 ]
 
-DEFAULT_BITS = ("1-1-4", "1-1-2", "1-1-1")
-DISTILL_EPOCHS = 12.0
-DISTILL_RATE = 5e-4
-FINETUNE_EPOCHS = 3.0
-FINETUNE_RATE = 5e-5
-BATCH_SIZE = 32
+#: A table: its path, or its rows as `bitinfer.data.tables` takes them.
+Rows: TypeAlias = "str | os.PathLike[str] | Iterable[Any]"
 
-#: Arguments that say how a table is read.
-DATA = ("text", "pair", "label", "labels", "regression", "max_length")
-#: Arguments that have no part in how the weights come about.
-RUN = ("licence", "resume", "show_progress_bar")
-_BUDGET = ("minutes", "steps", "epochs")
-_STUDENT = (
-    *("unlabelled", "token_noise", "batch_tokens", "vector_rate", "bits", "shares"),
-    *("label_weight", "hidden_weight", "attention_weight", "activation"),
-)
-_LOOP = ("batch_size", "learning_rate", "seed", "evaluate_every", "bf16", "threads")
+_P = ParamSpec("_P")
+_O = TypeVar("_O")
+_R = TypeVar("_R")
 
-#: The arguments of each function, which are the options of the command of the same name.
-ARGUMENTS = {
-    "distill": ("teacher", "train", "dev", "output", *DATA, *_BUDGET, *_STUDENT, *_LOOP, *RUN),
-    "finetune": (
-        *("encoder", "train", "dev", "output", *DATA, *_BUDGET, *_LOOP, *RUN),
-        *("reinitialize_pooler", "dropout"),
-    ),
-}
-
-_PACKAGES = ("torch", "transformers", "matplotlib")
-_BITS = re.compile("(1|32)-(1|32)-([1-8]|32)")
 # More than anybody waits for, and little enough to be counted in floats.
 _MOST_STEPS = 2**53
-_MANY = 1e9  # epochs, and the largest share
-
-
-class Bits(NamedTuple):
-    """Bits of weights, of word embeddings (1 or 32), and of activations (1..8 or 32); 32 is float.
-
-    >>> str(Bits(1, 1, 2))
-    '1-1-2'
-    """
-
-    weights: int
-    embeddings: int
-    activations: int
-
-    def __str__(self) -> str:
-        return f"{self.weights}-{self.embeddings}-{self.activations}"
+_MOST_SEED = 2**63 - 1
+_MOST_THREADS = 1024  # far more could not be started, which ends the process
+_LEAST_TOKENS = 3
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -112,52 +91,6 @@ class Budget:
         return min(1.0, step / steps)
 
 
-def parse_bits(text: str) -> Bits:
-    """Bits as they are written, ``W-E-A``.
-
-    >>> parse_bits("1-1-2")
-    Bits(weights=1, embeddings=1, activations=2)
-
-    Raises:
-        InputTypeError: It is not a string.
-        InputError: It is not three numbers with hyphens between them, 1 or 32, 1 or 32, and 1..8 or
-            32.
-    """
-    if not isinstance(text, str):
-        raise InputTypeError(f"bits: found {type(text).__name__}, expected str such as '1-1-2'")
-    found = _BITS.fullmatch(text)
-    if found is None:
-        raise InputError(
-            f"bits: found {quote(text)}, expected W-E-A (weights, embeddings, activations) such as "
-            "1-1-2: 1 or 32, 1 or 32, and 1..8 or 32"
-        )
-    return Bits(*map(int, found.groups()))
-
-
-def check_bits(bits: Sequence[str]) -> tuple[Bits, ...]:
-    """The bits of every stage.
-
-    >>> [str(each) for each in check_bits(["1-1-2", "1-1-1"])]
-    ['1-1-2', '1-1-1']
-
-    Raises:
-        InputTypeError, InputError: As `parse_bits`; or there is no stage, or the last one has other
-            bits for embeddings than for weights.
-    """
-    if not _is_list(bits):
-        raise InputTypeError(f"bits: found {quote(bits)}, expected a list such as ['1-1-2']")
-    stages = tuple(parse_bits(each) for each in bits)
-    if not stages:
-        raise InputError("bits: found no stage, expected at least one such as 1-1-1")
-    last = stages[-1]
-    if last.embeddings != last.weights:
-        # The published form has no word for it: it would be read as another model.
-        raise InputError(
-            f"bits: found {last} last, expected as many bits for embeddings as for weights"
-        )
-    return stages
-
-
 def check_shares(shares: Sequence[float] | None, stages: int) -> tuple[float, ...]:
     """What part of the budget each stage gets; equal parts where nothing is said.
 
@@ -165,96 +98,297 @@ def check_shares(shares: Sequence[float] | None, stages: int) -> tuple[float, ..
     (0.25, 0.25, 0.5)
 
     Raises:
-        InputTypeError: A share is not a number.
-        InputError: A share is out of bounds, or there is not one for each stage.
+        InputError: There is not one for each stage.
     """
     if shares is None:
         return (1 / stages,) * stages
-    if not _is_list(shares):
-        raise InputTypeError(f"shares: found {quote(shares)}, expected a list such as [1, 2]")
-    numbers = [check_number("shares", each, above=0, below=_MANY) for each in shares]
-    if len(numbers) != stages:
-        raise InputError(
-            f"shares: found {len(numbers)}, expected {stages}, one for each stage of bits"
+    if len(shares) != stages:
+        found = f"shares: found {len(shares)}"
+        raise InputError(f"{found}, expected {stages}, one for each stage of bits")
+    total = math.fsum(shares)
+    return tuple(each / total for each in shares)
+
+
+# ---- the options
+
+
+def _file(kind: Kind, help: str, *flags: str) -> dict[str, About]:
+    """Of a field that has no default: the functions take it by its place."""
+    return {"about": About(kind, "files", help, flags, place="" if flags else "one")}
+
+
+_TRAIN = _file(TABLE, "labelled texts to learn: .tsv, .csv or .jsonl", "--train")
+_DEV = _file(TABLE, "labelled texts that choose the weights that are kept", "--dev")
+_OUTPUT = _file(FOLDER, "folder to make", "-o", "--output")
+_BUDGET = "budget, one of"
+_STAGES = "stages and losses"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shared:
+    """The options that both functions have."""
+
+    text: str | None = option(
+        None, COLUMN, "data", "column of the text, by name or number", "--text", "--text-column"
+    )
+    pair: str | None = option(
+        None, COLUMN, "data", "column of the second text", "--pair", "--pair-column"
+    )
+    label: str | None = option(
+        None, COLUMN, "data", "column of the label", "--label", "--label-column"
+    )
+    labels: Sequence[str] | None = option(
+        None, NAMES, "data", "names of the classes in order; default the teacher's, or as found"
+    )
+    regression: bool = option(False, BOOL, "data", "the label is a number to predict")
+    max_length: int | None = option(
+        None, integer(_LEAST_TOKENS), "data", "tokens a text is cut to; default 128"
+    )
+    minutes: float | None = option(None, number(above=0), _BUDGET, "time")
+    steps: int | None = option(None, integer(1, _MOST_STEPS), _BUDGET, "batches")
+    epochs: float | None = option(
+        None, number(above=0, below=MANY), _BUDGET, "passes over the training texts"
+    )
+    seed: int = option(0, integer(0, _MOST_SEED), "training", "of everything random")
+    evaluate_every: int | None = option(
+        None, integer(1), "training", "steps between looks at dev; default half an epoch"
+    )
+    bf16: bool | None = option(
+        None, BOOL, "training", "16-bit products; default where the machine is made for them"
+    )
+    threads: int | None = option(
+        None, integer(1, _MOST_THREADS), "training", "of PyTorch; default all CPUs"
+    )
+    licence: str | None = option(None, TEXT, "run", "of the model, recorded in it and its card")
+    plot: bool = option(False, BOOL, "run", "draw report.svg, which needs matplotlib")
+    resume: bool = option(False, BOOL, "run", "go on with a run that was stopped")
+    show_progress_bar: bool | None = option(
+        None, BOOL, "run", "default if the logger `bitinfer` is at level INFO, or on a terminal"
+    )
+
+    command: ClassVar[Literal["distill", "finetune"]]
+    usual_epochs: ClassVar[float]
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            # None is a value where it is the default.
+            if value is not None or each.default is not None:
+                self._set(each.name, about(each).kind.check(each.name, value))
+        budgets = [name for name in ("minutes", "steps", "epochs") if getattr(self, name)]
+        if len(budgets) > 1:
+            raise InputError(
+                f"budget: found {' and '.join(budgets)}, expected one of minutes, steps and epochs"
+            )
+        if self.regression and self.labels is not None:
+            found = quote(list(self.labels))
+            raise InputError(f"labels: found {found}, expected none for a regression")
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def budget(self) -> Budget:
+        """The one that was given, or else the usual one."""
+        if self.minutes is self.steps is self.epochs is None:
+            return Budget(epochs=self.usual_epochs)
+        return Budget(self.minutes, self.steps, self.epochs)
+
+    def given(self) -> dict[str, Any]:
+        """Those that are not at their defaults."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {
+            each.name: values[each.name]
+            for each in _ordered(type(self))
+            if each.default is MISSING or values[each.name] != each.default
+        }
+
+    def plain(self) -> dict[str, Any]:
+        """Every option as a report has it; ``{"rows": ...}`` stands for rows without a file."""
+        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    known = value is None or isinstance(value, (bool, int, float, str))
+    return value if known else {"rows": type(value).__name__}
+
+
+@dataclass(frozen=True)
+class DistillOptions(_Shared):
+    """Of `bitinfer.train.distill`."""
+
+    command: ClassVar[Literal["distill", "finetune"]] = "distill"
+    usual_epochs: ClassVar[float] = 12.0
+
+    teacher: str | os.PathLike[str] = field(
+        metadata=_file(
+            replace(FOLDER, metavar="TEACHER"), "local Hugging Face folder of a float BERT"
         )
-    total = math.fsum(numbers)
-    return tuple(each / total for each in numbers)
+    )
+    train: Rows = field(metadata=_TRAIN)
+    dev: Rows = field(metadata=_DEV)
+    output: str | os.PathLike[str] = field(metadata=_OUTPUT)
+    _: KW_ONLY
+    unlabelled: Rows | None = option(  # noqa: RUF009
+        None, TABLE, "data", "more texts to learn from; labels in it are not looked at"
+    )
+    bits: Sequence[str] = option(
+        ("1-1-4", "1-1-2", "1-1-1"),
+        BITS,
+        _STAGES,
+        "of each student: weights (1 or 32), embeddings (1 or 32), activations (1 .. 8 or 32); "
+        "+attention=n, +ffn=n or +point=n for points with other bits",
+    )
+    shares: Sequence[float] | None = option(
+        None, SHARES, _STAGES, "of the budget for each student, in any unit; default equal ones"
+    )
+    token_noise: float = option(
+        0.0, number(low=0, below=0.5), _STAGES, "mean part of the tokens to replace by random ones"
+    )
+    label_weight: float = option(0.0, number(low=0), _STAGES, "of the loss on the labels")
+    hidden_weight: float = option(1.0, number(low=0), _STAGES, "of the loss on hidden states")
+    attention_weight: float = option(0.0, number(low=0), _STAGES, "of the loss on attention scores")
+    activation: str = option("relu", choice("relu", "gelu"), _STAGES, "of the students")
+    batch_size: int | None = option(
+        None, integer(1), "training", "texts of a step, or with batch_tokens the most; default 32"
+    )
+    batch_tokens: int | None = option(
+        None, integer(1), "training", "most tokens of a step, if no text is longer"
+    )
+    learning_rate: float = option(5e-4, number(above=0), "training", "the highest")
+    vector_rate: float = option(
+        1.0, number(above=0), "training", "rate of shifts, steps, biases and norms, as a multiple"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shares(self.shares, len(self.bits))
+
+    @property
+    def model(self) -> str | os.PathLike[str]:
+        """The folder to begin with."""
+        return self.teacher
+
+    @property
+    def texts_of_a_step(self) -> int | None:
+        """The most of them; None if tokens alone limit a step."""
+        usual = _BATCH_SIZE if self.batch_tokens is None else None
+        return self.batch_size or usual
+
+    def plain(self) -> dict[str, Any]:
+        return super().plain() | {"batch_size": self.texts_of_a_step}
+
+    @property
+    def stages(self) -> list[tuple[Bits, Budget]]:
+        """Bits and budget of each student."""
+        shares = check_shares(self.shares, len(self.bits))
+        budgets = [self.budget.part(share) for share in shares]
+        return list(zip(map(Bits.parse, self.bits), budgets, strict=True))
 
 
-def check_budget(
-    minutes: float | None, steps: int | None, epochs: float | None, *, default_epochs: float
-) -> Budget:
-    """The one budget that was given, or else the default.
+@dataclass(frozen=True)
+class FinetuneOptions(_Shared):
+    """Of `bitinfer.train.finetune`."""
 
-    >>> check_budget(None, None, None, default_epochs=3)
-    Budget(minutes=None, steps=None, epochs=3)
+    command: ClassVar[Literal["distill", "finetune"]] = "finetune"
+    usual_epochs: ClassVar[float] = 3.0
 
-    Raises:
-        InputTypeError: It is not a number; ``steps`` is not an integer.
-        InputError: More than one was given, or it is out of bounds.
-    """
-    budgets = {"minutes": minutes, "steps": steps, "epochs": epochs}
-    given = [name for name, value in budgets.items() if value is not None]
-    if len(given) > 1:
-        raise InputError(
-            f"budget: found {' and '.join(given)}, expected one of minutes, steps and epochs"
+    encoder: str | os.PathLike[str] = field(
+        metadata=_file(
+            replace(FOLDER, metavar="ENCODER"),
+            "local Hugging Face folder of a BERT, with a head or without",
         )
-    if minutes is not None:
-        return Budget(minutes=check_number("minutes", minutes, above=0))
-    if steps is not None:
-        return Budget(steps=check_int("steps", steps, 1, _MOST_STEPS))
-    if epochs is not None:
-        return Budget(epochs=check_number("epochs", epochs, above=0, below=_MANY))
-    return Budget(epochs=default_epochs)
+    )
+    train: Rows = field(metadata=_TRAIN)
+    dev: Rows = field(metadata=_DEV)
+    output: str | os.PathLike[str] = field(metadata=_OUTPUT)
+    _: KW_ONLY
+    batch_size: int = option(_BATCH_SIZE, integer(1), "training", "texts of a step")
+    learning_rate: float = option(5e-5, number(above=0), "training", "the highest")
+    reinitialize_pooler: bool = option(
+        False, BOOL, "model", "begin with a new pooler, as for an encoder of sentence embeddings"
+    )
+    dropout: float = option(0.1, number(low=0, below=1), "model", "probability in training")
+
+    @property
+    def model(self) -> str | os.PathLike[str]:
+        """The folder to begin with."""
+        return self.encoder
+
+    @property
+    def texts_of_a_step(self) -> int:
+        """The most of them."""
+        return self.batch_size
 
 
-def check_number(
-    name: str,
-    value: Any,
-    *,
-    above: float | None = None,
-    low: float | None = None,
-    below: float = math.inf,
-) -> float:
-    """A finite number, if asked for one greater than ``above``, or at least ``low``.
+Options: TypeAlias = DistillOptions | FinetuneOptions
+#: The options of each function, which are those of the command of the same name.
+OPTIONS: dict[str, type[DistillOptions] | type[FinetuneOptions]] = {
+    each.command: each for each in (DistillOptions, FinetuneOptions)
+}
 
-    >>> check_number("epochs", 2, above=0)
-    2.0
 
-    Raises:
-        InputTypeError: It is not a number.
-        InputError: It is out of bounds.
+def names_of(command: str, *groups: str) -> list[str]:
+    """The options of a function, the first arguments first; of some groups if any are named."""
+    return [
+        each.name
+        for each in _ordered(OPTIONS[command])
+        if not groups or about(each).group in groups
+    ]
+
+
+def _ordered(kind: type[Any]) -> Iterator[Field[Any]]:
+    found = fields(kind)
+    yield from (each for each in found if not each.kw_only)
+    yield from (each for each in found if each.kw_only)
+
+
+def takes_options(
+    kind: Callable[_P, _O],
+) -> Callable[[Callable[[_O], _R]], Callable[_P, _R]]:
+    """A function of checked options becomes one that takes each as an argument.
+
+    Its docstring gets the help of all options in the place of ``{options}``.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InputTypeError(f"{name}: found {type(value).__name__}, expected a number")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    too_low = (above is not None and number <= above) or (low is not None and number < low)
-    if too_low or number >= below or not math.isfinite(number):
-        bound = f" above {above:g}" if above is not None else ""
-        bound = f" of at least {low:g}" if low is not None else bound
-        bound += f" below {below:g}" if math.isfinite(below) else ""
-        raise InputError(f"{name}: found {number:g}, expected a finite number{bound}")
-    return number
+
+    def decorate(run: Callable[[_O], _R]) -> Callable[_P, _R]:
+        @functools.wraps(run)
+        def call(*given: _P.args, **named: _P.kwargs) -> _R:
+            return run(kind(*given, **named))
+
+        call.__doc__ = (run.__doc__ or "").replace("{options}", _described(kind))
+        call.__signature__ = inspect.signature(kind)  # type: ignore[attr-defined]
+        return call
+
+    return decorate
 
 
-def check_installed() -> None:
-    """Whether the packages of the extra ``train`` are there; imports none of them.
+def _described(kind: Any) -> str:
+    lines = [
+        textwrap.fill(
+            f"{each.name}: {about(each).help}.",
+            96,
+            initial_indent=8 * " ",
+            subsequent_indent=12 * " ",
+        )
+        for each in _ordered(kind)
+    ]
+    return "\n".join(lines).lstrip()
+
+
+def check_installed(*packages: str) -> None:
+    """Whether packages of the extra ``train`` are there; imports none of them.
 
     Raises:
         UnsupportedError: Names those that are missing.
     """
     from importlib.util import find_spec  # who only asks for help does not wait for this
 
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise UnsupportedError(
             f"training needs {' and '.join(missing)}, which this Python does not have: "
             "pip install bitinfer[train]"
         )
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))

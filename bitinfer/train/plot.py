@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from bitinfer.errors import UnsupportedError
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from bitinfer.train.report import TrainingReport
 
-__all__ = ["as_svg", "check_plotting"]
+__all__ = ["as_svg"]
 
 _TEACHER, _PACKED = "#555555", "#c8402f"
 _STAGES = ("#30638e", "#e0a030", "#4f9d69", "#8a5a99", "#a3b1bf")
@@ -28,30 +26,12 @@ _STYLE = {
 }
 
 
-def check_plotting() -> None:
-    """Whether a plot can be made: to be asked before a long training, not after it.
-
-    Raises:
-        UnsupportedError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise UnsupportedError(
-            f"the plot of a training needs matplotlib ({error}): pip install bitinfer[train]"
-        ) from error
-
-
 def as_svg(report: TrainingReport) -> bytes:
     """The dev metric of each stage against the steps of the run.
 
     The teacher is a horizontal line, the packed model a point at the end.  The same report gives
     the same bytes, for one version of matplotlib.
-
-    Raises:
-        UnsupportedError: matplotlib is not installed.
     """
-    check_plotting()
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -23,50 +23,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitinfer.codes import Codes
 from bitinfer.families.bit import STEP_FLOOR
 
-__all__ = ["code_range", "initial_step", "quantize", "weight_codes"]
+__all__ = ["initial_step", "quantize", "weight_codes"]
 
 
-def code_range(bits: int, *, signed: bool) -> tuple[int, int]:
-    """The smallest and the largest code.
-
-    >>> code_range(1, signed=True), code_range(2, signed=True), code_range(2, signed=False)
-    ((-1, 1), (-2, 1), (0, 3))
-    """
-    if not signed:
-        return 0, 2**bits - 1
-    return (-1, 1) if bits == 1 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-
-
-def initial_step(magnitude: Tensor, bits: int, *, signed: bool) -> Tensor:
+def initial_step(magnitude: Tensor, codes: Codes) -> Tensor:
     """The step to begin with, from the mean absolute value of the first batch.
 
     ``2 * mean|x| / sqrt(Q)`` with Q the largest code, twice as much if unsigned (LSQ, section
     2.1; BiT).
     """
-    largest = code_range(bits, signed=signed)[1]
-    return (2.0 if signed else 4.0) / math.sqrt(largest) * magnitude
+    return (2.0 if codes.signed else 4.0) / math.sqrt(codes.high) * magnitude
 
 
-def quantize(x: Tensor, step: Tensor, bits: int, *, signed: bool) -> tuple[Tensor, Tensor]:
+def quantize(x: Tensor, step: Tensor, codes: Codes | None) -> tuple[Tensor, Tensor]:
     """Codes of a tensor, and the step to multiply their products by.
 
     Args:
         x: the values, their shift added.
         step: the learned step, a scalar; float32(1e-5) takes its place where it is not above that.
-        bits: 1 .. 8, or 32, which leaves x as it is, with a step of 1.
-        signed: codes ``-1, 1`` (0 only where x is 0) rather than ``0, 1``, and so on.
+        codes: that x gets; None leaves it as it is, with a step of 1.
 
     Returns:
         ``(codes, step)``; the gradient of the step is scaled by ``1 / sqrt(numel * Q)``.
     """
-    if bits == 32:
+    if codes is None:
         return x, step.new_ones(())
-    largest = code_range(bits, signed=signed)[1]
-    step = _learned(step, 1 / math.sqrt(x.numel() * largest))
-    codes: Tensor = _Codes.apply(x, step, bits, signed)  # type: ignore[no-untyped-call]
-    return codes, step
+    step = _learned(step, 1 / math.sqrt(x.numel() * codes.high))
+    found: Tensor = _Codes.apply(x, step, codes)  # type: ignore[no-untyped-call]
+    return found, step
 
 
 def weight_codes(weight: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
@@ -92,16 +79,15 @@ def _learned(step: Tensor, factor: float) -> Tensor:
 
 class _Codes(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, bits: int, signed: bool) -> Tensor:
-        low, high = code_range(bits, signed=signed)
-        ctx.ternary = bits == 1 and signed
-        if ctx.ternary:
+    def forward(ctx: Any, x: Tensor, step: Tensor, codes: Codes) -> Tensor:
+        ctx.by_sign = codes.by_sign
+        if codes.by_sign:
             ctx.save_for_backward(x.abs() <= step, step)
             return torch.sign(x)
         ratio = x / step
-        inside = (ratio >= low) & (ratio <= high)
+        inside = (ratio >= codes.low) & (ratio <= codes.high)
         ctx.save_for_backward(inside, step, ratio)
-        return ratio.round().clamp_(low, high)
+        return ratio.round().clamp_(codes.low, codes.high)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -109,8 +95,8 @@ class _Codes(torch.autograd.Function):
         to_x = gradient * inside / step
         # The product rule has given sum(gradient * codes) to the step already; inside the range
         # that is round(x / step), from which x / step is to be taken.
-        to_step = None if ctx.ternary else -(to_x * rest[0]).sum()
-        return to_x, to_step, None, None
+        to_step = None if ctx.by_sign else -(to_x * rest[0]).sum()
+        return to_x, to_step, None
 
 
 class _WeightCodes(torch.autograd.Function):

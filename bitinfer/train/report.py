@@ -1,23 +1,24 @@
-"""What a training run did: figures, how they came about, and the files that tell of it."""
+"""What a training run did: figures, how they came about, and ``report.json``, which keeps them."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from bitinfer.conversion.convert import Parity
-from bitinfer.errors import FormatError, InputTypeError, quote
+from bitinfer.errors import FormatError, quote
 from bitinfer.files import write_file
-from bitinfer.train.markdown import as_markdown, result_table
-from bitinfer.train.plot import as_svg, check_plotting
+from bitinfer.heads import ACCURACY, PEARSON, Metric
+from bitinfer.train.markdown import code, duration, size_text, table
 
 __all__ = [
+    "METRICS",
     "SCHEMA",
     "Architecture",
     "DataFile",
@@ -27,15 +28,14 @@ __all__ = [
     "StageResult",
     "TeacherResult",
     "TrainingReport",
-    "check_plotting",
     "read_report",
-    "standard_error",
     "write_report",
 ]
 
 SCHEMA = 1
 
-_T = TypeVar("_T")
+#: By their names.
+METRICS = {metric.name: metric for metric in (ACCURACY, PEARSON)}
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class PackedResult:
         bytes: its size.
         value: metric on the dev table.
         count: rows of that table.
-        standard_error: of ``value``, from `standard_error`; None where there is none.
+        standard_error: of ``value``, by the metric; None where there is none.
         parity: the engine beside the float64 reference, on the dev table.
     """
 
@@ -121,7 +121,10 @@ class Architecture:
 
 @dataclass(frozen=True)
 class DataFile:
-    """A table that was read: its file name without folder, its rows, the SHA-256 of the file."""
+    """A table that was read: its file name without folder, its rows, the SHA-256 of the file.
+
+    Of rows that no file held the name is ``"rows"``, the SHA-256 that of them as JSON.
+    """
 
     name: str
     rows: int
@@ -140,7 +143,7 @@ class TrainingReport:
         architecture: sizes of the model.
         teacher: the float model that taught; None after fine-tuning.
         stages: in the order they were trained.
-        packed: the packed model; None after fine-tuning, or if the last stage is not 1-1-1.
+        packed: the packed model; None after fine-tuning.
         float_bytes: size of the float weights in the output folder.
         options: the arguments of the function as they were given or left, plain data; keys that
             are not arguments are settings the run found out, and shown as such.
@@ -167,18 +170,10 @@ class TrainingReport:
     seconds: float
     data: dict[str, DataFile]
 
-    def asdict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON: numbers that are not finite become None.
-
-        Raises:
-            InputTypeError: An option is not plain data; names it.
-        """
-        plain: dict[str, Any] = _plain("report", self)
-        return {"schema": SCHEMA, **plain}
-
     def as_json(self) -> str:
-        """The content of ``report.json``; raises as `asdict`."""
-        return json.dumps(self.asdict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        """The content of ``report.json``, in which numbers that are not finite are null."""
+        data = {"schema": SCHEMA, **_finite(asdict(self))}
+        return json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @property
     def standard_error(self) -> float | None:
@@ -186,41 +181,66 @@ class TrainingReport:
         if self.packed is not None:
             return self.packed.standard_error
         best = self.stages[-1].best if self.stages else math.nan
-        return standard_error(self.metric, best, self.data["dev"].rows)
+        return self.measured.standard_error(best, self.data["dev"].rows)
+
+    @property
+    def measured(self) -> Metric:
+        """The metric itself."""
+        return METRICS[self.metric]
 
     def table(self) -> str:
         """Teacher, stages and packed model as a Markdown table."""
-        return result_table(self)
+        rows: list[Sequence[str]] = []
+        if self.teacher is not None:
+            name = f"teacher, {code(self.teacher.name)}"
+            rows.append((name, "32-32-32", *_figures(self.measured, self.teacher)))
+        for number, stage in enumerate(self.stages, start=1):
+            name = f"stage {number}" if self.command == "distill" else "fine-tuned"
+            last = number == len(self.stages) and self.packed is None
+            value = self.measured.text(stage.best, self.standard_error if last else None)
+            spent = (f"{stage.steps:,}", f"{stage.epochs:.1f}", duration(stage.seconds))
+            size = size_text(self.float_bytes) if last else ""
+            rows.append((name, stage.bits, *spent, value, size))
+        if self.packed is not None:
+            bits = self.stages[-1].bits if self.stages else ""
+            *rest, value, size = _figures(self.measured, self.packed, self.standard_error)
+            name = f"**packed**, {code(self.packed.file)}"
+            rows.append((name, bits, *rest, f"**{value}**", size))
+        measured = f"{self.metric}, {self.data['dev'].rows:,} dev rows"
+        return table(
+            ("model", "bits", "steps", "epochs", "time", measured, "size"), rows, "lr" + "r" * 5
+        )
+
+    def notes(self) -> list[str]:
+        """What a reader of the table has to know: paragraphs."""
+        found = []
+        if self.standard_error is not None:
+            found.append(f"± is one standard error of {self.data['dev'].rows:,} rows.")
+        if self.packed is not None:
+            parity = self.packed.parity
+            verdict = "Parity: exact." if parity.exact else "**Parity: NOT exact.**"
+            found.append(
+                f"{verdict} Packed engine against float64 reference: {parity.codes_differing:,} of "
+                f"{parity.codes:,} codes differ, logits within {parity.logits_difference:.1e} "
+                f"({parity.sequences:,} texts, {parity.tokens:,} tokens). As a float checkpoint "
+                f"the same model takes {size_text(self.float_bytes)}."
+            )
+        return found
 
 
-def standard_error(metric: str, value: float, count: int) -> float | None:
-    """How far a metric over ``count`` rows is expected to be off by the choice of the rows.
-
-    For accuracy ``sqrt(p (1 - p) / n)``; for a correlation ``(1 - r**2) / sqrt(n - 1)``, which
-    takes both variables to be normally distributed.  None where that is not defined.
-
-    >>> f"{standard_error('accuracy', 0.821, 872):.3f}"
-    '0.013'
-    """
-    if metric == "accuracy":
-        return math.sqrt(value * (1 - value) / count) if count and 0 <= value <= 1 else None
-    return (1 - value**2) / math.sqrt(count - 1) if count > 1 and math.isfinite(value) else None
+def _figures(
+    metric: Metric, model: TeacherResult | PackedResult, error: float | None = None
+) -> tuple[str, ...]:
+    return "", "", "", metric.text(model.value, error), size_text(model.bytes)
 
 
 def write_report(folder: Path, report: TrainingReport) -> None:
-    """Write ``report.json``, ``report.md`` and ``report.svg``; each appears complete or not at all.
-
-    The same report gives the same files, byte for byte.  Those that exist are replaced.
+    """Write ``report.json``, complete or not at all, in place of one that is there.
 
     Raises:
-        InputTypeError: An option is not plain data; names it.
-        UnsupportedError: matplotlib is not installed; the other two files are there all the same.
-        OSError: A file cannot be written.
+        OSError: It cannot be written.
     """
-    # The plot last: it is the one that may need something that is not there.
     write_file(folder / "report.json", report.as_json().encode(), overwrite=True)
-    write_file(folder / "report.md", as_markdown(report).encode(), overwrite=True)
-    write_file(folder / "report.svg", as_svg(report), overwrite=True)
 
 
 def read_report(path: str | os.PathLike[str]) -> TrainingReport:
@@ -242,72 +262,53 @@ def read_report(path: str | os.PathLike[str]) -> TrainingReport:
         raise FormatError(f"{file}: found no JSON ({error}), expected a report") from None
     if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
         raise FormatError(f"{file}: found no report of schema {SCHEMA}, expected one")
-    return _build(TrainingReport, data, f"{file}: ")
+    report: TrainingReport = _read(TrainingReport, data, f"{file}: report")
+    return report
 
 
 # ---- plain data
 
 
-def _plain(name: str, value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: _plain(field.name, getattr(value, field.name)) for field in fields(value)
-        }
-    if isinstance(value, Mapping):
-        return {str(key): _plain(f"{name}[{quote(key)}]", each) for key, each in value.items()}
+def _finite(value: Any) -> Any:
+    """Numbers that are not finite become None: JSON has no word for them."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(f"{name}[{index}]", each) for index, each in enumerate(value)]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "item"):  # a number of NumPy or PyTorch
-        value = value.item()
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    raise InputTypeError(f"{name}: found {type(value).__name__}, expected plain data")
-
-
-def _build(kind: type[_T], data: Any, where: str) -> _T:
-    """A dataclass from what `_plain` made of it."""
-    if not isinstance(data, dict):
-        raise FormatError(f"{where}found {quote(data)}, expected an object")
-    hints = get_type_hints(kind)
-    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    for name in sorted(names ^ data.keys()):
-        missing = "no key" if name in names else "unknown key"
-        raise FormatError(f"{where}found {missing} {name!r}, expected {sorted(names)}")
-    return kind(**{name: _read(hints[name], data[name], f"{where}{name}") for name in names})
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
+    """What JSON has of a value of that type."""
     arguments = get_args(kind)
-    if kind is Any:
-        return value
+    if kind is Any or (kind is float and value is None):
+        return math.nan if kind is float else value
     if get_origin(kind) is UnionType:  # X | None
         rest = next(each for each in arguments if each is not NoneType)
         return None if value is None else _read(rest, value, where)
     if get_origin(kind) is Literal:
-        expected = " or ".join(map(repr, arguments))
-        return _expect(value in arguments, value, where, expected)
+        _expect(value in arguments, value, where, " or ".join(map(repr, arguments)))
+        return value
     if get_origin(kind) is tuple:
         _expect(isinstance(value, list), value, where, "a list")
         return tuple(_read(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if get_origin(kind) is dict:
+    if get_origin(kind) is dict or is_dataclass(kind):
         _expect(isinstance(value, dict), value, where, "an object")
+    if get_origin(kind) is dict:
         return {k: _read(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    if isinstance(kind, type) and is_dataclass(kind):
-        return _build(kind, value, f"{where}.")
-    if kind is float:
-        if value is None:
-            return math.nan
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return float(_expect(number, value, where, "a number"))
-    matches = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    return _expect(matches, value, where, kind.__name__)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        for name in sorted(hints.keys() ^ value.keys()):
+            missing = "no key" if name in hints else "unknown key"
+            raise FormatError(f"{where}: found {missing} {name!r}, expected {sorted(hints)}")
+        assert isinstance(kind, type)
+        return kind(**{k: _read(hints[k], v, f"{where}.{k}") for k, v in value.items()})
+    types = (int, float) if kind is float else kind
+    right = isinstance(value, types) and (kind is bool or not isinstance(value, bool))
+    _expect(right, value, where, "a number" if kind is float else kind.__name__)
+    return float(value) if kind is float else value
 
 
-def _expect(condition: bool, value: Any, where: str, expected: str) -> Any:
+def _expect(condition: bool, value: Any, where: str, expected: str) -> None:
     if not condition:
         raise FormatError(f"{where}: found {quote(value)}, expected {expected}")
-    return value

@@ -1,27 +1,25 @@
 """The network that is trained: a BERT with quantized weights, embeddings and activations.
 
-Its parameters have the published names, so that its state is a checkpoint.  With one bit for
-everything it computes what `bitinfer.reference` defines, with 32 bits what a float BERT does, which
-also makes it the first teacher.  Between the two it differs from the published code in one point:
-unsigned codes of more than one bit begin at 0, not at the minimum of the batch, on which the
-answers would depend.
+Its parameters have the published names, so that its state is a checkpoint.  With few bits it
+computes what `bitinfer.reference` defines, with 32 bits what a float BERT does, which also makes it
+the first teacher.  It differs from the published code in one point: unsigned codes of more than one
+bit begin at 0, not at the minimum of the batch, on which the answers would depend.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bitinfer.train.options import Bits
+from bitinfer.codes import FLOAT, POINTS, Bits
 from bitinfer.train.quantizers import initial_step, quantize, weight_codes
 
-__all__ = ["Outputs", "Shape", "Student"]
-
-_FULL = 32
+__all__ = ["Outputs", "Quantizer", "Shape", "Student"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +28,6 @@ class Shape:
 
     Attributes:
         epsilon: of the layer norms; 1e-12 in every published BiT model.
-        row_scales: a weight scale for each output, as ``weight_layerwise=false`` of the published
-            code, rather than one for each matrix.
-        two_set: unsigned codes for what is not negative, the probabilities and the output of ReLU
-            (BiT, section 3.1); signed ones everywhere if false, which the engine does not run.
-        fixed_steps: steps stay what the first batch made them.
     """
 
     hidden: int
@@ -47,9 +40,6 @@ class Shape:
     outputs: int
     activation: str
     epsilon: float = 1e-12
-    row_scales: bool = True
-    two_set: bool = True
-    fixed_steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +70,7 @@ class Student(nn.Module):
 
     Args:
         shape: its sizes.
-        bits: of weights, embeddings and activations.
+        bits: of weights, embeddings, and the activations at each point.
         dtype: of the factors of matrix products; sums, norms and the residual stream have the type
             of the parameters.
 
@@ -118,38 +108,45 @@ class Student(nn.Module):
         return Outputs(self.classifier(pooled), tuple(hidden), tuple(scores))
 
     @torch.no_grad()
-    def begin_steps(self, ids: Tensor, segments: Tensor, mask: Tensor) -> None:
-        """Take all steps from a batch: each from the values that the steps before it lead to."""
-        quantizers = [each for each in self.modules() if isinstance(each, _Quantizer)]
+    def begin_steps(
+        self, ids: Tensor, segments: Tensor, mask: Tensor, points: Collection[str] = POINTS
+    ) -> None:
+        """Take the steps of some points from a batch, each from the values that those before give.
+
+        Args:
+            ids, segments, mask: as of `forward`.
+            points: of every layer; default all.
+        """
+        quantizers = [each for each in self.modules() if isinstance(each, Quantizer)]
         for each in quantizers:
-            each.fresh = True
+            each.fresh = each.point in points
         self(ids, segments, mask)
         for each in quantizers:
             each.fresh = False
 
     def twin(self, shape: Shape, bits: Bits) -> Student:
         """A network of other kinds or bits with these parameters, of their type and device."""
-        other = Student(shape, bits, dtype=self.bert.numerics.dtype).to(self.classifier.weight)
+        other = type(self)(shape, bits, dtype=self.bert.numerics.dtype).to(self.classifier.weight)
         other.load_state_dict(self.state_dict())
         return other
 
 
-class _Quantizer(nn.Module):
-    """Makes codes with steps that its owner holds, under the names they have in a checkpoint."""
+class Quantizer(nn.Module):
+    """Makes the codes of a point, with a step that its owner holds, by its published name."""
 
-    def __init__(self, shape: Shape, numerics: _Numerics, *, signed: bool) -> None:
+    def __init__(self, numerics: _Numerics, point: str) -> None:
         super().__init__()
-        self.bits = numerics.bits.activations
-        self.signed = signed or not shape.two_set
+        self.point = point
+        self.codes = None if numerics.bits.at(point) == FLOAT else numerics.bits.codes(point)
         self.dtype = numerics.dtype
         self.fresh = False
 
     def forward(self, x: Tensor, step: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Codes and step; ``real`` [B, S] or what broadcasts to x tells values from padding."""
-        if self.fresh and self.bits != _FULL:
+        if self.fresh and self.codes is not None:
             magnitude = x.abs().mul(real).sum() / real.expand_as(x).sum()
-            step.copy_(initial_step(magnitude, self.bits, signed=self.signed))
-        codes, step = quantize(x, step, self.bits, signed=self.signed)
+            step.copy_(initial_step(magnitude, self.codes))
+        codes, step = quantize(x, step, self.codes)
         return codes.to(self.dtype), step
 
 
@@ -165,17 +162,14 @@ class _Shift(nn.Module):
 class _Linear(nn.Module):
     """``x W^T + b`` of the codes of a shifted input and a weight."""
 
-    def __init__(
-        self, inputs: int, outputs: int, shape: Shape, numerics: _Numerics, *, signed: bool = True
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, numerics: _Numerics, point: str) -> None:
         super().__init__()
         self.numerics = numerics
-        self.row_scales = shape.row_scales
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.move = _Shift(inputs)
-        self.input_clip_val = _step_parameter(shape)
-        self.quantizer = _Quantizer(shape, numerics, signed=signed)
+        self.input_clip_val = nn.Parameter(torch.ones(()))
+        self.quantizer = Quantizer(numerics, point)
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
@@ -186,12 +180,12 @@ class _Linear(nn.Module):
         return output
 
     def _weight(self) -> tuple[Tensor, Tensor]:
-        if self.numerics.bits.weights == _FULL:
+        if self.numerics.bits.weights == FLOAT:
             return self.weight.to(self.numerics.dtype), self.weight.new_ones(())
         weight = self.weight.detach()
-        scale = weight.abs().mean(1) if self.row_scales else weight.abs().mean()
-        rows = scale[:, None] if self.row_scales else scale
-        return weight_codes(self.weight, weight.mean(), rows).to(self.numerics.dtype), scale
+        scale = weight.abs().mean(1)
+        codes = weight_codes(self.weight, weight.mean(), scale[:, None])
+        return codes.to(self.numerics.dtype), scale
 
 
 class _Bert(nn.Module):
@@ -200,7 +194,7 @@ class _Bert(nn.Module):
         self.numerics = numerics
         self.embeddings = _Embeddings(shape, numerics)
         self.encoder = _Encoder(shape, numerics)
-        dense = _Linear(shape.hidden, shape.hidden, shape, numerics)
+        dense = _Linear(shape.hidden, shape.hidden, numerics, "pooler.in")
         self.pooler = nn.ModuleDict({"dense": dense})
 
     def forward(
@@ -252,7 +246,7 @@ class _Embeddings(nn.Module):
 
     def _words(self, ids: Tensor) -> Tensor:
         rows: Tensor = self.word_embeddings(ids)
-        if self.bits == _FULL:
+        if self.bits == FLOAT:
             return rows
         scale = rows.detach().abs().mean(-1, keepdim=True)
         mean = self.word_embeddings.weight.detach().mean()
@@ -263,12 +257,12 @@ class _Layer(nn.Module):
     def __init__(self, shape: Shape, numerics: _Numerics) -> None:
         super().__init__()
         attention = _Attention(shape, numerics)
-        output = _Output(shape.hidden, shape, numerics, signed=True)
+        output = _Output(shape.hidden, shape, numerics, "attention.output.in")
         self.attention = nn.ModuleDict({"self": attention, "output": output})
-        dense = _Linear(shape.hidden, shape.intermediate, shape, numerics)
+        dense = _Linear(shape.hidden, shape.intermediate, numerics, "intermediate.in")
         self.intermediate = nn.ModuleDict({"dense": dense})
         self.activation = functional.relu if shape.activation == "relu" else functional.gelu
-        self.output = _Output(shape.intermediate, shape, numerics, signed=False)
+        self.output = _Output(shape.intermediate, shape, numerics, "output.in")
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         context, scores = self.attention["self"](hidden, mask)
@@ -280,9 +274,9 @@ class _Layer(nn.Module):
 class _Output(nn.Module):
     """Back to the residual stream."""
 
-    def __init__(self, inputs: int, shape: Shape, numerics: _Numerics, *, signed: bool) -> None:
+    def __init__(self, inputs: int, shape: Shape, numerics: _Numerics, point: str) -> None:
         super().__init__()
-        self.dense = _Linear(inputs, shape.hidden, shape, numerics, signed=signed)
+        self.dense = _Linear(inputs, shape.hidden, numerics, point)
         self.LayerNorm = nn.LayerNorm(shape.hidden, eps=shape.epsilon)
 
     def forward(self, x: Tensor, residual: Tensor, mask: Tensor) -> Tensor:
@@ -295,30 +289,28 @@ class _Attention(nn.Module):
         super().__init__()
         self.heads = shape.heads
         for name in ("query", "key", "value"):
-            setattr(self, name, _Linear(shape.hidden, shape.hidden, shape, numerics))
+            setattr(self, name, _Linear(shape.hidden, shape.hidden, numerics, f"{name}.in"))
         for name in ("query", "key", "value", "attn"):
-            setattr(self, f"clip_{name}", _step_parameter(shape))
-        self.signed = _Quantizer(shape, numerics, signed=True)
-        self.unsigned = _Quantizer(shape, numerics, signed=False)
+            setattr(self, f"clip_{name}", nn.Parameter(torch.ones(())))
+        points = ("query", "key", "value", "attention.probs")
+        # By names that a module may have: a point's dots are none.
+        self.quantizers = nn.ModuleList([Quantizer(numerics, point) for point in points])
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        query, query_step = self._codes("query", hidden, mask)
-        key, key_step = self._codes("key", hidden, mask)
-        value, value_step = self._codes("value", hidden, mask)
+        names = ("query", "key", "value")
+        found = [self._codes(index, name, hidden, mask) for index, name in enumerate(names)]
+        (query, query_step), (key, key_step), (value, value_step) = found
         factor = query_step * key_step / math.sqrt(query.shape[3])
         scores = (query @ key.transpose(2, 3)).to(hidden.dtype) * factor
         columns = mask[:, None, None]
         probs = torch.softmax(scores.masked_fill(~columns, -math.inf), dim=3)
-        codes, step = self.unsigned(probs, self.clip_attn, columns & mask[:, None, :, None])
+        codes, step = self.quantizers[3](probs, self.clip_attn, columns & mask[:, None, :, None])
         context = (codes @ value).to(hidden.dtype) * (step * value_step)
         return context.transpose(1, 2).flatten(2), scores
 
-    def _codes(self, name: str, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _codes(self, index: int, name: str, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Codes [B, heads, S, H / heads] and their step."""
         x: Tensor = getattr(self, name)(hidden, mask)
-        codes, step = self.signed(x, getattr(self, f"clip_{name}"), mask[..., None])
+        step = getattr(self, f"clip_{name}")
+        codes, step = self.quantizers[index](x, step, mask[..., None])
         return codes.unflatten(2, (self.heads, -1)).transpose(1, 2), step
-
-
-def _step_parameter(shape: Shape) -> nn.Parameter:
-    return nn.Parameter(torch.ones(()), requires_grad=not shape.fixed_steps)

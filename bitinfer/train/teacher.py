@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from bitinfer.codes import Bits
 from bitinfer.errors import ConversionError, InputError, quote, shorten
 from bitinfer.families.checkpoint import read_config, read_vocab, unpickle
 from bitinfer.files import file_sha256
 from bitinfer.runtime.text import TextTokenizer
-from bitinfer.train.options import Bits
 from bitinfer.train.student import Shape, Student
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
 
-__all__ = ["Folder", "as_student", "has_head", "open_folder", "read_model", "weights_files"]
+__all__ = ["Folder", "as_student", "has_head", "open_folder", "read_bert", "weights_files"]
 
 # What the configuration of a BERT can say that our network does not do.
 _EXPECTED = {
@@ -69,6 +69,12 @@ class Folder:
     config: dict[str, Any]
     vocab: str
     lowercase: bool
+
+    @property
+    def outputs(self) -> int:
+        """Rows of the classifier, as transformers has it from the configuration."""
+        names = self.config.get("id2label")
+        return len(names) if isinstance(names, dict) else self.config.get("num_labels", 2)
 
     @property
     def positions(self) -> int:
@@ -151,7 +157,7 @@ def weights_files(folder: Path) -> list[Path]:
     raise ConversionError(f"{folder}: found no weights, expected {' or '.join(names)}")
 
 
-def read_model(
+def read_bert(
     folder: Folder, *, outputs: int, head: bool, dropout: float | None = None
 ) -> BertForSequenceClassification:
     """The float32 model, as transformers builds it.

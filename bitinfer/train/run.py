@@ -1,0 +1,176 @@
+"""What a training needs to go on after a kill: one file in a folder of its own, and a log."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitinfer.errors import InputError, quote, shorten
+from bitinfer.families.checkpoint import unpickle
+from bitinfer.files import TEMPORARY, write_file
+from bitinfer.train.report import Point, StageResult
+
+__all__ = ["Run", "log_line", "write_log"]
+
+_STATE, _LOG = "state.pt", "log.jsonl"
+_OWN = re.compile(rf"{re.escape(_STATE)}|{re.escape(_LOG)}|{TEMPORARY.pattern}")
+_DAMAGE = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+_FORMAT = 4  # of the state: one of another format cannot be gone on with
+
+
+class Run:
+    """The state of a training on the disk.
+
+    Args:
+        folder: made if it does not exist; `check_folder` tells whether it may be used.
+        settings: all that the result depends on, plain data.
+
+    Attributes:
+        results: of the stages that came to their end.
+        weights: of the last of them.
+        middle: of the stage after it, as `keep` was given it, or None.
+        earlier: seconds of work that were found here, and need not be done again.
+
+    Raises:
+        InputError: the state is damaged, or of other settings.
+        OSError: the folder cannot be made, read, or written to; of all methods.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder = folder
+        self.results: list[StageResult] = []
+        self.weights: dict[str, Tensor] = {}
+        self.middle: dict[str, Any] | None = None
+        self._settings = json.dumps({"format": _FORMAT, **settings}, sort_keys=True)
+        self.earlier = 0.0
+        folder.mkdir(exist_ok=True)
+        if self._path.exists():
+            with self.reading():
+                self._read()
+
+    @staticmethod
+    def check_folder(folder: Path, *, resume: bool) -> None:
+        """Whether a run may begin in a folder, or go on with what it holds.
+
+        Raises:
+            InputError: a training is there that is not to be resumed, or something else alone.
+        """
+        found = list(folder.iterdir())
+        if any(map(_is_own, found)):
+            if not resume:
+                raise InputError(
+                    f"{folder}: found an unfinished training, expected none (resume it, or delete "
+                    "it)"
+                )
+        elif found:
+            name = quote(min(path.name for path in found))
+            raise InputError(f"{folder}: found {name}, expected an unfinished training or nothing")
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """A block in which an error is that of a damaged state."""
+        try:
+            yield
+        except InputError:
+            raise
+        except (*_DAMAGE, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{self._path}: damaged ({shorten(str(error))}), expected the state of a training"
+            ) from error
+
+    def keep(self, middle: dict[str, Any] | None) -> None:
+        """Save where a stage is in place of what was saved before; a kill leaves one of both."""
+        content = {
+            "settings": self._settings,
+            "results": [asdict(result) for result in self.results],
+            "weights": self.weights,
+            "middle": middle,
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_file(self._path, buffer.getbuffer(), overwrite=True)
+
+    def finish(self, weights: dict[str, Tensor], result: StageResult) -> None:
+        """Save a stage that came to its end."""
+        self.results.append(result)
+        self.weights, self.middle = weights, None
+        self.keep(None)
+
+    def log(self, line: str) -> None:
+        """Add a line to the log, for who looks on."""
+        with open(self.folder / _LOG, "a", encoding="utf-8") as file:
+            file.write(line)
+
+    def remove(self) -> None:
+        """Delete what is no longer needed to go on; files of other names stay."""
+        for path in self.folder.iterdir():
+            if _is_own(path):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / _STATE
+
+    def _read(self) -> None:
+        # PyTorch itself does not look at the checksums.
+        with zipfile.ZipFile(self._path) as archive:
+            if (wrong := archive.testzip()) is not None:
+                raise ValueError(f"wrong checksum of {wrong}")
+        saved: Any = unpickle(self._path)
+        self._check(saved["settings"])
+        self.results = [
+            StageResult(**each | {"points": tuple(Point(**point) for point in each["points"])})
+            for each in saved["results"]
+        ]
+        self.weights, self.middle = saved["weights"], saved["middle"]
+        self.earlier = sum(result.seconds for result in self.results)
+        self.earlier += float(self.middle["seconds"]) if self.middle is not None else 0.0
+
+    def _check(self, settings: str) -> None:
+        found, now = json.loads(settings), json.loads(self._settings)
+        if found.get("format") != _FORMAT:
+            raise InputError(
+                f"{self._path}: found a training of another version of bitinfer, expected one of "
+                "this (go on with that version, or delete it)"
+            )
+        names = sorted(name for name in {*found, *now} if found.get(name) != now.get(name))
+        other = [f"{name} {quote(found.get(name))}, now {quote(now.get(name))}" for name in names]
+        if other:
+            raise InputError(
+                f"{self._path}: found a training with other options or data ({'; '.join(other)}), "
+                "expected the same"
+            )
+
+
+def write_log(folder: Path, stages: Iterable[StageResult]) -> None:
+    """Write all that was measured, a line of JSON for each point.
+
+    Not a copy of what a run logged: a kill may leave half a line, and what was done after the last
+    state was saved is done again.
+    """
+    lines = [log_line(stage.bits, point) for stage in stages for point in stage.points]
+    (folder / _LOG).write_text("".join(lines), encoding="utf-8")
+
+
+def log_line(stage: str, point: Point) -> str:
+    """A measurement as the log has it, where JSON has no nan."""
+    value = point.value if math.isfinite(point.value) else None
+    return f"{json.dumps({'stage': stage, **asdict(point), 'value': value})}\n"
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a `Run` makes files of that name."""
+    return _OWN.fullmatch(path.name) is not None and not path.is_dir()
