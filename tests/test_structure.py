@@ -36,7 +36,7 @@ TORCH_AT_IMPORT = {"reference.py"} | {
     f"train/{module}.py"
     for module in (
         *("distillation", "finetuning", "loop", "losses"),
-        *("quantizers", "session", "student", "teacher"),
+        *("quantizers", "run", "session", "student", "teacher"),
     )
 }
 

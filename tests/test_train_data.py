@@ -375,7 +375,9 @@ def test_join(task: Task, tokenizer: TextTokenizer, torch: Any) -> None:
     first = tokenize(
         LabelledTexts([("a b", None), ("c", "d")], numbers), task, tokenizer, 8, name="train"
     )
-    second = tokenize(LabelledTexts([("e", None), ("f g h", "a")], []), task, tokenizer, 8, name="more")
+    second = tokenize(
+        LabelledTexts([("e", None), ("f g h", "a")], []), task, tokenizer, 8, name="more"
+    )
     both = join(first, second)
     assert both.task is task
     assert both.targets.dtype == first.targets.dtype == second.targets.dtype
@@ -393,7 +395,9 @@ def test_join(task: Task, tokenizer: TextTokenizer, torch: Any) -> None:
 
 def test_unlabelled_texts_that_are_wrong(tokenizer: TextTokenizer, torch: Any) -> None:
     with pytest.raises(InputError, match=r"^more: text 1: lone surrogate"):
-        tokenize(LabelledTexts([("a", None), ("\ud800", None)], []), CLASSES, tokenizer, 8, name="more")
+        tokenize(
+            LabelledTexts([("a", None), ("\ud800", None)], []), CLASSES, tokenizer, 8, name="more"
+        )
     with pytest.raises(InputError, match="max_length"):
         tokenize(LabelledTexts([("a", None)], []), CLASSES, tokenizer, 2, name="more")
 
@@ -438,7 +442,9 @@ def test_the_part_replaced_differs_from_text_to_text(tokenizer: TextTokenizer, t
 
 
 def test_token_noise_is_a_function_of_the_generator(tokenizer: TextTokenizer, torch: Any) -> None:
-    data = tokenize(LabelledTexts([("a b c d e f g h", None)] * 9, []), CLASSES, tokenizer, 16, name="x")
+    data = tokenize(
+        LabelledTexts([("a b c d e f g h", None)] * 9, []), CLASSES, tokenizer, 16, name="x"
+    )
     batch = collate(data, np.arange(9))
 
     def noisy(seed: int, share: float = 0.4) -> Any:

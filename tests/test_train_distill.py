@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -43,12 +44,14 @@ from bitinfer.train import (  # noqa: E402
     finetune,
     loop,
     read_report,
+    session,
 )
+from bitinfer.train.run import Run  # noqa: E402
 
 Capture = pytest.CaptureFixture[str]
 FEW: dict[str, Any] = {"steps": 8, "bits": ["1-1-2", "1-1-1"], "batch_size": 8, "threads": 1}
 FILES = {"pytorch_model.bin", "config.json", "vocab.txt", "tokenizer_config.json", "README.md"}
-FILES |= {"report.json", "report.md", "report.svg", "log.jsonl"}
+FILES |= {"report.json", "report.md", "log.jsonl"}
 
 
 def names(folder: Path) -> set[str]:
@@ -102,7 +105,7 @@ def test_what_comes_out(made: tuple[TrainingReport, Path]) -> None:
     points = sum(len(stage.points) for stage in report.stages)
     assert len((out / "log.jsonl").read_text().splitlines()) == points
     card = (out / "README.md").read_text()
-    assert card.startswith("# out\n")
+    assert "\n# out\n" in card
     assert "MIT" in card
     assert "Parity: exact." in card
     assert report.table() in (out / "report.md").read_text()
@@ -473,15 +476,33 @@ def test_gelu_and_all_losses(toy: Toy, tmp_path: Path) -> None:
     assert config["hidden_act"] == "gelu"
 
 
-@pytest.mark.parametrize("bits", ["1-1-2", "1-1-4", "32-32-32"])
-def test_students_that_cannot_be_packed(
-    bits: str, toy: Toy, tmp_path: Path, capsys: Capture
-) -> None:
+@pytest.mark.parametrize("bits", ["32-32-32", "1-32-1", "1-1-8", "1-1-1+attention=5", "1-1-32"])
+def test_bits_that_cannot_be_packed(bits: str, toy: Toy, tmp_path: Path, capsys: Capture) -> None:
+    """Of the last student: refused before anything is trained."""
     files = ["--train", str(toy.train), "--dev", str(toy.dev), "--output", str(tmp_path / "out")]
-    assert main(["distill", str(toy.teacher), *files, "--bits", bits, "--steps", "3"]) == 0
-    assert "only a last stage of 1-1-1 can be packed" in capsys.readouterr().out
-    assert names(tmp_path / "out") == FILES
-    assert read_report(tmp_path / "out").packed is None
+    assert main(["distill", str(toy.teacher), *files, "--bits", f"1-1-1,{bits}"]) == 2
+    shown = re.escape(f"found {bits} last, expected bits that can be packed")
+    assert re.search(shown, capsys.readouterr().err)
+    with pytest.raises(InputError, match=shown):
+        start(toy, tmp_path / "out", bits=[bits])
+    assert not names(tmp_path)
+
+
+@pytest.mark.skip(reason="the engine does not run them yet")
+@pytest.mark.parametrize("bits", ["1-1-2", "1-1-4", "1-1-1+attention=4"])
+def test_students_of_a_few_bits(bits: str, toy: Toy, tmp_path: Path) -> None:
+    """Are packed, verified and reported as those of one."""
+    report = start(toy, tmp_path / "out", bits=["32-32-8", bits], licence="MIT")
+    assert [stage.bits for stage in report.stages] == ["32-32-8", bits]
+    assert names(tmp_path / "out") == {*FILES, "packed.safetensors"}
+    assert report.packed is not None
+    assert report.packed.parity.exact
+    assert report.packed.value == pytest.approx(report.stages[-1].best, abs=2 / 60)
+    model = bitinfer.load(tmp_path / "out")
+    assert model.info()["bits"] == bits
+    found = evaluate(model, read_rows(toy.dev))
+    assert found.value == report.packed.value
+    assert bits in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_shares_and_looks(toy: Toy, tmp_path: Path) -> None:
@@ -672,7 +693,7 @@ def go_on(toy: Toy, folder: Path, unbroken: Path) -> TrainingReport:
 
 @contextlib.contextmanager
 def stopped_at(
-    monkeypatch: pytest.MonkeyPatch, call: int, owner: Any = loop.Run, name: str = "keep"
+    monkeypatch: pytest.MonkeyPatch, call: int, owner: Any = Run, name: str = "keep"
 ) -> Iterator[None]:
     """A training that is stopped at one of the calls of a function, and saved at each step."""
     function, calls = getattr(owner, name), itertools.count(1)
@@ -690,26 +711,25 @@ def stopped_at(
 
 
 @pytest.mark.parametrize(
-    ("place", "name", "call", "found"),
+    ("owner", "name", "call", "found"),
     [
-        ("loop.Run", "keep", 1, set()),
-        ("loop.Run", "keep", 3, {"state.pt"}),
-        ("loop.Run", "keep", 6, {"state.pt", "stage-0.pt"}),
-        ("loop.Run", "finish", 1, {"state.pt"}),
-        ("loop.Run", "finish", 2, {"state.pt", "stage-0.pt"}),
-        ("distillation", "_begin_steps", 2, {"state.pt", "stage-0.pt"}),
-        ("distillation", "_write_published", 1, {"state.pt", "stage-0.pt", "stage-1.pt"}),
-        ("distillation", "convert", 1, {"state.pt", "stage-0.pt", "stage-1.pt"}),
-        ("distillation", "measure_parity", 1, {"state.pt", "stage-0.pt", "stage-1.pt"}),
-        ("distillation", "write_report", 1, {"state.pt", "stage-0.pt", "stage-1.pt"}),
-        ("distillation", "write_card", 1, {"state.pt", "stage-0.pt", "stage-1.pt"}),
+        (Run, "keep", 1, set()),
+        (Run, "keep", 3, {"state.pt"}),
+        (Run, "keep", 6, {"state.pt"}),
+        (Run, "finish", 1, {"state.pt"}),
+        (Run, "finish", 2, {"state.pt"}),
+        (distillation, "_begin_steps", 2, {"state.pt"}),
+        (distillation, "_write_published", 1, {"state.pt"}),
+        (distillation, "convert", 1, {"state.pt"}),
+        (distillation, "measure_parity", 1, {"state.pt"}),
+        (session, "write_pages", 1, {"state.pt"}),
+        (session, "write_log", 1, {"state.pt"}),
     ],
 )
 def test_going_on_after_a_stop(
-    place: str, name: str, call: int, found: set[str], toy: Toy, unbroken: Path, tmp_path: Path,
+    owner: Any, name: str, call: int, found: set[str], toy: Toy, unbroken: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    owner = loop.Run if place == "loop.Run" else distillation
     with stopped_at(monkeypatch, call, owner, name):
         start(toy, tmp_path / "out", evaluate_every=2)
     assert names(tmp_path) == ({"out.partial"} if found else set())
@@ -728,7 +748,7 @@ def test_going_on_with_all_that_is_drawn(
     start(toy, tmp_path / "a", **options)
     with stopped_at(monkeypatch, 8):
         start(toy, tmp_path / "b", **options)
-    assert "stage-0.pt" in names(tmp_path / "b.partial")
+    assert len(torch.load(tmp_path / "b.partial" / "state.pt")["results"]) == 1
     start(toy, tmp_path / "b", **options, resume=True)
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
@@ -754,15 +774,16 @@ def test_going_on_with_nothing(toy: Toy, unbroken: Path, tmp_path: Path) -> None
 _KILLED = """
 import json, os, signal, sys
 from bitinfer.train import distill, loop
+from bitinfer.train.run import Run
 loop._SAVE_EVERY = -1.0
-keep = loop.Run.keep
-def keep_and_die(run, stage, state):
-    keep(run, stage, state)
-    if (stage, state["state"]["step"]) == (1, 2):
+keep = Run.keep
+def keep_and_die(run, middle):
+    keep(run, middle)
+    if middle is not None and (len(run.results), middle["step"]) == (1, 2):
         with open(run.folder / "log.jsonl", "a") as file:
             file.write('{"stage": ')  # as if it had been at this
         os.kill(os.getpid(), signal.SIGKILL)
-loop.Run.keep = keep_and_die
+Run.keep = keep_and_die
 arguments, options = json.loads(sys.argv[1])
 distill(*arguments, **options)
 """
@@ -784,7 +805,7 @@ def test_a_disk_that_is_full_at_the_end(
     """The limit of the size of files stands for it: errors come from where they would."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     write = distillation._write_published
-    for size in (100, 40_000, 62_000):  # weights, packed file, plot
+    for size in (100, 40_000):  # weights, packed file
 
         def limited(*arguments: Any, size: int = size) -> Any:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))

@@ -27,7 +27,7 @@ from bitinfer.train.options import Budget  # noqa: E402
 from bitinfer.train.report import Point, StageResult  # noqa: E402
 from bitinfer.train.run import Run, write_log  # noqa: E402
 
-OPTIONS = LoopOptions(batch_size=4, rate=0.1, warmup=0.25, decay=0.01, evaluate_every=3, seed=0)
+OPTIONS = LoopOptions(batch_size=4, rate=0.1, warmup=0.25, evaluate_every=3)
 ROWS = 10  # three batches an epoch
 SETTINGS = {"seed": 0, "train": "f00d"}
 
@@ -96,7 +96,7 @@ class Training:
             name="1-1-2",
             budget=budget,
             options=options,
-            run=Run(self.folder, SETTINGS),
+            run=more.pop("run", None) or Run(self.folder, SETTINGS),
             show_progress_bar=more.pop("show_progress_bar", False),
             **more,
         )
@@ -136,7 +136,9 @@ def test_token_noise(training: Training, network: Any, data: Dataset, tmp_path: 
         first = seen("d", 0.3, stop_at=5)
     assert first + seen("d", 0.3) == noisy
     # Another stage sees the same examples with other tokens.
-    other = seen("e", 0.3, stage=1)
+    second = Run(tmp_path / "e", SETTINGS)
+    second.finish({}, RESULT)
+    other = seen("e", 0.3, run=second)
     assert [rows for rows, _ in other] == [rows for rows, _ in noisy]
     assert sum(a != b for a, b in zip(other, noisy, strict=True)) > 5
     # The same examples again, in another epoch, are replaced otherwise.
@@ -179,7 +181,7 @@ def test_budget_in_minutes(training: Training, monkeypatch: pytest.MonkeyPatch) 
     assert 30 <= result.seconds <= 33
     assert 0 < result.steps < 30
     monkeypatch.undo()
-    assert training(Budget(minutes=1e-9), stage=1).steps == 0
+    assert training(Budget(minutes=1e-9)).steps == 0
 
 
 def test_measurements(training: Training) -> None:
@@ -293,7 +295,7 @@ def test_progress(training: Training, capsys: pytest.CaptureFixture[str]) -> Non
     training(Budget(steps=6))
     assert capsys.readouterr() == ("", "")
     training.values = iter([0.1234, 0.5])
-    training(Budget(steps=6), stage=1, show_progress_bar=True)
+    training(Budget(steps=6), show_progress_bar=True)
     shown = capsys.readouterr().err
     assert "1-1-2 " in shown
     assert "dev=0.5000" in shown or "dev=0.1234" in shown
@@ -350,10 +352,10 @@ def test_what_was_not_saved_is_done_again(
     broken = start(data, tmp_path / "b")
     keep, kept = Run.keep, []
 
-    def keep_once(run: Run, stage: int, state: dict[str, Any]) -> None:
-        kept.append(stage)
+    def keep_once(run: Run, middle: dict[str, Any]) -> None:
+        kept.append(middle["step"])
         if len(kept) == 4:
-            keep(run, stage, state)
+            keep(run, middle)
 
     monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
     monkeypatch.setattr(Run, "keep", keep_once)
@@ -380,7 +382,7 @@ def test_time_goes_on(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyP
     broken.stop_at = 4
     with pytest.raises(KeyboardInterrupt):
         broken(Budget(minutes=1))
-    spent = torch.load(tmp_path / "state.pt")["state"]["seconds"]
+    spent = torch.load(tmp_path / "state.pt")["middle"]["seconds"]
     assert spent > 10
     now[0] = 1e6
     resumed = start(data, tmp_path)
@@ -388,18 +390,17 @@ def test_time_goes_on(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert 60 <= result.seconds <= 65
     seconds = [point.seconds for point in result.points]
     assert seconds == sorted(seconds)
-    run = Run(tmp_path, SETTINGS)
-    run.finish(0, {}, result)
-    run.finished(0)
-    assert run.earlier == result.seconds
+    Run(tmp_path, SETTINGS).finish({}, result)
+    assert Run(tmp_path, SETTINGS).earlier == result.seconds
 
 
 @pytest.mark.usefixtures("save_always")
-def test_the_state_of_another_stage_is_left_alone(data: Dataset, tmp_path: Path) -> None:
+def test_the_state_of_a_stage_that_is_finished_is_gone(data: Dataset, tmp_path: Path) -> None:
     first = start(data, tmp_path)
-    first(Budget(steps=3))
+    result = first(Budget(steps=3))
+    Run(tmp_path, SETTINGS).finish(first.network.state_dict(), result)
     second = start(data, tmp_path)
-    assert second(Budget(steps=3), stage=1).steps == 3
+    assert second(Budget(steps=3)).steps == 3
     assert second.steps == 3
 
 
@@ -440,14 +441,14 @@ RESULT = StageResult("1-1-2", 5, 1.5, 2.0, 3, 0.5, (Point(3, 1.0, None, 0.5),))
 
 
 def test_finished_stages(tmp_path: Path) -> None:
+    """The results of all, and the weights of the last."""
     run = Run(tmp_path / "run", SETTINGS)
-    assert run.finished(0) is None
-    run.finish(0, {"a": torch.arange(3)}, RESULT)
-    found = Run(tmp_path / "run", SETTINGS).finished(0)
-    assert found is not None
-    assert torch.equal(found[0]["a"], torch.arange(3))
-    assert found[1] == RESULT
-    assert run.finished(1) is None
+    assert (run.results, run.weights, run.middle) == ([], {}, None)
+    run.finish({"a": torch.zeros(3)}, RESULT)
+    run.finish({"a": torch.arange(3)}, replace(RESULT, bits="1-1-1"))
+    found = Run(tmp_path / "run", SETTINGS)
+    assert torch.equal(found.weights["a"], torch.arange(3))
+    assert found.results == [RESULT, replace(RESULT, bits="1-1-1")]
     run.remove()
     assert not (tmp_path / "run").exists()
 
@@ -457,15 +458,15 @@ def test_what_others_put_there_stays(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     run = Run(folder, SETTINGS)
     (folder / "thesis.txt").touch()
-    (folder / "stage-7.pt").mkdir()
+    (folder / "a state.pt").touch()
     for resume in (False, True):
-        with pytest.raises(InputError, match=r"run: found 'stage-7\.pt', expected an unfinished"):
+        with pytest.raises(InputError, match=r"run: found 'a state\.pt', expected an unfinished"):
             Run.check_folder(folder, resume=resume)
-    run.keep(0, {})
+    run.keep({})
     run.log("")
     Run.check_folder(folder, resume=True)
     run.remove()
-    assert {path.name for path in folder.iterdir()} == {"thesis.txt", "stage-7.pt"}
+    assert {path.name for path in folder.iterdir()} == {"thesis.txt", "a state.pt"}
 
 
 def test_what_a_kill_leaves_goes_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,9 +475,9 @@ def test_what_a_kill_leaves_goes_as_well(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         for name in ("os.replace", "pathlib.Path.unlink"):
             patch.setattr(name, lambda *_, **__: None)
-        run.finish(12, {}, RESULT)
+        run.finish({}, RESULT)
     (left,) = folder.iterdir()
-    assert left.name != "stage-12.pt"
+    assert left.name != "state.pt"
     Run.check_folder(folder, resume=True)
     run.remove()
     assert not folder.exists()
@@ -492,14 +493,14 @@ def test_an_unfinished_training_is_no_free_place(tmp_path: Path) -> None:
 
 
 def test_other_settings(tmp_path: Path) -> None:
-    Run(tmp_path, SETTINGS).finish(0, {}, RESULT)
+    Run(tmp_path, SETTINGS).finish({}, RESULT)
     message = "options or data .seed 0, now 1., expected the same"
     with pytest.raises(InputError, match=message):
-        Run(tmp_path, SETTINGS | {"seed": 1}).finished(0)
+        Run(tmp_path, SETTINGS | {"seed": 1})
     with pytest.raises(InputError, match="more None, now 'x'; train 'f00d', now 'cafe'"):
-        Run(tmp_path, SETTINGS | {"train": "cafe", "more": "x"}).finished(0)
+        Run(tmp_path, SETTINGS | {"train": "cafe", "more": "x"})
     with pytest.raises(InputError, match="train 'f00d', now None"):
-        Run(tmp_path, {"seed": 0}).finished(0)
+        Run(tmp_path, {"seed": 0})
 
 
 def save(path: Path, content: Any) -> None:
@@ -517,15 +518,15 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("no state"),
     "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "evil": lambda path: save(path, {"settings": Evil(), "stage": 0}),
+    "evil": lambda path: save(path, {"settings": Evil(), "results": []}),
     "evil pickle": lambda path: path.write_bytes(pickle.dumps({"settings": Evil()})),
     "list": lambda path: save(path, [1, 2]),
     "tensor": lambda path: save(path, torch.zeros(3)),
-    "no settings": lambda path: save(path, {"stage": 0}),
-    "number": lambda path: save(path, {"settings": 5, "stage": 0}),
-    "no JSON": lambda path: save(path, {"settings": "{", "stage": 0}),
-    "no object": lambda path: save(path, {"settings": "[]", "stage": 0}),
-    "no stage": lambda path: save(path, {"settings": json.dumps(SETTINGS, sort_keys=True)}),
+    "no settings": lambda path: save(path, {"results": []}),
+    "number": lambda path: save(path, {"settings": 5, "results": []}),
+    "no JSON": lambda path: save(path, {"settings": "{", "results": []}),
+    "no object": lambda path: save(path, {"settings": "[]", "results": []}),
+    "no results": lambda path: save(path, {"settings": Run(path.parent / "a", SETTINGS)._settings}),
 }
 
 
@@ -533,17 +534,16 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_damaged_states(damage: str, training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
     training(Budget(steps=3))
-    Run(training.folder, SETTINGS).finish(0, {}, RESULT)
-    for name in ("state.pt", "stage-0.pt"):
-        DAMAGES[damage](training.folder / name)
-    expected = r"{}: (damaged \(|found a training (with other options|of another version))"
-    with pytest.raises(InputError, match=expected.format("state.pt")):
+    DAMAGES[damage](training.folder / "state.pt")
+    expected = r"state.pt: (damaged \(|found a training (with other options|of another version))"
+    with pytest.raises(InputError, match=expected):
         training(Budget(steps=3))
-    with pytest.raises(InputError, match=expected.format("stage-0.pt")):
-        Run(training.folder, SETTINGS).finished(0)
 
 
-@pytest.mark.parametrize("key", ["model", "best", "optimizers", "state", "losses", "random"])
+KEYS = ["model", "best", "optimizers", "step", "seconds", "points", "losses", "random"]
+
+
+@pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("how", ["missing", "other"])
 def test_states_with_parts_that_do_not_fit(
     key: str, how: str, training: Training, monkeypatch: pytest.MonkeyPatch
@@ -552,9 +552,9 @@ def test_states_with_parts_that_do_not_fit(
     training(Budget(steps=3))
     path = training.folder / "state.pt"
     content = torch.load(path)
-    del content[key]
+    del content["middle"][key]
     if how == "other":
-        content[key] = {"x": 1}
+        content["middle"][key] = {"x": 1}
     save(path, content)
     with pytest.raises(InputError, match=r"state.pt: damaged \("):
         training(Budget(steps=5))

@@ -79,7 +79,9 @@ def expected(student: Outputs, teacher: Outputs, task: Task) -> dict[str, float]
 def test_each_part(task: Task, part: str) -> None:
     student, teacher = outputs(1, task), outputs(2, task)
     wanted = expected(student, teacher, task)[part]
-    found = distillation_loss(student, teacher, batch(task), task.head, replace(NONE, **{part: 1.0}))
+    found = distillation_loss(
+        student, teacher, batch(task), task.head, replace(NONE, **{part: 1.0})
+    )
     assert found.shape == ()
     assert found.dtype == torch.float64
     assert found.item() == pytest.approx(wanted, rel=1e-12)
@@ -136,7 +138,9 @@ def test_a_teacher_is_matched_best_by_itself() -> None:
     teacher = outputs(2, CLASSES)
     weights = LossWeights(1.0, 1.0, 1.0)
     expected_probabilities = replace(teacher, logits=teacher.logits.detach())
-    distillation_loss(teacher, expected_probabilities, batch(CLASSES), CLASSES.head, weights).backward()
+    distillation_loss(
+        teacher, expected_probabilities, batch(CLASSES), CLASSES.head, weights
+    ).backward()
     assert teacher.logits.grad.abs().max() < 1e-15
 
 

@@ -11,24 +11,20 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
-
-pytest.importorskip("matplotlib", reason="a report has a plot")
-
 from training import distilled, finetuned, stage
 
 import bitinfer.train
-from bitinfer.errors import FormatError, InputTypeError, UnsupportedError
-from bitinfer.train.card import model_card, write_card
-from bitinfer.train.markdown import as_markdown, code, fence, metric_text, recipe
+from bitinfer.errors import FormatError, UnsupportedError
+from bitinfer.train.markdown import code, fence
+from bitinfer.train.options import check_installed
+from bitinfer.train.pages import model_card, recipe, report_page, write_pages
 from bitinfer.train.plot import as_svg
 from bitinfer.train.report import (
+    METRICS,
     Parity,
     TrainingReport,
-    check_plotting,
     read_report,
-    standard_error,
     write_report,
 )
 
@@ -64,8 +60,8 @@ def test_the_lazy_names() -> None:
 def test_json_is_stable(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        write_report(tmp_path / folder, distilled())
-    names = ["report.json", "report.md", "report.svg"]
+        write_pages(tmp_path / folder, distilled(), name="x", licence=None)
+    names = ["README.md", "report.json", "report.md"]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -81,45 +77,20 @@ def test_reports_are_replaced(tmp_path: Path) -> None:
     write_report(tmp_path, finetuned(options={}))
     write_report(tmp_path, distilled(options={}))
     assert read_report(tmp_path) == distilled(options={})
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_is_not_a_number_is_null(tmp_path: Path) -> None:
     """A correlation with constants is undefined, and JSON has no word for that."""
     odd = replace(stage("1-1-1", NAN), points=(replace(stage("1-1-1", 0.5).points[1], loss=NAN),))
-    write_report(
-        tmp_path, finetuned(metric="pearson", labels=(), stages=(odd,), options={"x": NAN})
-    )
+    report = finetuned(metric="pearson", labels=(), stages=(odd,), options={"x": NAN})
+    write_report(tmp_path, report)
     assert "NaN" not in (tmp_path / "report.json").read_text()
     found = read_report(tmp_path)
     assert math.isnan(found.stages[0].best)
     assert found.stages[0].points[0].loss is None
     assert found.options == {"x": None}
-    assert "| undefined |" in (tmp_path / "report.md").read_text()
-
-
-def test_options_become_plain_data(tmp_path: Path) -> None:
-    options = {
-        "train": Path("a") / "b.tsv",
-        "seed": np.int64(3),
-        "learning_rate": np.float32(0.5),
-        "bf16": np.bool_(True),
-        "shares": (1, 2.5),
-        "settings": {"warmup": np.int32(7)},
-    }
-    write_report(tmp_path, distilled(options=options))
-    assert read_report(tmp_path).options == {
-        "train": "a/b.tsv",
-        "seed": 3,
-        "learning_rate": 0.5,
-        "bf16": True,
-        "shares": [1, 2.5],
-        "settings": {"warmup": 7},
-    }
-    with pytest.raises(
-        InputTypeError, match=r"options\['a'\]\[1\]: found set, expected plain data"
-    ):
-        write_report(tmp_path, distilled(options={"a": [1, {2}]}))
+    assert "| undefined |" in report_page(report)
 
 
 def changed(where: str, value: Any) -> bytes:
@@ -157,9 +128,9 @@ def changed(where: str, value: Any) -> bytes:
         (changed("labels", "ab"), "labels: found 'ab', expected a list"),
         (changed("labels", [None]), r"labels\[0\]: found None, expected str"),
         (changed("stages/1/best", {}), r"stages\[1\].best: found {}, expected a number"),
-        (changed("stages/0/points", [1]), r"stages\[0\].points\[0\].found 1, expected an object"),
-        (changed("stages/0/points/0/step", ...), r"points\[0\].found no key 'step'"),
-        (changed("packed/parity", None), "packed.parity.found None, expected an object"),
+        (changed("stages/0/points", [1]), r"stages\[0\].points\[0\]: found 1, expected an object"),
+        (changed("stages/0/points/0/step", ...), r"points\[0\]: found no key 'step'"),
+        (changed("packed/parity", None), "packed.parity: found None, expected an object"),
         (changed("packed/standard_error", "x"), "standard_error: found 'x', expected a number"),
         (changed("data", []), r"data: found \[\], expected an object"),
         (changed("data/dev/rows", None), "data.dev.rows: found None, expected int"),
@@ -192,7 +163,7 @@ def test_no_report(tmp_path: Path) -> None:
     ],
 )
 def test_standard_error(metric: str, value: float, count: int, expected: float | None) -> None:
-    assert standard_error(metric, value, count) == pytest.approx(expected)
+    assert METRICS[metric].standard_error(value, count) == pytest.approx(expected)
 
 
 # ---- report.md
@@ -224,16 +195,15 @@ def test_table_without_packed_model() -> None:
 
 def test_markdown_tells_how_it_was_made() -> None:
     report = distilled(options={**distilled().options, "warmup": 100})
-    text = as_markdown(report)
+    text = report_page(report)
     assert text.startswith(f"# Report of bitinfer distill\n\n{report.table()}\n\n")
     for part in (
         "± is one standard error of 80 rows.",
         "Parity: exact. Packed engine against float64 reference: 0 of 12,345 codes differ, logits "
         "within 3.0e-15 (80 texts, 900 tokens).",
         "same model takes 1.5 MB.",
-        "![dev metric against steps](report.svg)",
         "bitinfer distill bert-sst2 --train train.tsv --dev 'my dev.tsv' --output out --epochs 2.5 "
-        "--bits 1-1-2,1-1-1 --learning-rate 0.0005 --no-bf16 --licence Apache-2.0\n",
+        "--no-bf16 --licence Apache-2.0 --bits 1-1-2,1-1-1 --learning-rate 0.0005\n",
         f"| train | `train.tsv` | 500 | `{'a' * 64}` |\n| dev | `my dev.tsv` | 80 |",
         "- Started, or last resumed, 2026-11-22T20:00:00+00:00, 2.5 min in all.",
         "- Machine: a processor, 2 threads.",
@@ -242,13 +212,16 @@ def test_markdown_tells_how_it_was_made() -> None:
     ):
         assert part in text
     assert "--resume" not in text
+    assert "report.svg" not in text
+    drawn = report_page(distilled(options={**distilled().options, "plot": True}))
+    assert "\n\n![dev metric against steps](report.svg)\n\n" in drawn
 
 
 def test_markdown_does_not_hide_a_difference() -> None:
     packed = distilled().packed
     assert packed is not None
     parity = Parity(80, 900, 12_345, 7, "layer.0.query", 0.5)
-    text = as_markdown(distilled(packed=replace(packed, parity=parity)))
+    text = report_page(distilled(packed=replace(packed, parity=parity)))
     assert "**Parity: NOT exact.** Packed engine against float64 reference: 7 of 12,345" in text
 
 
@@ -268,8 +241,8 @@ def test_names_do_not_break_the_markdown() -> None:
         ("pearson", NAN, None, "undefined"),
     ],
 )
-def test_metric_text(metric: str, value: float, error: float | None, expected: str) -> None:
-    assert metric_text(metric, value, error) == expected
+def test_metrics_as_text(metric: str, value: float, error: float | None, expected: str) -> None:
+    assert METRICS[metric].text(value, error) == expected
 
 
 def test_recipe_of_labels_that_no_command_can_name() -> None:
@@ -284,7 +257,7 @@ def test_recipe_of_labels_that_no_command_can_name() -> None:
 
 
 def test_plot_is_deterministic_and_has_no_date() -> None:
-    import matplotlib
+    matplotlib = pytest.importorskip("matplotlib", reason="draws")
 
     svg = as_svg(distilled())
     with matplotlib.rc_context({"lines.linewidth": 9, "svg.fonttype": "path", "font.size": 30}):
@@ -307,19 +280,23 @@ def test_plot_is_deterministic_and_has_no_date() -> None:
     ],
 )
 def test_plots_of_odd_runs(report: TrainingReport) -> None:
+    pytest.importorskip("matplotlib", reason="draws")
     ElementTree.fromstring(as_svg(report))
 
 
-def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is said before the training; if it is too late for that, only the plot is lost."""
-    check_plotting()
+def test_a_plot_is_drawn_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="draws")
+    asked = distilled(options={**distilled().options, "plot": True})
+    write_pages(tmp_path, asked, name="x", licence=None)
+    assert (tmp_path / "report.svg").read_bytes() == as_svg(asked)
+    (tmp_path / "report.svg").unlink()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UnsupportedError, match=r"needs matplotlib .*pip install bitinfer\[train\]"):
-        check_plotting()
-    with pytest.raises(UnsupportedError, match="needs matplotlib"):
-        write_report(tmp_path, distilled())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "report.md"]
+    write_pages(tmp_path, distilled(), name="x", licence=None)
+    assert not (tmp_path / "report.svg").exists()
+    with pytest.raises(UnsupportedError, match=r"needs matplotlib.*pip install bitinfer\[train\]"):
+        check_installed("matplotlib")
 
 
 def test_reading_needs_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
@@ -338,7 +315,7 @@ def test_reading_needs_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
 
 def test_card_of_a_packed_model() -> None:
     card = model_card(distilled(), name="my\nmodel", licence="Apache-2.0", limits=["English only."])
-    assert card.startswith("# my model\n\nA fully binarized BERT (BiT, 1-1-1:")
+    assert "---\n\n# my model\n\nA binarized BERT (BiT, 1-1-1: bits of weights, embe" in card
     for part in (
         "of 2 layers x 64, 4 heads, intermediate 128, vocabulary of 1,000, 81 kB packed.",
         "It gives a text one of 2 labels: `negative`, `positive`.",
@@ -355,7 +332,7 @@ def test_card_of_a_packed_model() -> None:
         "Parity: exact.",
         "The dev rows chose which steps were kept (6 measurements in all)",
         "texts are cut to 48 tokens",
-        "- One bit costs accuracy",
+        "- So few bits cost accuracy",
         "- English only.\n",
     ):
         assert part in card
@@ -385,14 +362,32 @@ def test_card_of_other_kinds() -> None:
     assert "Accuracy **90.0 ± 3.4 %** on the 80 rows of `my dev.tsv`, measured in PyTorch." in card
     assert "bitinfer finetune minilm --train" in card
     assert "bitinfer.load" not in card
-    assert "One bit costs" not in card
+    assert "bits cost" not in card
 
     card = model_card(distilled(packed=None, stages=(stage("1-1-4", 0.8),)), name="x")
     assert "A BERT of 1-1-4 bits of 2 layers" in card
 
 
+def test_the_hub_reads_the_card() -> None:
+    """Licence, tags and results, as its own library has them."""
+    hub = pytest.importorskip("huggingface_hub", reason="reads what is expected")
+    card = hub.ModelCard(model_card(distilled(), name="my: model", licence="Apache-2.0"))
+    data = card.data
+    assert (data.license, data.pipeline_tag) == ("apache-2.0", "text-classification")
+    assert data.tags == ["bert", "binarized", "quantized", "1-1-1"]
+    (result,) = data.eval_results
+    assert (data.model_name, result.dataset_name) == ("my: model", "my dev.tsv")
+    assert (result.task_type, result.metric_type) == ("text-classification", "accuracy")
+    assert result.metric_value == 0.75
+    words = hub.ModelCard(model_card(distilled(), name="x", licence="mine: none")).data
+    assert (words.license, words["license_name"]) == ("other", "mine: none")
+    odd = finetuned(metric="pearson", labels=(), stages=(stage("32-32-32", NAN),))
+    bare = hub.ModelCard(model_card(odd, name="x")).data
+    assert bare.license is bare.eval_results is None
+
+
 def test_card_is_written(tmp_path: Path) -> None:
     for licence in (None, "MIT"):
-        write_card(tmp_path, distilled(), name="x", licence=licence)
+        write_pages(tmp_path, distilled(), name="x", licence=licence)
     written = (tmp_path / "README.md").read_text("utf-8")
     assert written == model_card(distilled(), name="x", licence="MIT")

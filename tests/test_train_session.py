@@ -25,6 +25,7 @@ torch: Any = pytest.importorskip("torch", reason="needs the extra train")
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra train")
 
 import bitinfer.train.loop  # noqa: E402
+import bitinfer.train.run  # noqa: E402
 import bitinfer.train.session  # noqa: E402
 from bitinfer.errors import (  # noqa: E402
     BitinferError,
@@ -36,9 +37,9 @@ from bitinfer.files import locked_folder  # noqa: E402
 from bitinfer.runtime.text import TextTokenizer  # noqa: E402
 from bitinfer.train import distill, finetune, read_report  # noqa: E402
 from bitinfer.train.data import Batch, read_tables, task_of, tokenize  # noqa: E402
-from bitinfer.train.options import DistillOptions
+from bitinfer.train.options import DistillOptions, FinetuneOptions  # noqa: E402
 from bitinfer.train.session import measure, reserved, session  # noqa: E402
-from bitinfer.train.teacher import weights_files  # noqa: E402
+from bitinfer.train.teacher import open_folder, weights_files  # noqa: E402
 
 FEW: dict[str, Any] = {"steps": 4, "batch_size": 8, "threads": 1}
 TRAINERS = [distill, finetune]
@@ -165,7 +166,7 @@ def test_places_that_are_taken(
     train: Any, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Told before anything is read, which may take long."""
-    monkeypatch.setattr(bitinfer.train.session, "read_rows", pytest.fail)
+    monkeypatch.setattr("bitinfer.train.data.read_rows", pytest.fail)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("nowhere")
@@ -238,16 +239,12 @@ def test_bad_models(train: Any, toy: Toy, tmp_path: Path) -> None:
 
 def labels_of(toy: Toy, tmp_path: Path, **changes: Any) -> tuple[str, ...]:
     """What a distillation would take for its classes."""
-    options = {"text": None, "pair": None, "label": None, "labels": None, "regression": False}
-    options |= {"max_length": None, "batch_size": 8, "seed": 0, "evaluate_every": None}
-    options |= {"bf16": None, "threads": 1, "licence": None, "resume": False}
-    options |= {"learning_rate": 1e-3, "show_progress_bar": None, "output": str(tmp_path / "out")}
-    files = {"train": str(toy.train), "dev": str(toy.dev)}
-    model = changes.pop("model", toy.teacher)
-    head = changes.pop("head", True)
+    model, head = changes.pop("model", toy.teacher), changes.pop("head", True)
+    files = {"train": toy.train, "dev": toy.dev, "output": tmp_path / "out"}
+    options = DistillOptions(model, **{**files, **changes}, threads=1)
     with (
-        reserved(given := {**options, **files, **changes}) as partial,
-        session(model, given, partial, head=head) as ready,
+        reserved(options) as partial,
+        session(open_folder(model), options, read_tables(options), partial, head=head) as ready,
     ):
         return ready.task.labels
 
@@ -352,15 +349,16 @@ def test_damaged_names(names: dict[str, Any], message: str, toy: Toy, tmp_path: 
 # ---- pieces
 
 
-def test_plain() -> None:
-    assert plain(Path("a")) == "a"
-    found = plain(("a", np.int64(3), [np.float32(0.5), np.bool_(True)]))
-    assert json.dumps(found) == '["a", 3, [0.5, true]]'
-    assert plain(None) is None
-    for number in (Fraction(1, 4), np.longdouble(0.25), np.float32(0.25)):
-        assert plain(number) == 0.25
-        assert type(plain(number)) is float
-    assert type(plain(np.int64(3))) is int
+def test_options_become_plain_data() -> None:
+    """So that every report can be written."""
+    numbers = {"learning_rate": Fraction(1, 4), "dropout": np.float32(0.5), "seed": np.int64(3)}
+    files = (Path("encoder"), Path("train"), [("so good", "good")], Path("out"))
+    options = FinetuneOptions(*files, **numbers, regression=np.bool_(True))  # type: ignore[arg-type]
+    plain = options.plain()
+    expected = {"encoder": "encoder", "learning_rate": 0.25, "dropout": 0.5, "seed": 3}
+    expected |= {"regression": True, "dev": {"rows": "list"}}
+    assert {name: plain[name] for name in expected} == expected
+    assert json.loads(json.dumps(plain)) == plain
 
 
 def test_weights_files(tmp_path: Path) -> None:
@@ -434,7 +432,7 @@ def test_finetuned_folder(toy: Toy, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert names(tmp_path) == {"out"}
     expected = {"config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json"}
-    expected |= {"report.json", "report.md", "report.svg", "README.md", "log.jsonl"}
+    expected |= {"report.json", "report.md", "README.md", "log.jsonl"}
     assert names(out) == expected
     assert len({(out / name).stat().st_mode for name in expected}) == 1
     assert read_report(out) == replace(report, options=read_report(out).options)
@@ -529,7 +527,7 @@ def test_finetuning_goes_on(toy: Toy, tmp_path: Path, monkeypatch: pytest.Monkey
     options = {"steps": 9, "evaluate_every": 2, "resume": True}
     expected = start(finetune, toy, tmp_path / "a", **options)
     monkeypatch.setattr(bitinfer.train.loop, "_SAVE_EVERY", -1.0)
-    log, logged = bitinfer.train.loop.Run.log, []
+    log, logged = bitinfer.train.run.Run.log, []
 
     def stop(run: Any, line: str) -> None:
         logged.append(line)
@@ -537,7 +535,7 @@ def test_finetuning_goes_on(toy: Toy, tmp_path: Path, monkeypatch: pytest.Monkey
         if len(logged) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(bitinfer.train.loop.Run, "log", stop)
+    monkeypatch.setattr(bitinfer.train.run.Run, "log", stop)
     with pytest.raises(KeyboardInterrupt):
         start(finetune, toy, tmp_path / "b", **options)
     assert names(tmp_path) == {"a", "b.partial"}
@@ -562,7 +560,7 @@ def stop_at_the_end(
 
     monkeypatch.setattr(bitinfer.train.loop, "_SAVE_EVERY", -1.0)
     with monkeypatch.context() as patch:
-        patch.setattr(f"{kind.__module__}.new_folder", stop)
+        patch.setattr("bitinfer.train.session.new_folder", stop)
         with pytest.raises(KeyboardInterrupt):
             start(kind, *given, **changes)
 
@@ -628,7 +626,7 @@ def test_going_on_with_a_state_of_another_format(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_at_the_end(monkeypatch, finetune, toy, tmp_path / "out")
-    monkeypatch.setattr(bitinfer.train.loop, "_FORMAT", bitinfer.train.loop._FORMAT + 1)
+    monkeypatch.setattr(bitinfer.train.run, "_FORMAT", bitinfer.train.run._FORMAT + 1)
     with pytest.raises(InputError, match=r"state\.pt: found a training of another version of bit"):
         start(finetune, toy, tmp_path / "out", resume=True)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,11 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 import torch
 from torch import Tensor
 
+from bitinfer.codes import POINTS, UNSIGNED, Bits
 from bitinfer.families import read_checkpoint
 from bitinfer.families.bit import DEAD, binarize
 from bitinfer.reference import Reference
-from bitinfer.train.data import Task
 from bitinfer.train.distillation import published_config, published_state
-from bitinfer.train.options import parse_bits
 from bitinfer.train.student import Outputs, Shape, Student
 from bitinfer.train.teacher import as_student
 
@@ -65,7 +64,7 @@ def student(
 ) -> Student:
     """With random float32 parameters, of which none is 0, that compute in a type."""
     torch.manual_seed(seed)
-    model = Student(shape, parse_bits(bits), dtype=dtype)
+    model = Student(shape, Bits.parse(bits), dtype=dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             norm = name.endswith("LayerNorm.weight")
@@ -150,17 +149,17 @@ def test_a_student_is_a_published_checkpoint_but_for_the_dead_parameters() -> No
         assert torch.equal(value, own[key]) if key in own else not value.any()
 
 
-# ---- 1-1-1: what the reference computes
+# ---- few bits: what the reference computes
 
 
 def read_back(model: Student, folder: Path) -> Reference:
     """The float64 reference of a student that was written and read again."""
     shape = model.shape
     labels = tuple("abc"[: shape.outputs]) if shape.outputs > 1 else ()
-    task = Task("classification" if labels else "regression", labels)
-    ready: Any = SimpleNamespace(task=task, folder=SimpleNamespace(config=settings_of(shape)))
     vocab = [*seeded.SPECIAL_TOKENS, *(f"w{i}" for i in range(5, shape.vocab))]
-    seeded.save(folder, published_state(model), published_config(model, ready), vocab)
+    seeded.save(
+        folder, published_state(model), published_config(model, labels, settings_of(shape)), vocab
+    )
     return Reference(read_checkpoint(folder))
 
 
@@ -196,10 +195,14 @@ def check_against_reference(model: Student, lengths: list[int], seed: int) -> No
         same(mine[mask], other[mask])
 
 
+RECIPES = ["1-1-1", "1-1-2", "1-1-3", "1-1-4", "1-1-1+attention=4", "1-1-2+ffn=4+key.in=1"]
+
+
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
-@pytest.mark.parametrize("row_scales", [True, False])
-def test_one_bit_is_the_reference(activation: str, row_scales: bool) -> None:
-    model = student(replace(SHAPE, activation=activation, row_scales=row_scales), seed=5)
+@pytest.mark.parametrize("bits", RECIPES)
+def test_few_bits_are_the_reference(activation: str, bits: str) -> None:
+    """Code for code: another code anywhere would be another hidden state."""
+    model = student(replace(SHAPE, activation=activation), bits, seed=5)
     assert weights_are_clear(model)
     check_against_reference(model, [20, 3, 11, 1], seed=5)
 
@@ -220,19 +223,19 @@ def test_steps_below_the_floor_are_those_of_the_reference() -> None:
     layers=st.integers(1, 3),
     outputs=st.integers(1, 3),
     token_types=st.integers(1, 2),
-    row_scales=st.booleans(),
+    bits=st.sampled_from(RECIPES),
     activation=st.sampled_from(["relu", "gelu"]),
     lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4),
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=15)
-def test_one_bit_is_the_reference_at_any_size(
-    heads: int, head_size: int, lengths: list[int], seed: int, **changes: Any
+def test_few_bits_are_the_reference_at_any_size(
+    heads: int, head_size: int, bits: str, lengths: list[int], seed: int, **changes: Any
 ) -> None:
     # Layer norms of one or two channels give 0 and 1, so that codes are ties.
     assume(heads * head_size > 2)
     shape = replace(SHAPE, hidden=heads * head_size, heads=heads, **changes)
-    model = student(shape, seed=seed)
+    model = student(shape, bits, seed=seed)
     assume(weights_are_clear(model))
     check_against_reference(model, lengths, seed)
 
@@ -255,7 +258,7 @@ class Plain:
         state, name = self.state, "bert.embeddings"
         words = state[f"{name}.word_embeddings.weight"]
         if self.bits.embeddings == 1:
-            words = self.binary(words, rows=True)
+            words = self.binary(words)
         embedded = (
             words[ids]
             + state[f"{name}.position_embeddings.weight"][: ids.shape[1]]
@@ -266,7 +269,7 @@ class Plain:
             output, score = self.layer(f"bert.encoder.layer.{index}", hidden[-1], mask)
             hidden.append(output)
             scores.append(score)
-        pooled = self.linear("bert.pooler.dense", hidden[-1][:, 0], mask[:, 0])
+        pooled = self.linear("bert.pooler.dense", hidden[-1][:, 0], mask[:, 0], "pooler.in")
         logits = torch.tanh(pooled) @ state["classifier.weight"].T + state["classifier.bias"]
         return Outputs(logits, tuple(hidden), tuple(scores))
 
@@ -276,8 +279,9 @@ class Plain:
             self.heads(
                 self.quantized(
                     f"{own}.clip_{each}",
-                    self.linear(f"{own}.{each}", x, mask),
+                    self.linear(f"{own}.{each}", x, mask, f"{each}.in"),
                     mask[..., None].expand_as(x),
+                    each,
                 )
             )
             for each in ("query", "key", "value")
@@ -285,13 +289,15 @@ class Plain:
         scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])
         far = torch.where(mask, 0.0, -math.inf)[:, None, None]
         pairs = (mask[:, None, :, None] & mask[:, None, None]).expand_as(scores)
-        probs = self.quantized(f"{own}.clip_attn", (scores + far).softmax(3), pairs, signed=False)
+        probs = self.quantized(
+            f"{own}.clip_attn", (scores + far).softmax(3), pairs, "attention.probs"
+        )
         context = (probs @ v).transpose(1, 2).flatten(2)
-        x = x + self.linear(f"{key}.attention.output.dense", context, mask)
+        x = x + self.linear(f"{key}.attention.output.dense", context, mask, "attention.output.in")
         x = self.norm(f"{key}.attention.output.LayerNorm", x)
-        inner = self.linear(f"{key}.intermediate.dense", x, mask)
+        inner = self.linear(f"{key}.intermediate.dense", x, mask, "intermediate.in")
         inner = inner.relu() if self.shape.activation == "relu" else gelu(inner)
-        x = x + self.linear(f"{key}.output.dense", inner, mask, signed=False)
+        x = x + self.linear(f"{key}.output.dense", inner, mask, "output.in")
         return self.norm(f"{key}.output.LayerNorm", x), scores
 
     def heads(self, x: Tensor) -> Tensor:
@@ -302,25 +308,24 @@ class Plain:
         x = x / (x.square().mean(-1, keepdim=True) + self.shape.epsilon).sqrt()
         return x * self.state[f"{key}.weight"] + self.state[f"{key}.bias"]
 
-    def linear(self, key: str, x: Tensor, real: Tensor, signed: bool = True) -> Tensor:
+    def linear(self, key: str, x: Tensor, real: Tensor, point: str) -> Tensor:
         weight = self.state[f"{key}.weight"]
         if self.bits.weights == 1:
-            weight = self.binary(weight, rows=self.shape.row_scales)
+            weight = self.binary(weight)
         x = x + self.state[f"{key}.move.bias"]
-        x = self.quantized(f"{key}.input_clip_val", x, real[..., None].expand_as(x), signed)
+        x = self.quantized(f"{key}.input_clip_val", x, real[..., None].expand_as(x), point)
         return x @ weight.T + self.state[f"{key}.bias"]
 
-    def binary(self, weight: Tensor, rows: bool) -> Tensor:
+    def binary(self, weight: Tensor) -> Tensor:
         value = weight.detach()
-        size = value.abs()
-        scale = size.mean(1, keepdim=True) if rows else size.mean()
+        scale = value.abs().mean(1, keepdim=True)
         return weight + (scale * torch.sign(value - value.mean()) - value)
 
-    def quantized(self, key: str, x: Tensor, real: Tensor, signed: bool = True) -> Tensor:
-        bits = self.bits.activations
+    def quantized(self, key: str, x: Tensor, real: Tensor, point: str) -> Tensor:
+        bits = self.bits.at(point)
         if bits == 32:
             return x
-        signed = signed or not self.shape.two_set
+        signed = point not in UNSIGNED
         low, high = -(2 ** (bits - 1)) if signed else 0, 2 ** (bits - signed) - 1
         if bits == 1 and signed:
             low, high = -1, 1
@@ -352,15 +357,31 @@ def total(outputs: Outputs, mask: Tensor) -> Tensor:
 KINDS = [
     ("1-1-1", {}),
     ("1-1-2", {}),
-    ("1-1-4", {"row_scales": False}),
+    ("1-1-4", {}),
+    ("1-1-1+attention=4", {}),
+    ("1-1-4+attention.probs=32+pooler.in=2", {}),
     ("1-32-8", {"activation": "gelu", "epsilon": 1e-3}),
     ("32-1-3", {"activation": "gelu"}),
     ("32-32-1", {}),
     ("1-1-32", {}),
     ("32-32-32", {"activation": "gelu"}),
-    ("1-1-1", {"two_set": False, "row_scales": False}),
-    ("1-1-2", {"two_set": False, "fixed_steps": True}),
 ]
+
+
+def steps_of(model: Student) -> set[str]:
+    """The parameters that are steps of points that are quantized."""
+    keys = {
+        **{name: f"attention.self.clip_{name}" for name in ("query", "key", "value")},
+        **{f"{name}.in": f"attention.self.{name}." for name in ("query", "key", "value")},
+        "attention.probs": "attention.self.clip_attn",
+        "attention.output.in": "attention.output.",
+        "intermediate.in": ".intermediate.",
+        "output.in": r"\d.output.",
+        "pooler.in": "pooler.",
+    }
+    parts = [keys[point] for point in POINTS if model.bits.at(point) < 32]
+    steps = {name for name, value in model.named_parameters() if value.ndim == 0}
+    return {name for name in steps if any(re.search(part, name) for part in parts)}
 
 
 @pytest.mark.parametrize(("bits", "changes"), KINDS)
@@ -383,8 +404,7 @@ def test_outputs_and_gradients_of_any_bits(bits: str, changes: dict[str, Any]) -
             mine, other = parameter.grad.to_dense(), plain.state[name].grad
             same(mine, other, 1e-10 * max(1, other.abs().max().item()))
     steps = {name for name, each in model.named_parameters() if each.ndim == 0}
-    learned = bits.split("-")[2] != "32" and "fixed_steps" not in changes
-    assert trained & steps == (steps if learned else set())
+    assert trained & steps == steps_of(model)
 
 
 @pytest.mark.parametrize(("bits", "changes"), KINDS)
@@ -396,8 +416,7 @@ def test_steps_begin_with_the_real_tokens_of_a_batch(bits: str, changes: dict[st
     plain(*inputs)
     model.begin_steps(*inputs)
     found = model.state_dict()
-    steps = {name for name, value in found.items() if value.ndim == 0}
-    assert plain.steps.keys() == (steps if model.bits.activations < 32 else set())
+    assert plain.steps.keys() == steps_of(model)
     for name, value in found.items():
         same(value, plain.steps.get(name, before[name]))
     # More padding, whatever is in it, changes nothing; nor does an evaluation.
@@ -498,7 +517,7 @@ def test_finite_differences_of_a_1_bit_student() -> None:
 def test_products_of_few_codes_are_exact_in_bfloat16(bits: str) -> None:
     shape = replace(SHAPE, heads=6)  # sums of at most 40 codes of at most 3
     single = student(shape, bits, dtype=torch.float32)
-    half = Student(shape, parse_bits(bits), dtype=torch.bfloat16)
+    half = Student(shape, Bits.parse(bits), dtype=torch.bfloat16)
     half.load_state_dict(single.state_dict())
     inputs = batch(shape, [9, 5])
     found, wanted = half(*inputs), single(*inputs)
@@ -526,8 +545,8 @@ def gradients(model: Student) -> Tensor:
 
 def test_a_twin_has_the_same_parameters() -> None:
     model = student(bits="32-32-32", dtype=torch.bfloat16).double()
-    shape = replace(SHAPE, activation="gelu", row_scales=False)
-    twin = model.twin(shape, parse_bits("1-1-2"))
+    shape = replace(SHAPE, activation="gelu")
+    twin = model.twin(shape, Bits.parse("1-1-2"))
     assert twin.shape == shape
     assert str(twin.bits) == "1-1-2"
     assert twin.bert.numerics.dtype == torch.bfloat16
@@ -539,29 +558,15 @@ def test_a_twin_has_the_same_parameters() -> None:
         assert value.data_ptr() != own[key].data_ptr()
 
 
-def test_fixed_steps_stay() -> None:
-    """What the first batch made them, while all else is trained."""
-    model = student(replace(SHAPE, fixed_steps=True))
-    model.begin_steps(*batch(SHAPE, [6]))
+def test_steps_of_some_points_begin_anew() -> None:
+    """Those whose bits are others than the teacher's."""
+    model = student(bits="1-1-1+attention=2")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    dense = [each for each in model.parameters() if each.requires_grad and each.ndim == 1]
-    optimizer = torch.optim.SGD(dense, lr=0.01)
-    total(model(*batch(SHAPE, [6])), torch.ones(1, 6, dtype=torch.bool)).backward()
-    optimizer.step()
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name]) == (value.ndim != 1), name
-
-
-def test_one_set_of_codes() -> None:
-    """Signed codes everywhere: with one bit every probability that is not masked is one step."""
-    shape = replace(SHAPE, two_set=False, layers=1)
-    seen: list[Tensor] = []
-    model = student(shape)
-    attention = model.bert.encoder.layer[0].attention["self"]
-    attention.unsigned.register_forward_hook(lambda *args: seen.append(args[2][0]))
-    ids, segments, mask = batch(shape, [4, 2])
-    model(ids, segments, mask)
-    assert torch.equal(seen[0], mask[:, None, None].expand_as(seen[0]).double())
+    model.begin_steps(*batch(SHAPE, [6]), points=["query", "attention.probs"])
+    now = model.state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, now[name])}
+    ends = ("clip_query", "clip_attn")
+    assert changed == {name for name in before if name.endswith(ends)}
 
 
 def test_unsigned_codes_begin_at_0() -> None:

@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from bitinfer.errors import ConversionError, InputError
-from bitinfer.train.teacher import as_student, has_head, open_folder, read_model
+from bitinfer.train.teacher import as_student, has_head, open_folder, read_bert
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdeE", "É", "##a", "##b", "##é", "中"]
 SIZES = {
@@ -99,7 +99,7 @@ def test_a_folder(original: Any, folder: Path) -> None:
     assert teacher.lowercase
     assert teacher.positions == 16
     assert teacher.config["hidden_size"] == 8
-    model = read_model(teacher, outputs=3, head=True)
+    model = read_bert(teacher, outputs=3, head=True)
     assert equal(model, original.state_dict())
     assert not model.training
     student = as_student(model, dtype=torch.bfloat16)
@@ -139,7 +139,7 @@ FORMS: dict[str, Callable[[State], State]] = {
 def test_forms_of_weights(original: Any, folder: Path, form: str) -> None:
     save(folder, FORMS[form](original.state_dict()))
     assert has_head(open_folder(folder))
-    model = read_model(open_folder(folder), outputs=3, head=True)
+    model = read_bert(open_folder(folder), outputs=3, head=True)
     assert equal(model, original.state_dict())
     assert model.dtype == torch.float32
 
@@ -151,7 +151,7 @@ def test_half_and_sharded_weights(original: Any, folder: Path) -> None:
     half.save_pretrained(folder, max_shard_size="1KB")
     assert (folder / "model.safetensors.index.json").exists()
     assert has_head(open_folder(folder))
-    model = read_model(open_folder(folder), outputs=3, head=True)
+    model = read_bert(open_folder(folder), outputs=3, head=True)
     assert equal(model, {k: v.bfloat16().float() for k, v in original.state_dict().items()})
 
 
@@ -166,7 +166,7 @@ def test_encoders(original: Any, folder: Path, prefix: str, pooler: bool) -> Non
         if key.startswith("bert.") and (pooler or ".pooler." not in key)
     }
     save(folder, {prefix + key.removeprefix("bert."): value for key, value in kept.items()})
-    model = read_model(open_folder(folder), outputs=2, head=False)
+    model = read_bert(open_folder(folder), outputs=2, head=False)
     assert equal(model, {**model.state_dict(), **kept})
     assert model.classifier.weight.shape == (2, 8)
     assert model.classifier.weight.any()
@@ -174,14 +174,14 @@ def test_encoders(original: Any, folder: Path, prefix: str, pooler: bool) -> Non
     assert not has_head(open_folder(folder))
     name = "classifier" if pooler else r"bert\.pooler\.dense"
     with pytest.raises(ConversionError, match=rf"no weights {name}\.bias, .*`bitinfer finetune`"):
-        read_model(open_folder(folder), outputs=2, head=True)
+        read_bert(open_folder(folder), outputs=2, head=True)
 
 
 def test_a_head_for_fine_tuning(original: Any, folder: Path) -> None:
     """One of the right size is kept, another is replaced."""
-    kept = read_model(open_folder(folder), outputs=3, head=False)
+    kept = read_bert(open_folder(folder), outputs=3, head=False)
     assert equal(kept, original.state_dict())
-    drawn = read_model(open_folder(folder), outputs=2, head=False, dropout=0.25)
+    drawn = read_bert(open_folder(folder), outputs=2, head=False, dropout=0.25)
     assert drawn.classifier.weight.shape == (2, 8)
     assert torch.equal(drawn.bert.pooler.dense.weight, original.bert.pooler.dense.weight)
     assert drawn.config.hidden_dropout_prob == drawn.config.attention_probs_dropout_prob == 0.25
@@ -193,16 +193,16 @@ def test_reading_is_quiet(original: Any, folder: Path, capfd: pytest.CaptureFixt
     log.set_verbosity(logging.INFO)
     log.enable_progress_bar()
     save(folder, {k: v for k, v in original.state_dict().items() if "classifier" not in k})
-    read_model(open_folder(folder), outputs=2, head=False)
+    read_bert(open_folder(folder), outputs=2, head=False)
     with pytest.raises(ConversionError):
-        read_model(open_folder(folder), outputs=2, head=True)
+        read_bert(open_folder(folder), outputs=2, head=True)
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
     assert log.get_verbosity() == logging.INFO
     assert log.is_progress_bar_enabled()
     log.set_verbosity(logging.ERROR)
     log.disable_progress_bar()
-    read_model(open_folder(folder), outputs=2, head=False)
+    read_bert(open_folder(folder), outputs=2, head=False)
     assert not log.is_progress_bar_enabled()
 
 
@@ -435,7 +435,7 @@ def test_damaged_weights(
         (folder / name).write_bytes(content)
     for head in (True, False):
         with pytest.raises(ConversionError) as error:
-            read_model(open_folder(folder), outputs=3, head=head)
+            read_bert(open_folder(folder), outputs=3, head=head)
         assert str(error.value).startswith(f"{folder}: found no weights that can be read (")
         assert str(error.value).endswith("), expected those of a BERT")
         assert len(str(error.value)) < 700
@@ -446,7 +446,7 @@ def test_cut_weights(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ConversionError, match="found no weights that can be read"):
-        read_model(open_folder(folder), outputs=3, head=True)
+        read_bert(open_folder(folder), outputs=3, head=True)
     with pytest.raises(ConversionError, match=r"model\.safetensors: cannot be read: "):
         has_head(open_folder(folder))
 
@@ -454,13 +454,13 @@ def test_cut_weights(folder: Path) -> None:
 def test_settings_that_transformers_refuses(folder: Path) -> None:
     change(folder, layer_norm_eps="small")
     with pytest.raises(ConversionError, match=r"found no weights .*layer_norm_eps"):
-        read_model(open_folder(folder), outputs=3, head=True)
+        read_bert(open_folder(folder), outputs=3, head=True)
 
 
 @pytest.mark.parametrize("outputs", [1, 2, 4])
 def test_another_number_of_labels(folder: Path, outputs: int) -> None:
     with pytest.raises(ConversionError) as error:
-        read_model(open_folder(folder), outputs=outputs, head=True)
+        read_bert(open_folder(folder), outputs=outputs, head=True)
     assert str(error.value) == (
         f"{folder}: found a head of 3 outputs, expected {outputs} "
         "(one for each label, or one for a regression)"
@@ -472,13 +472,13 @@ def test_weights_of_other_shapes(folder: Path, head: bool) -> None:
     change(folder, intermediate_size=13)
     message = r"layer\.0\.intermediate\.dense\.bias: found shape \[12\], expected \[13\]"
     with pytest.raises(ConversionError, match=message):
-        read_model(open_folder(folder), outputs=3, head=head)
+        read_bert(open_folder(folder), outputs=3, head=head)
 
 
 def test_missing_weights(original: Any, folder: Path) -> None:
     change(folder, num_hidden_layers=2)
     with pytest.raises(ConversionError) as error:
-        read_model(open_folder(folder), outputs=3, head=True)
+        read_bert(open_folder(folder), outputs=3, head=True)
     message = str(error.value)
     prefix = "bert.encoder.layer.1.attention.output"
     names = ", ".join(f"{prefix}.{e}" for e in ("LayerNorm.bias", "LayerNorm.weight", "dense.bias"))
@@ -487,4 +487,4 @@ def test_missing_weights(original: Any, folder: Path) -> None:
     )
     save(folder, {f"module.{key}": value for key, value in original.state_dict().items()})
     with pytest.raises(ConversionError, match="missing"):
-        read_model(open_folder(folder), outputs=3, head=False)
+        read_bert(open_folder(folder), outputs=3, head=False)

@@ -14,6 +14,7 @@ import os
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, MISSING, Field, dataclass, field, fields, replace
+from functools import partial
 from typing import Any, ClassVar, Literal, ParamSpec, TypeAlias, TypeVar
 
 from bitinfer.codes import Bits
@@ -120,50 +121,48 @@ def _file(kind: Kind, help: str, *flags: str) -> dict[str, About]:
 _TRAIN = _file(TABLE, "labelled texts to learn: .tsv, .csv or .jsonl", "--train")
 _DEV = _file(TABLE, "labelled texts that choose the weights that are kept", "--dev")
 _OUTPUT = _file(FOLDER, "folder to make", "-o", "--output")
-_BUDGET = "budget, one of"
-_STAGES = "stages and losses"
+_data = partial(option, group="data")
+_budget = partial(option, group="budget, one of")
+_stages = partial(option, group="stages and losses")
+_training = partial(option, group="training")
+_model = partial(option, group="model")
+_run = partial(option, group="run")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Shared:
     """The options that both functions have."""
 
-    text: str | None = option(
-        None, COLUMN, "data", "column of the text, by name or number", "--text", "--text-column"
+    text: str | None = _data(
+        None, COLUMN, "column of the text, by name or number", "--text", "--text-column"
     )
-    pair: str | None = option(
-        None, COLUMN, "data", "column of the second text", "--pair", "--pair-column"
+    pair: str | None = _data(None, COLUMN, "column of the second text", "--pair", "--pair-column")
+    label: str | None = _data(None, COLUMN, "column of the label", "--label", "--label-column")
+    labels: Sequence[str] | None = _data(
+        None, NAMES, "names of the classes in order; default the teacher's, or as found"
     )
-    label: str | None = option(
-        None, COLUMN, "data", "column of the label", "--label", "--label-column"
+    regression: bool = _data(False, BOOL, "the label is a number to predict")
+    max_length: int | None = _data(
+        None, integer(_LEAST_TOKENS), "tokens a text is cut to; default 128"
     )
-    labels: Sequence[str] | None = option(
-        None, NAMES, "data", "names of the classes in order; default the teacher's, or as found"
+    minutes: float | None = _budget(None, number(above=0), "time")
+    steps: int | None = _budget(None, integer(1, _MOST_STEPS), "batches")
+    epochs: float | None = _budget(
+        None, number(above=0, below=MANY), "passes over the training texts"
     )
-    regression: bool = option(False, BOOL, "data", "the label is a number to predict")
-    max_length: int | None = option(
-        None, integer(_LEAST_TOKENS), "data", "tokens a text is cut to; default 128"
+    seed: int = _training(0, integer(0, _MOST_SEED), "of everything random")
+    evaluate_every: int | None = _training(
+        None, integer(1), "steps between looks at dev; default half an epoch"
     )
-    minutes: float | None = option(None, number(above=0), _BUDGET, "time")
-    steps: int | None = option(None, integer(1, _MOST_STEPS), _BUDGET, "batches")
-    epochs: float | None = option(
-        None, number(above=0, below=MANY), _BUDGET, "passes over the training texts"
+    bf16: bool | None = _training(
+        None, BOOL, "16-bit products; default where the machine is made for them"
     )
-    seed: int = option(0, integer(0, _MOST_SEED), "training", "of everything random")
-    evaluate_every: int | None = option(
-        None, integer(1), "training", "steps between looks at dev; default half an epoch"
-    )
-    bf16: bool | None = option(
-        None, BOOL, "training", "16-bit products; default where the machine is made for them"
-    )
-    threads: int | None = option(
-        None, integer(1, _MOST_THREADS), "training", "of PyTorch; default all CPUs"
-    )
-    licence: str | None = option(None, TEXT, "run", "of the model, recorded in it and its card")
-    plot: bool = option(False, BOOL, "run", "draw report.svg, which needs matplotlib")
-    resume: bool = option(False, BOOL, "run", "go on with a run that was stopped")
-    show_progress_bar: bool | None = option(
-        None, BOOL, "run", "default if the logger `bitinfer` is at level INFO, or on a terminal"
+    threads: int | None = _training(None, integer(1, _MOST_THREADS), "of PyTorch; default all CPUs")
+    licence: str | None = _run(None, TEXT, "of the model, recorded in it and its card")
+    plot: bool = _run(False, BOOL, "draw report.svg, which needs matplotlib")
+    resume: bool = _run(False, BOOL, "go on with a run that was stopped")
+    show_progress_bar: bool | None = _run(
+        None, BOOL, "default if the logger `bitinfer` is at level INFO, or on a terminal"
     )
 
     command: ClassVar[Literal["distill", "finetune"]]
@@ -231,35 +230,34 @@ class DistillOptions(_Shared):
     dev: Rows = field(metadata=_DEV)
     output: str | os.PathLike[str] = field(metadata=_OUTPUT)
     _: KW_ONLY
-    unlabelled: Rows | None = option(  # noqa: RUF009
-        None, TABLE, "data", "more texts to learn from; labels in it are not looked at"
+    unlabelled: Rows | None = _data(  # noqa: RUF009
+        None, TABLE, "more texts to learn from; labels in it are not looked at"
     )
-    bits: Sequence[str] = option(
+    bits: Sequence[str] = _stages(
         ("1-1-4", "1-1-2", "1-1-1"),
         BITS,
-        _STAGES,
         "of each student: weights (1 or 32), embeddings (1 or 32), activations (1 .. 8 or 32); "
         "+attention=n, +ffn=n or +point=n for points with other bits",
     )
-    shares: Sequence[float] | None = option(
-        None, SHARES, _STAGES, "of the budget for each student, in any unit; default equal ones"
+    shares: Sequence[float] | None = _stages(
+        None, SHARES, "of the budget for each student, in any unit; default equal ones"
     )
-    token_noise: float = option(
-        0.0, number(low=0, below=0.5), _STAGES, "mean part of the tokens to replace by random ones"
+    token_noise: float = _stages(
+        0.0, number(low=0, below=0.5), "mean part of the tokens to replace by random ones"
     )
-    label_weight: float = option(0.0, number(low=0), _STAGES, "of the loss on the labels")
-    hidden_weight: float = option(1.0, number(low=0), _STAGES, "of the loss on hidden states")
-    attention_weight: float = option(0.0, number(low=0), _STAGES, "of the loss on attention scores")
-    activation: str = option("relu", choice("relu", "gelu"), _STAGES, "of the students")
-    batch_size: int | None = option(
-        None, integer(1), "training", "texts of a step, or with batch_tokens the most; default 32"
+    label_weight: float = _stages(0.0, number(low=0), "of the loss on the labels")
+    hidden_weight: float = _stages(1.0, number(low=0), "of the loss on hidden states")
+    attention_weight: float = _stages(0.0, number(low=0), "of the loss on attention scores")
+    activation: str = _stages("relu", choice("relu", "gelu"), "of the students")
+    batch_size: int | None = _training(
+        None, integer(1), "texts of a step, or with batch_tokens the most; default 32"
     )
-    batch_tokens: int | None = option(
-        None, integer(1), "training", "most tokens of a step, if no text is longer"
+    batch_tokens: int | None = _training(
+        None, integer(1), "most tokens of a step, if no text is longer"
     )
-    learning_rate: float = option(5e-4, number(above=0), "training", "the highest")
-    vector_rate: float = option(
-        1.0, number(above=0), "training", "rate of shifts, steps, biases and norms, as a multiple"
+    learning_rate: float = _training(5e-4, number(above=0), "the highest")
+    vector_rate: float = _training(
+        1.0, number(above=0), "rate of shifts, steps, biases and norms, as a multiple"
     )
 
     def __post_init__(self) -> None:
@@ -305,12 +303,12 @@ class FinetuneOptions(_Shared):
     dev: Rows = field(metadata=_DEV)
     output: str | os.PathLike[str] = field(metadata=_OUTPUT)
     _: KW_ONLY
-    batch_size: int = option(_BATCH_SIZE, integer(1), "training", "texts of a step")
-    learning_rate: float = option(5e-5, number(above=0), "training", "the highest")
-    reinitialize_pooler: bool = option(
-        False, BOOL, "model", "begin with a new pooler, as for an encoder of sentence embeddings"
+    batch_size: int = _training(_BATCH_SIZE, integer(1), "texts of a step")
+    learning_rate: float = _training(5e-5, number(above=0), "the highest")
+    reinitialize_pooler: bool = _model(
+        False, BOOL, "begin with a new pooler, as for an encoder of sentence embeddings"
     )
-    dropout: float = option(0.1, number(low=0, below=1), "model", "probability in training")
+    dropout: float = _model(0.1, number(low=0, below=1), "probability in training")
 
     @property
     def model(self) -> str | os.PathLike[str]:

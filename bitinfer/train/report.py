@@ -170,10 +170,13 @@ class TrainingReport:
     seconds: float
     data: dict[str, DataFile]
 
+    def asdict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON: numbers that are not finite become None."""
+        return {"schema": SCHEMA, **_finite(asdict(self))}
+
     def as_json(self) -> str:
-        """The content of ``report.json``, in which numbers that are not finite are null."""
-        data = {"schema": SCHEMA, **_finite(asdict(self))}
-        return json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        """The content of ``report.json``."""
+        return json.dumps(self.asdict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @property
     def standard_error(self) -> float | None:

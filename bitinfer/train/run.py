@@ -130,7 +130,7 @@ class Run:
             if (wrong := archive.testzip()) is not None:
                 raise ValueError(f"wrong checksum of {wrong}")
         saved: Any = unpickle(self._path)
-        self._check(saved["settings"])
+        self._check(saved.pop("settings"))
         self.results = [
             StageResult(**each | {"points": tuple(Point(**point) for point in each["points"])})
             for each in saved["results"]
