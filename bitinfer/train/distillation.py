@@ -75,8 +75,8 @@ def distill(options: DistillOptions) -> TrainingReport:
     (``pytorch_model.bin``, ``config.json``, ``vocab.txt``), a report and a model card.  Until it is
     complete, what is needed to go on is in a folder beside it, whose name ends in ``.partial``.
 
-    A table is a path, or its rows as `bitinfer.data.tables.read_rows` takes them: ``(text, label)``,
-    or dicts by column, as a ``datasets.Dataset`` gives them.
+    A table is a path, or rows as `bitinfer.data.tables.read_rows` takes them: ``(text, label)``, or
+    dicts by column, as a ``datasets.Dataset`` gives them.
 
     Args:
         {options}
