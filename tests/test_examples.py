@@ -399,6 +399,19 @@ def test_scripts_call_commands_that_exist(
             assert not option.startswith("--") or f"{option} " in known or f"{option}]" in known
 
 
+def test_a_student_of_other_bits(bitinfer_command: Path, tmp_path: Path) -> None:
+    """Has the same steps, and a folder of its own."""
+    calls = tmp_path / "calls"
+    bitinfer_command.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    out = tmp_path / "out"
+    assert run("clinc150/train.sh", tmp_path, tmp_path, out, "1-1-2").returncode == 0
+    _, distill, verify = calls.read_text().splitlines()
+    assert f"--output {out}/student-1-1-2 " in distill
+    assert "--steps 1500 " in distill
+    assert distill.endswith("--bits 1-1-2 --shares 1")  # the last one counts
+    assert f"{out}/student-1-1-2/packed.safetensors" in verify
+
+
 def test_scripts_do_nothing_twice(bitinfer_command: Path, tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     bitinfer_command.write_text(f'#!/bin/sh\necho "$1" >> {calls}\n')
