@@ -490,7 +490,7 @@ def test_recipes_are_what_was_done(example: str, command: str, report: str) -> N
     pytest.importorskip("transformers", reason="training needs it")
     folder = Path(__file__).resolve().parents[1] / "examples" / example
     script = (folder / "train.sh").read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = script.replace(" $other", "").splitlines()  # what another argument of the script changes
+    lines = script.replace(" $other", "").splitlines()  # what the last argument changes
     starts = (f"bitinfer {each} " for each in ("finetune", "distill"))
     steps = [each for start in starts for each in lines if each.strip().startswith(start)]
     teacher, student = (

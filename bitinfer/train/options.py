@@ -14,7 +14,6 @@ import os
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, MISSING, Field, dataclass, field, fields, replace
-from functools import partial
 from typing import Any, ClassVar, Literal, ParamSpec, TypeAlias, TypeVar
 
 from bitinfer.codes import Bits
@@ -118,15 +117,21 @@ def _file(kind: Kind, help: str, *flags: str) -> dict[str, About]:
     return {"about": About(kind, "files", help, flags, place="" if flags else "one")}
 
 
+def _group(name: str) -> Callable[..., Any]:
+    """What makes the fields under a heading."""
+
+    def made(default: Any, kind: Kind, help: str, *flags: str) -> Any:
+        return option(default, kind, name, help, *flags)
+
+    return made
+
+
 _TRAIN = _file(TABLE, "labelled texts to learn: .tsv, .csv or .jsonl", "--train")
 _DEV = _file(TABLE, "labelled texts that choose the weights that are kept", "--dev")
 _OUTPUT = _file(FOLDER, "folder to make", "-o", "--output")
-_data = partial(option, group="data")
-_budget = partial(option, group="budget, one of")
-_stages = partial(option, group="stages and losses")
-_training = partial(option, group="training")
-_model = partial(option, group="model")
-_run = partial(option, group="run")
+_data, _budget, _stages, _training, _model, _run = map(
+    _group, ("data", "budget, one of", "stages and losses", "training", "model", "run")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
