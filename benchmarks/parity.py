@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bitinfer import _core
 from bitinfer.conversion.convert import unpadded
 from bitinfer.conversion.packing import to_metadata, to_tensors
 from bitinfer.data.tables import read_rows
 from bitinfer.families import read_checkpoint
 from bitinfer.reference import Reference, ReferenceOutput
+from bitinfer.runtime.engine import make_engine
 from bitinfer.runtime.text import TextTokenizer
 
 Ids = npt.NDArray[np.int32]
@@ -39,8 +39,7 @@ def main() -> int:
 
     description = read_checkpoint(options.checkpoint, task=options.task)
     metadata = to_metadata(description)
-    settings = {k: v for k, v in metadata["config"].items() if k != "activation"}
-    engine = _core.Model(settings, to_tensors(description))
+    engine = make_engine(metadata, to_tensors(description))
     float64, float32 = Reference(description), Reference(description, dtype=torch.float32)
 
     sentences = read_rows(options.table).texts[: options.limit]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,24 @@ CASES: dict[str, tuple[seeded.Spec, list[int]]] = {
     "wide-160": (seeded.WIDE_160, [1, 29, 40]),
     "mini-6x384": (seeded.MINI_6X384, [9, 24, 31, 128]),
     "base-12x768": (seeded.BASE_12X768, [5, 24, 26]),
+    "two-bits": (seeded.Spec(bits="1-1-2"), [1, 17, 40]),
+    "two-bits-from-min": (seeded.Spec(bits="1-1-2", from_min=True, exact_zeros=300), [1, 17, 40]),
+    "three-bits-gelu": (seeded.Spec(bits="1-1-3", activation="gelu", head="span"), [2, 39]),
+    "four-bits-cancelling": (
+        seeded.Spec(hidden=96, heads=3, intermediate=160, cancelling=True, bits="1-1-4"),
+        [4, 24, 39],
+    ),
+    "four-bits-from-min": (
+        replace(seeded.WIDE_160, activation="gelu", bits="1-1-4", from_min=True),
+        [1, 29, 40],
+    ),
+    "attention-4": (seeded.Spec(hidden=130, heads=10, bits="1-1-1+attention=4"), [7, 40]),
+    "ffn-2": (seeded.Spec(bits="1-1-1+ffn=2+pooler.in=3", from_min=True), [7, 40]),
+    "mini-two-bits": (replace(seeded.MINI_6X384, bits="1-1-2"), [9, 128]),
+    "mini-two-bits-from-min": (replace(seeded.MINI_6X384, bits="1-1-2", from_min=True), [9, 64]),
+    "mini-four-bits": (replace(seeded.MINI_6X384, bits="1-1-4"), [9, 64]),
+    "base-two-bits": (replace(seeded.BASE_12X768, bits="1-1-2"), [5, 26]),
+    "base-four-bits-from-min": (replace(seeded.BASE_12X768, bits="1-1-4", from_min=True), [5, 26]),
 }
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from bitinfer.codes import POINTS, UNSIGNED, Codes
+
 BLANK = b"0" * 64
 DIGEST = re.compile(rb'\\"sha256\\": \\"(.{64})\\", \\"source\\"', re.DOTALL)
 
 METADATA: dict[str, Any] = {
     "architecture": "bert",
-    "recipe": "bit-1-1-1",
+    "family": "bit",
     "writer": "bitinfer test",
     "config": {
         "hidden": 8,
@@ -29,6 +31,7 @@ METADATA: dict[str, Any] = {
         "activation": "relu",
         "head": "classification",
     },
+    "codes": {point: Codes(1, point not in UNSIGNED).name for point in POINTS},
     "labels": ["negative", "positive"],
     "task": "sst-2",
     "vocab": "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n##b\nc\né",

@@ -11,9 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bitinfer._core import Model
+from bitinfer.codes import LAYER_POINTS, POINTS
 from bitinfer.conversion.convert import unpadded
-from bitinfer.conversion.packing import to_tensors
+from bitinfer.conversion.packing import to_metadata, to_tensors
 from bitinfer.description import Description
+from bitinfer.heads import find_head
+from bitinfer.runtime.engine import make_engine
+from bitinfer.runtime.format import SIZES
 
 Array = npt.NDArray[Any]
 Codes = dict[str, Array]
@@ -28,42 +32,22 @@ GOLDEN = (
     "squad-128x2",
     "stsb-128x2-hd32",
 )
-
-# In the order in which they are computed; the replay program writes them so.
-POINTS = (
-    "query.in",
-    "key.in",
-    "value.in",
-    "query",
-    "key",
-    "value",
-    "attention.probs",
-    "attention.output.in",
-    "intermediate.in",
-    "output.in",
+# The same with more bits, each sequence run alone.
+MORE_BITS = (
+    "bit-w1a2-128x2",
+    "bit-w1a2-squad-128x2",
+    "bit-w1a4-128x2",
+    "bit-edge-ties-w1a4-96x2",
 )
-_SIZES = (
-    "hidden",
-    "layers",
-    "heads",
-    "intermediate",
-    "vocab",
-    "positions",
-    "token_types",
-    "labels",
-)
-_DTYPES = ("uint64", "int32", "float32", "float64")
 
-
-def engine_config(description: Description) -> dict[str, int | str]:
-    sizes = {name: getattr(description.config, name) for name in _SIZES}
-    return {**sizes, "head": description.config.head}
+_DTYPES = ("uint64", "int32", "int16", "float32", "float64")
 
 
 def engine(
     description: Description, isa: str | None = None, num_threads: int | None = None
 ) -> Model:
-    return Model(engine_config(description), to_tensors(description), isa, num_threads)
+    tensors = to_tensors(description)
+    return make_engine(to_metadata(description), tensors, isa=isa, num_threads=num_threads)
 
 
 def has_zero_weights(description: Description) -> bool:
@@ -122,7 +106,7 @@ def differences(found: Codes, expected: dict[str, Array], length: int) -> dict[s
 
 def code_names(layers: int) -> Iterator[str]:
     for index in range(layers):
-        for point in POINTS:
+        for point in LAYER_POINTS:
             yield f"codes.layer{index}.{point}"
     yield "codes.pooler.in"
 
@@ -140,8 +124,13 @@ def digest(found: Codes, layers: int) -> str:
 
 def replay_input(description: Description, sequences: list[Array]) -> bytes:
     config = description.config
-    parts = [struct.pack("<8q", *(getattr(config, name) for name in _SIZES))]
-    parts.append(struct.pack("<q", config.head == "span"))
+    parts = [struct.pack("<8q", *(getattr(config, name) for name in SIZES))]
+    reads = find_head(config.head, config.labels).reads
+    kinds = (config.activation == "gelu", ("none", "pooled", "tokens").index(reads))
+    parts.append(struct.pack("<2q", *kinds))
+    for point in POINTS:
+        codes = description.codes[point]
+        parts.append(struct.pack("<3q", codes.bits, codes.signed, codes.from_min))
     tensors = to_tensors(description)
     parts.append(struct.pack("<q", len(tensors)))
     for name, array in tensors.items():

@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitinfer.codes import Bits
+from bitinfer.families.bit import quantization
+
 F32 = npt.NDArray[np.float32]
 State = dict[str, F32]
 
@@ -31,6 +34,9 @@ class Spec:
         exact_zeros: at least so many weights of every linear equal the mean of their matrix.
         cancelling: power-of-two scales, and biases and shifts that integers can cancel, so that
             codes of activations are often exactly 0.
+        bits: of weights, embeddings and activations.
+        from_min: unsigned codes of two bits or more count from the smallest value of their point,
+            as the published code does.
         length: sequence length for which attention bits are balanced.
         offset: added to the bias of the linears before each LayerNorm, which takes it out again;
             float32 loses digits to it, as it does to the outlier channels of trained models.
@@ -50,6 +56,8 @@ class Spec:
     embed_layerwise: bool = False
     exact_zeros: int = 0
     cancelling: bool = False
+    bits: str = "1-1-1"
+    from_min: bool = False
     length: int = 24
     offset: float = 0.0
     seed: int = 1
@@ -104,18 +112,11 @@ def config(spec: Spec) -> dict[str, Any]:
         "type_vocab_size": spec.token_types,
         "num_labels": spec.labels,
         "finetuning_task": None,
-        "weight_bits": 1,
-        "weight_quant_method": "bwn",
-        "input_bits": 1,
-        "input_quant_method": "elastic",
+        **quantization(Bits.parse(spec.bits), from_zero=not spec.from_min),
         "learnable_scaling": True,
         "clip_init_val": 2.5,
-        "sym_quant_qkvo": True,
-        "sym_quant_ffn_attn": False,
         "weight_layerwise": spec.weight_layerwise,
         "embed_layerwise": spec.embed_layerwise,
-        "input_layerwise": True,
-        "not_quantize_attention": False,
     }
 
 
@@ -156,6 +157,7 @@ def state_dict(spec: Spec) -> State:
 class _Builder:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
+        self.bits = Bits.parse(spec.bits)
         self.random = np.random.RandomState(spec.seed)
         self.state: State = {}
         hidden = spec.hidden
@@ -169,7 +171,7 @@ class _Builder:
         self.norm("bert.embeddings.LayerNorm")
         for index in range(spec.layers):
             self.layer(f"bert.encoder.layer.{index}")
-        self.linear("bert.pooler.dense", hidden, hidden)
+        self.linear("bert.pooler.dense", hidden, hidden, "pooler.in")
         head = "qa_outputs" if spec.head == "span" else "classifier"
         self.state[f"{head}.weight"] = self.bell((spec.labels, hidden), -19)
         self.state[f"{head}.bias"] = self.bell((spec.labels,), -19)
@@ -178,24 +180,26 @@ class _Builder:
         hidden, inner = self.spec.hidden, self.spec.intermediate
         attention = f"{key}.attention.self"
         for name in ("query", "key", "value"):
-            self.linear(f"{attention}.{name}", hidden, hidden)
-            self.state[f"{attention}.clip_{name}"] = self.step(0.4, 1.0)
+            self.linear(f"{attention}.{name}", hidden, hidden, f"{name}.in")
+            self.state[f"{attention}.clip_{name}"] = self.step(0.4, 1.0, name)
             self.state[f"{attention}.move_{name[0]}.bias"] = self.bell((hidden,), -18)
         typical = 2 / self.spec.length
-        self.state[f"{attention}.clip_attn"] = self.step(0.7 * typical, 1.2 * typical)
-        self.linear(f"{key}.attention.output.dense", hidden, hidden)
+        self.state[f"{attention}.clip_attn"] = self.step(
+            0.7 * typical, 1.2 * typical, "attention.probs"
+        )
+        self.linear(f"{key}.attention.output.dense", hidden, hidden, "attention.output.in")
         self.norm(f"{key}.attention.output.LayerNorm")
         self.state[f"{key}.attention.output.dense.bias"] += np.float32(self.spec.offset)
-        self.linear(f"{key}.intermediate.dense", inner, hidden)
-        self.linear(f"{key}.output.dense", hidden, inner)
+        self.linear(f"{key}.intermediate.dense", inner, hidden, "intermediate.in")
+        self.linear(f"{key}.output.dense", hidden, inner, "output.in")
         self.norm(f"{key}.output.LayerNorm")
         self.state[f"{key}.output.dense.bias"] += np.float32(self.spec.offset)
 
-    def linear(self, key: str, outputs: int, inputs: int) -> None:
+    def linear(self, key: str, outputs: int, inputs: int, point: str) -> None:
         self.state[f"{key}.weight"] = self.weight(outputs, inputs)
         self.state[f"{key}.bias"] = self.shift(outputs)
         self.state[f"{key}.move.bias"] = self.shift(inputs)
-        self.state[f"{key}.input_clip_val"] = self.step(0.3, 1.0)
+        self.state[f"{key}.input_clip_val"] = self.step(0.3, 1.0, point)
 
     def norm(self, key: str) -> None:
         self.state[f"{key}.weight"] = 1 + self.bell((self.spec.hidden,), -17)
@@ -237,11 +241,13 @@ class _Builder:
         small = self.random.randint(-4, 5, size)
         return np.ldexp(np.where(small % 2, 0, small).astype(np.float32), -6)
 
-    def step(self, low: float, high: float) -> F32:
+    def step(self, low: float, high: float, point: str) -> F32:
+        """Smaller the more codes there are, so that all of them occur."""
+        finer = 2.0 ** -max(0, self.bits.at(point) - 2)
         if self.spec.cancelling:
-            return np.array(0.5 if high > 0.5 else 0.0625, np.float32)
+            return np.array(finer * (0.5 if high > 0.5 else 0.0625), np.float32)
         part = self.random.randint(0, 1 << 16) / 65536
-        return np.array(low + part * (high - low), np.float32)
+        return np.array(finer * (low + part * (high - low)), np.float32)
 
 
 def _weight_exponent(inputs: int) -> int:

@@ -16,6 +16,7 @@ import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitinfer.bits import pack_bits, unpack_bits
 from bitinfer.conversion import convert as converter
 from bitinfer.conversion.convert import (
     Parity,
@@ -26,10 +27,8 @@ from bitinfer.conversion.convert import (
 )
 from bitinfer.conversion.packing import (
     from_tensors,
-    pack_bits,
     to_metadata,
     to_tensors,
-    unpack_bits,
 )
 from bitinfer.description import BinaryMatrix
 from bitinfer.errors import ConversionError, InputError, InputTypeError
@@ -50,6 +49,10 @@ SPECS = {
     "exact zeros and activations": replace(seeded.TINY, exact_zeros=9, activation="gelu"),
     "span": replace(seeded.TINY, head="span"),
     "regression": replace(seeded.TINY, labels=1),
+    "two bits": replace(seeded.TINY, bits="1-1-2", activation="gelu"),
+    "two bits from min": replace(seeded.TINY, bits="1-1-2", from_min=True, exact_zeros=9),
+    "four bits from min": replace(seeded.WIDE_160, bits="1-1-4", from_min=True),
+    "mixed": replace(seeded.TINY, bits="1-1-1+attention=4+ffn=2", head="span"),
     "one token type": replace(seeded.TINY, token_types=1, positions=7),
 }
 
@@ -141,12 +144,8 @@ def test_engine_equals_the_reference_at_the_ends_of_thresholds(tmp_path: Path) -
     folder = seeded.save(tmp_path, state, seeded.config(spec), seeded.vocabulary(spec))
     description = read_checkpoint(folder)
     tensors = to_tensors(description)
-    assert tensors["layer.0.query.threshold"][:4].tolist() == [-(2**31), 2**31 - 1, 0, 2**31 - 1]
-    assert tensors["layer.0.query.threshold_low"][[0, 1, 3]].tolist() == [
-        -(2**31),
-        2**31 - 1,
-        -(2**31),
-    ]
+    assert tensors["layer.0.query.rises"][1, :4].tolist() == [-33, 32, 0, 32]
+    assert tensors["layer.0.query.rises"][0, [0, 1, 3]].tolist() == [-33, 32, -33]
     parity = measure_parity(description, tensors)
     assert parity.codes_differing == 0
     assert parity.logits_difference < 1e-9
@@ -163,18 +162,20 @@ def test_engine_equals_the_reference_where_all_probabilities_are_half_a_step(
 @pytest.mark.parametrize(
     "point",
     [
-        "layer.1.query.threshold",
-        "layer.0.attention.output.in.threshold",
-        "layer.1.output.in.threshold",
+        "layer.1.query",
+        "layer.0.attention.output.in",
+        "layer.1.output.in",
     ],
 )
-def test_parity_notices_one_wrong_threshold(tiny: Path, point: str) -> None:
+def test_parity_notices_one_wrong_rise(tiny: Path, point: str) -> None:
     description = read_checkpoint(tiny)
     tensors = to_tensors(description)
-    tensors[point] = tensors[point] + np.array([2] + [0] * (len(tensors[point]) - 1), np.int32)
+    rises = tensors[f"{point}.rises"].copy()
+    rises[-1, 0] += 2
+    tensors[f"{point}.rises"] = rises
     parity = measure_parity(description, tensors)
     assert parity.codes_differing > 0
-    layer, _, name = point.removeprefix("layer.").removesuffix(".threshold").partition(".")
+    layer, _, name = point.removeprefix("layer.").partition(".")
     assert parity.first_difference == f"codes.layer{layer}.{name}"
     assert not parity.exact
 
@@ -242,12 +243,12 @@ def test_exact_zeros_are_marked_in_their_rows_only(source: Callable[[seeded.Spec
         (
             seeded.TINY,
             "7ef3ff86ec706ac6e4203e7e039e03ccb283c7d1708ce61884aaca34c1c07894",
-            "8446040546990d0346adc95a877784e1db7eb270e6797e2e1681b5ebc1e3d701",
+            "748d81ed2fe886a23bd652ff7e2c7476e8cf1369f351751b1affc06317397884",
         ),
         (
             SPECS["exact zeros and activations"],
             "33bade04ac3731ad6a3f34fde5a31bee83716fde6f642c88dfb6e0f5b5d901d7",
-            "af6bc3123dad67643178c7daac7aa646f6b13ace2429bdf8712e622e9b5291a0",
+            "92e3a3511067ec9c227b7fc24c6ada5057cd573e45fe13baef879f9a6d50795a",
         ),
     ],
     ids=["relu", "gelu"],
@@ -292,6 +293,17 @@ def test_equal_inputs_give_equal_files(tiny: Path, tmp_path: Path) -> None:
     assert data == (tmp_path / "b").read_bytes()
     assert str(tmp_path).encode() not in data
     assert str(tiny).encode() not in data
+
+
+def test_bits_that_the_config_does_not_tell_are_named_by_the_user(
+    tiny: Path, tmp_path: Path
+) -> None:
+    config = json.loads((tiny / "config.json").read_text())
+    del config["input_bits"]
+    with pytest.raises(ConversionError, match=r"missing input_bits .*bits= \(--bits 1-1-2\)"):
+        convert(tiny, tmp_path / "a", config=config)
+    convert(tiny, tmp_path / "a", config=config, bits="1-1-2")
+    assert read_packed(tmp_path / "a")[0]["codes"]["output.in"] == "unsigned-2-from-min"
 
 
 def test_pack_checkpoint_is_convert_without_a_file(tiny: Path, tmp_path: Path) -> None:
@@ -448,7 +460,7 @@ def test_export_means_the_same_network(
     metadata, tensors = read_packed(tmp_path / "a.safetensors")
     again, arrays = pack_checkpoint(tmp_path / "float")
     assert digest(arrays) == digest(tensors)
-    for key in ("config", "labels", "task", "vocab", "tokenizer"):
+    for key in ("config", "codes", "family", "labels", "task", "vocab", "tokenizer"):
         assert again[key] == metadata[key], key
     assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "float"}
 

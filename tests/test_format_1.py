@@ -19,10 +19,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from children import environment
 
 from bitinfer import _core
+from bitinfer.conversion.packing import from_tensors, to_tensors
 from bitinfer.runtime.format import read_packed
 
 FILE = Path(__file__).parent / "data" / "format-1.safetensors"
@@ -82,8 +84,20 @@ def test_the_file_is_the_one_of_2026() -> None:
     assert metadata["format_version"] == "1"
     for name in ("embeddings.word", "layer.0.query", "layer.1.output", "pooler"):
         assert {f"{name}.bits", f"{name}.zero_rows", f"{name}.nonzero"} <= set(tensors)
-    for point in ("query", "key", "value", "attention.output.in", "output.in"):
-        assert f"layer.1.{point}.threshold_low" in tensors
+    for point in ("query", "key", "value", "attention.output.in"):
+        assert tensors[f"layer.1.{point}.rises"].shape == (2, 72)
+    assert tensors["layer.1.output.in.rises"].shape == (1, 100)
+    assert tensors["layer.1.output.in.falls"].shape == (1, 100)
+
+
+def test_its_thresholds_are_the_rises_and_falls_of_its_formulas() -> None:
+    """What the reader makes of them is what a conversion makes today of steps and shifts."""
+    metadata, tensors = read_packed(FILE)
+    again = to_tensors(from_tensors(tensors, metadata))
+    assert again.keys() == tensors.keys()
+    for name, array in again.items():
+        assert array.dtype == tensors[name].dtype, name
+        assert np.array_equal(array, tensors[name]), name
 
 
 @pytest.mark.parametrize("isa", _core.available_isas())

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from packed import join, reseal, split, with_metadata
 
 import bitinfer
+from bitinfer.codes import allowed_codes
 from bitinfer.errors import BitinferError
 
 SMALL = {"hidden": 8, "layers": 1, "intermediate": 16, "vocab": 12, "positions": 6}
 FUZZ = settings(
-    max_examples=400,
+    max_examples=200,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -31,9 +32,10 @@ class Contents(bytes):
         return f"<{len(self)} bytes>"
 
 
-@pytest.fixture(scope="module")
-def data(packed: Callable[..., Path]) -> bytes:
-    return Contents(packed(**SMALL, exact_zeros=3, activation="gelu").read_bytes())
+@pytest.fixture(scope="module", params=["1-1-1", "1-1-2", "1-1-1+attention=4+ffn=2"])
+def data(packed: Callable[..., Path], request: pytest.FixtureRequest) -> bytes:
+    more = {"bits": request.param, "from_min": request.param == "1-1-2"}
+    return Contents(packed(**SMALL, **more, exact_zeros=3, activation="gelu").read_bytes())
 
 
 def survives(folder: Path, data: bytes) -> bool:
@@ -113,6 +115,7 @@ def test_damaged_tensors(data: bytes, tmp_path: Path, values: st.DataObject) -> 
 
 
 NUMBERS = st.integers(-2, 40) | st.sampled_from([2**31 - 1, 2**31, 2**63, -(2**63), 10**30])
+NAMES = st.sampled_from([name for point in ("key", "output.in") for name in allowed_codes(point)])
 ANYTHING = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
@@ -127,10 +130,10 @@ def test_damaged_metadata(data: bytes, tmp_path: Path, values: st.DataObject) ->
     header, _ = split(data)
     metadata = json.loads(header["__metadata__"]["bitinfer"])
     for _ in range(values.draw(st.integers(1, 3))):
-        groups = [metadata, metadata["config"], metadata["tokenizer"]]
+        groups = [metadata, metadata["config"], metadata["codes"], metadata["tokenizer"]]
         group = values.draw(st.sampled_from([g for g in groups if isinstance(g, dict) and g]))
         key = values.draw(st.sampled_from(sorted(group)))
-        group[key] = values.draw(NUMBERS | ANYTHING)
+        group[key] = values.draw(NUMBERS | ANYTHING | NAMES)
     survives(tmp_path, with_metadata(data, metadata))
 
 
@@ -155,7 +158,7 @@ def test_damaged_table_of_tensors(data: bytes, tmp_path: Path, values: st.DataOb
             header[name], header[other] = header[other], header[name]
         elif action == "type":
             header[name]["dtype"] = values.draw(
-                st.sampled_from(["U64", "F64", "F32", "I32", "BF16"])
+                st.sampled_from(["U64", "F64", "F32", "I32", "I16", "BF16"])
             )
         elif action == "shape":
             header[name]["shape"] = values.draw(st.lists(NUMBERS, max_size=3))

@@ -9,12 +9,13 @@ import parity
 import pytest
 
 from bitinfer._core import available_isas
+from bitinfer.codes import LAYER_POINTS
 from bitinfer.families import read_checkpoint
 
 pytest.importorskip("torch", reason="checkpoints are read with PyTorch")
 
 
-@pytest.mark.parametrize("case", parity.GOLDEN)
+@pytest.mark.parametrize("case", [*parity.GOLDEN, *parity.MORE_BITS])
 def test_every_code_equals_the_published_float64_run(shared: Path, case: str) -> None:
     folder = shared / "golden" / case
     description = read_checkpoint(folder)
@@ -30,7 +31,7 @@ def test_every_code_equals_the_published_float64_run(shared: Path, case: str) ->
                     golden["token_type_ids"][row, :length],
                 )
                 codes = {k: v[row] for k, v in golden.items() if k.startswith("codes.")}
-                assert len(codes) == len(parity.POINTS) * description.config.layers + 1
+                assert len(codes) == len(LAYER_POINTS) * description.config.layers + 1
                 assert parity.differences(found, codes, length) == {}
                 logits = golden["logits"][row]
                 wanted = logits[:length] if logits.ndim == 2 else logits[None]

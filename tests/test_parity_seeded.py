@@ -13,6 +13,7 @@ import parity
 import pytest
 
 from bitinfer._core import available_isas
+from bitinfer.codes import LAYER_POINTS
 from bitinfer.description import Description
 
 torch = pytest.importorskip("torch", reason="the reference is in PyTorch")
@@ -67,7 +68,7 @@ def test_each_layer_alone_equals_the_reference(name: str) -> None:
         found = parity.trace(model, ids, layer=index, hidden=states[0].numpy())
         prefix = f"codes.layer{index}."
         codes = {k: v[0].numpy() for k, v in output.codes.items() if k.startswith(prefix)}
-        assert len(codes) == len(parity.POINTS)
+        assert len(codes) == len(LAYER_POINTS)
         assert parity.differences(found, codes, len(ids)) == {}
         wanted = output.hidden[index + 1][0].numpy()
         np.testing.assert_allclose(found[f"hidden{index + 1}"], wanted, rtol=0, atol=1e-9)
@@ -101,6 +102,12 @@ def test_cases_hold_what_they_are_for() -> None:
     assert values("mini-6x384", "attention.probs") == {0, 1}
     assert values("base-12x768", "output.in") == {0, 1}
     assert parity.has_zero_weights(description_of("tiny-zeros"))
+    assert values("mini-two-bits", "query") == {-2, -1, 0, 1}
+    for point in ("attention.probs", "output.in"):
+        assert values("mini-two-bits", point) == {0, 1, 2, 3}, point
+        assert values("base-four-bits-from-min", point) == set(range(16)), point
+    assert values("attention-4", "key") == set(range(-8, 8))
+    assert values("attention-4", "key.in") <= {-1, 0, 1}
 
 
 REPLAY = "BITINFER_REPLAY"  # e.g. "qemu-aarch64 build/neon/bitinfer_replay"

@@ -11,7 +11,8 @@ import parity
 import pytest
 from children import environment
 
-from bitinfer.conversion.packing import to_tensors
+from bitinfer.conversion.packing import to_metadata, to_tensors
+from bitinfer.runtime.engine import make_engine
 
 _BUSY_AT_EXIT = """
 import threading, time
@@ -50,7 +51,7 @@ def test_flushed_denormals_change_nothing() -> None:
     tensors[shift] = np.resize(np.float32([1e-40, -1e-40]), tensors[shift].shape)
 
     def run() -> dict[str, parity.Array]:
-        model = parity.Model(parity.engine_config(description), tensors, None, 1)
+        model = make_engine(to_metadata(description), tensors, num_threads=1)
         return parity.trace(model, np.zeros(3, np.int32))
 
     normal = run()

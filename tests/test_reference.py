@@ -85,15 +85,7 @@ def test_golden_float32_run(shared: Path, case: str) -> None:
     assert np.abs(error).max() < 1e-5
 
 
-MORE_BITS = (
-    "bit-w1a2-128x2",
-    "bit-w1a2-squad-128x2",
-    "bit-w1a4-128x2",
-    "bit-edge-ties-w1a4-96x2",
-)
-
-
-@pytest.mark.parametrize("case", MORE_BITS)
+@pytest.mark.parametrize("case", parity.MORE_BITS)
 def test_golden_codes_of_more_bits(shared: Path, case: str) -> None:
     """Each sequence was run alone; here they share a padded batch, which must not matter."""
     golden = np.load(shared / "golden" / case / "golden.npz")

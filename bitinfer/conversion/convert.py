@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +17,7 @@ from bitinfer.description import Description
 from bitinfer.errors import ConversionError, InputError, InputTypeError
 from bitinfer.families import read_checkpoint
 from bitinfer.families.checkpoint import looks_like_checkpoint
+from bitinfer.runtime.engine import make_engine
 from bitinfer.runtime.format import Tensors, check_target, write_packed
 from bitinfer.runtime.sizes import by_part, part_of
 
@@ -240,13 +241,10 @@ def measure_parity(
         batches: ids, segments and mask, int64 [B, S] each, padded on the right; default a few
             random sequences, the same for every model of the same sizes.
     """
-    from bitinfer._core import Model
     from bitinfer.reference import Reference
 
     reference = Reference(description)
-    settings = asdict(description.config)
-    del settings["activation"]  # it has become thresholds
-    engine = Model(settings, tensors)
+    engine = make_engine(to_metadata(description), tensors)
     found = Parity(0, 0, 0, 0, None, 0.0)
     for ids, segments, mask in [_sample(description)] if batches is None else batches:
         expected = reference(ids, segments, mask, trace=True)

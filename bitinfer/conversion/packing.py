@@ -3,7 +3,7 @@
 Signs become bits: bit ``k % 64`` of word ``k // 64`` of a row is 1 where code k is +1; a row is
 padded with zero bits to whole words.  Rows with codes that are exactly 0 are listed beside them,
 with a second plane of bits, 1 where the code is not 0.  Formulas that only decide a code are
-replaced by integer thresholds.  Nothing is rounded: `from_tensors` returns what went in.
+replaced by integer rises and falls.  Nothing is rounded: `from_tensors` returns what went in.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy.typing as npt
 import bitinfer
 from bitinfer.bits import pack_bits, unpack_bits
 from bitinfer.checks import check_int
-from bitinfer.codes import POINTS, UNSIGNED, Codes
-from bitinfer.conversion.thresholds import layer_thresholds
+from bitinfer.codes import POINTS, Codes
+from bitinfer.conversion.flips import layer_flips
 from bitinfer.description import (
     F32,
     LINEARS,
@@ -32,7 +32,6 @@ from bitinfer.description import (
     Layer,
     LayerNorm,
 )
-from bitinfer.errors import ConversionError
 from bitinfer.families.glue import find_task
 from bitinfer.runtime.format import FORMAT_VERSION, Tensors
 
@@ -45,10 +44,8 @@ def to_tensors(description: Description) -> Tensors:
     """Every tensor of the packed file, by name.
 
     Raises:
-        ConversionError: if codes of a layer cannot be expressed by integer thresholds.
+        ConversionError: if codes of a layer cannot be expressed by rises and falls.
     """
-    if str(description.bits) != "1-1-1":
-        raise ConversionError(f"bits: found {description.bits}, expected 1-1-1")
     tensors: Tensors = {
         **_matrix("embeddings.word", description.word),
         "embeddings.position": description.position,
@@ -61,10 +58,10 @@ def to_tensors(description: Description) -> Tensors:
             tensors[f"{name}.{STEPS[point]}"] = _one(step)
         for part, norm in layer.norms.items():
             tensors |= _norm(f"{name}.{part}", norm)
-        for point, (threshold, low) in layer_thresholds(description, index).items():
-            tensors[f"{name}.{point}.threshold"] = threshold
-            if low is not None:
-                tensors[f"{name}.{point}.threshold_low"] = low
+        for point, (rises, falls) in layer_flips(description, index).items():
+            tensors[f"{name}.{point}.rises"] = rises
+            if falls is not None:
+                tensors[f"{name}.{point}.falls"] = falls
     for name, linear in description.linears():
         tensors |= _linear(name, linear)
     return tensors | {"head.weight": description.head_weight, "head.bias": description.head_bias}
@@ -98,8 +95,9 @@ def to_metadata(
         "format_version": FORMAT_VERSION,
         "writer": f"bitinfer {bitinfer.__version__}",
         "architecture": "bert",
-        "recipe": "bit-1-1-1",
+        "family": description.family,
         "config": asdict(description.config),
+        "codes": {point: description.codes[point].name for point in POINTS},
         "labels": list(description.label_names),
         "task": description.task,
         "vocab": "\n".join(description.vocab),
@@ -142,9 +140,9 @@ def from_tensors(
         )
 
     return Description(
-        family="bit",
+        family=metadata["family"],
         config=config,
-        codes={point: Codes(1, point not in UNSIGNED) for point in POINTS},
+        codes={point: Codes.parse(name) for point, name in metadata["codes"].items()},
         word=_unpacked_matrix(tensors, "embeddings.word", config.hidden),
         position=tensors["embeddings.position"],
         token_type=tensors["embeddings.token_type"],

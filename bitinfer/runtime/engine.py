@@ -11,22 +11,25 @@ from bitinfer.runtime.format import SIZES, Tensors
 
 __all__ = ["make_engine"]
 
-_NATIVE = {"pooled": "classification", "tokens": "span"}
-
 
 def make_engine(
-    config: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     tensors: Tensors,
     *,
     isa: str | None = None,
     num_threads: int | None = None,
 ) -> _core.Model:
-    """The engine for the ``config`` and the tensors of a packed file.
+    """The engine for the metadata (``config`` and ``codes``) and the tensors of a packed file.
 
     Raises:
         FormatError: sizes or tensors do not fit each other.
         UnsupportedError: the head or the instruction set is not there.
     """
-    head = find_head(config["head"], config["labels"])
-    sizes = {size: config[size] for size in SIZES}
-    return _core.Model({**sizes, "head": _NATIVE[head.reads]}, tensors, isa, num_threads)
+    config = metadata["config"]
+    settings = {
+        **{size: config[size] for size in SIZES},
+        "activation": config["activation"],
+        "reads": find_head(config["head"], config["labels"]).reads,
+        "codes": metadata["codes"],
+    }
+    return _core.Model(settings, tensors, isa, num_threads)

@@ -6,52 +6,53 @@ defined and equal models must give equal bytes.  ``sha256`` in that JSON is the 
 whole file with its own 64 digits replaced by zeros: every byte is covered, none can change unseen.
 
 A file is hostile until it has been checked.  The header is read and checked first, then the length
-of the file, and only then the rest.  The names, shapes and types of the tensors are checked by
-``bitinfer._core.Model``, the code that relies on them.
+of the file, and only then the rest.  Offsets, types and shapes are checked by the safetensors
+library, and which tensors a model has by ``bitinfer._core.Model``, the code that relies on them.
+
+Files of format 1 are read as what they would be in format 2; nothing else knows of them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeAlias
 
-from bitinfer.errors import FormatError, quote
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from bitinfer.codes import POINTS, UNSIGNED, Codes, allowed_codes
+from bitinfer.description import Config
+from bitinfer.errors import FormatError, UnsupportedError, quote, shorten
 from bitinfer.files import check_target, write_file
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from bitinfer.heads import find_head, heads
 
 __all__ = [
     "FORMAT_VERSION",
-    "PackedFile",
+    "SIZES",
+    "Tensors",
     "check_metadata",
     "check_target",
     "looks_packed",
-    "open_packed",
+    "narrowest",
     "read_packed",
     "write_packed",
 ]
 
-FORMAT_VERSION = "1"
-ARCHITECTURES = ("bert",)
-RECIPES = ("bit-1-1-1",)
-ACTIVATIONS = ("relu", "gelu")
-HEADS = ("classification", "span")
-SIZES = ("hidden", "layers", "heads", "intermediate", "vocab", "positions", "token_types", "labels")
+FORMAT_VERSION = "2"
+SIZES = tuple(field.name for field in fields(Config) if field.type == "int")
 
 Tensors: TypeAlias = "dict[str, NDArray[Any]]"
-Entries: TypeAlias = list[tuple[str, Any]]
 
 _KEY = "bitinfer"
-# As the container names them -> as NumPy does, and bytes of a value.
-_DTYPES = {"U64": ("uint64", 8), "F64": ("float64", 8), "F32": ("float32", 4), "I32": ("int32", 4)}
-_MAX_AXES = 2
+# As the container names them.
+_DTYPES = {"U64": np.uint64, "F64": np.float64, "F32": np.float32, "I32": np.int32, "I16": np.int16}
 _LENGTH_BYTES = 8
 # A header holds about 100 bytes a tensor and the vocabulary: 0.3 MB for BERT-base.
 _MAX_HEADER = 16 << 20
@@ -74,7 +75,7 @@ def write_packed(
 
     Args:
         path: The file to make.  It appears under this name only when it is complete.
-        tensors: name -> array of uint64, int32, float32 or float64, with at most two axes.
+        tensors: name -> array of uint64, int16, int32, float32 or float64.
         metadata: The object described in ``docs/format.md`` without ``format_version`` and
             ``sha256``, which are added here.
         overwrite: Replace an existing file; otherwise it is left alone.
@@ -84,21 +85,23 @@ def write_packed(
         InputError, FileExistsError, FileNotFoundError, IsADirectoryError: As `check_target`.
         OSError: The file cannot be written.
     """
-    import hashlib
-
-    import numpy as np
-    from safetensors import SafetensorError
     from safetensors.numpy import save
 
     target = check_target(path, overwrite=overwrite)
     sealed = {**metadata, "format_version": FORMAT_VERSION, "sha256": _BLANK}
     check_metadata(sealed, str(target))
-    _check_arrays(tensors, str(target))
+    for tensor, array in tensors.items():
+        if array.dtype.type not in _DTYPES.values() or array.ndim > 2:
+            raise FormatError(
+                f"{target}: tensor {quote(tensor)}: found {array.dtype.name} {array.shape}, "
+                f"expected {' or '.join(kind.__name__ for kind in _DTYPES.values())} and at most "
+                "two axes"
+            )
     try:
         text = json.dumps(sealed, sort_keys=True, ensure_ascii=False, allow_nan=False)
         arrays = {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}
         data = bytearray(save(arrays, {_KEY: text}))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, TypeError, ValueError) as error:
         raise FormatError(f"{target}: cannot be stored: {error}") from error
     start = _find_digest(data, _BLANK, str(target))
     data[start : start + len(_BLANK)] = hashlib.sha256(data).hexdigest().encode()
@@ -110,14 +113,23 @@ def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
 
     Returns:
         ``(metadata, tensors)``: the metadata object, complete and of the documented types, and the
-        arrays by name, which cannot be written to.
+        arrays by name, which cannot be written to.  Of a file of format 1 they are what they would
+        be in format 2, but for ``format_version``.
 
     Raises:
         FormatError: The file is not a packed model, is damaged, or is of an unknown version.
         OSError: The file cannot be read.
     """
-    with open_packed(path) as file:
-        return file.metadata, file.tensors(file.read())
+    name = os.fsdecode(path)
+    with open(path, "rb") as file:
+        header = _read_header(file, name)
+        container = _parse_object(header[_LENGTH_BYTES:], f"{name}: header")
+        metadata = _parse_metadata(container, name)
+        _check_container(path, name)
+        data = file.read()
+    _check_digest(header, data, metadata["sha256"], name)
+    tensors = _tensors(container, data, name)
+    return (metadata, tensors) if metadata["format_version"] != "1" else _upgrade(metadata, tensors)
 
 
 def looks_packed(path: str | os.PathLike[str]) -> bool:
@@ -141,74 +153,16 @@ def looks_packed(path: str | os.PathLike[str]) -> bool:
     return isinstance(strings, dict) and _KEY in strings
 
 
-@dataclass(frozen=True)
-class PackedFile:
-    """A packed file of which all but the tensors is read and checked; open until its block ends.
+def narrowest(sums: NDArray[Any], reach: int) -> NDArray[Any]:
+    """Rises and falls in the type that a file holds them in: int16, or int32 for a large reach.
 
-    Attributes:
-        metadata: The metadata object, complete and of the documented types; not to be trusted
-            before `read` has returned: only then is the checksum known to be right.
+    Args:
+        sums: Integers, all of which lie within ``-reach - 1 .. reach``.
     """
-
-    metadata: dict[str, Any] = field(repr=False)
-    _name: str
-    _header: bytes = field(repr=False)
-    _entries: Entries = field(repr=False)
-    _file: BinaryIO
-
-    def __enter__(self) -> PackedFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def read(self) -> bytes:
-        """The bytes of the tensors, checked; once, from any thread.
-
-        Raises:
-            FormatError: The file is damaged.
-            OSError: It cannot be read.
-        """
-        length = _data_length(self._entries)
-        data = _read_data(self._file, len(self._header), length, self._name)
-        _check_digest(self._header, data, self.metadata["sha256"], self._name)
-        return data
-
-    def tensors(self, data: bytes) -> Tensors:
-        """The tensors in what `read` returned: copies would take as much memory again."""
-        import numpy as np
-
-        tensors = {}
-        for tensor, entry in self._entries:
-            kind, size = _DTYPES[entry["dtype"]]
-            start, end = entry["data_offsets"]
-            flat = np.frombuffer(data, kind, (end - start) // size, start)
-            tensors[tensor] = (flat if flat.flags.aligned else flat.copy()).reshape(entry["shape"])
-        return tensors
+    return sums.astype(np.int16 if reach < 2**15 else np.int32)
 
 
-def open_packed(path: str | os.PathLike[str]) -> PackedFile:
-    """Read and check a packed file up to its tensors.  Does without NumPy, whose import takes long.
-
-    Raises:
-        As `read_packed`.
-    """
-    name = os.fsdecode(path)
-    with ExitStack() as stack:
-        file = stack.enter_context(open(path, "rb"))
-        header = _read_header(file, name)
-        container = _parse_object(header[_LENGTH_BYTES:], f"{name}: header")
-        metadata = _parse_metadata(container, name)
-        entries = _read_entries(container, name)
-        stack.pop_all()
-    return PackedFile(metadata, name, header, entries, file)
-
-
-# ---- reading
-
-
-def _header_length(start: bytes | bytearray) -> int:
-    return int.from_bytes(start[:_LENGTH_BYTES], "little")
+# ---- the container
 
 
 def _read_header(file: BinaryIO, name: str) -> bytes:
@@ -217,7 +171,7 @@ def _read_header(file: BinaryIO, name: str) -> bytes:
     start = file.read(_LENGTH_BYTES)
     if size < _LENGTH_BYTES + 2 or len(start) < _LENGTH_BYTES:
         raise FormatError(f"{name}: {size} bytes is too short for a packed model file")
-    length = _header_length(start)
+    length = int.from_bytes(start, "little")
     limit = min(size - _LENGTH_BYTES, _MAX_HEADER)
     if not 2 <= length <= limit:
         raise FormatError(
@@ -242,58 +196,38 @@ def _parse_metadata(container: dict[str, Any], name: str) -> dict[str, Any]:
     return metadata
 
 
-def _read_entries(container: dict[str, Any], name: str) -> Entries:
-    """What the header says of each tensor, in the order of their bytes; all of it is checked."""
-    entries = [(tensor, entry) for tensor, entry in container.items() if tensor != "__metadata__"]
-    for tensor, entry in entries:
-        where = f"{name}: tensor {quote(tensor)}"
-        _check_plain(tensor, where, 0)  # the native code takes names as UTF-8
-        _check_entry(entry, where)
-    entries.sort(key=lambda item: item[1]["data_offsets"])
-    end = 0
-    for tensor, entry in entries:
-        start, next_end = entry["data_offsets"]
-        if start != end:
-            raise FormatError(f"{name}: tensor {quote(tensor)}: begins at {start}, expected {end}")
-        end = next_end
-    return entries
-
-
-def _data_length(entries: Entries) -> int:
-    return entries[-1][1]["data_offsets"][1] if entries else 0
-
-
-def _check_entry(entry: Any, where: str) -> None:
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise FormatError(f"{where}: expected dtype, shape and data_offsets")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise FormatError(f"{where}: dtype {quote(dtype)}, expected one of {', '.join(_DTYPES)}")
-    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+def _check_container(path: str | os.PathLike[str], name: str) -> None:
+    """Whether the table of tensors fits itself and the length of the file, which may be read."""
+    size = os.path.getsize(path)
+    if size > _MAX_DATA:
+        raise FormatError(f"{name}: {size} bytes, expected at most {_MAX_DATA}")
+    try:
+        with safe_open(path, "np"):
+            pass
+    except SafetensorError as error:
         raise FormatError(
-            f"{where}: shape and data_offsets must be lists of at most two sizes 0..{_MAX_DATA}"
-        )
-    if offsets[1] - offsets[0] != math.prod(shape) * _DTYPES[dtype][1]:
-        raise FormatError(f"{where}: data_offsets {offsets} do not fit {dtype} {shape}")
+            f"{name}: found a table of tensors that does not fit {size} bytes, "
+            f"expected one that does: {shorten(str(error))}"
+        ) from error
 
 
-def _are_sizes(values: Any) -> bool:
-    """Few and small enough that products are cheap: JSON integers have thousands of digits."""
-    return (
-        isinstance(values, list)
-        and len(values) <= _MAX_AXES
-        and all(type(value) is int and 0 <= value <= _MAX_DATA for value in values)
-    )
-
-
-def _read_data(file: BinaryIO, start: int, length: int, name: str) -> bytes:
-    size = os.fstat(file.fileno()).st_size
-    if size != start + length:
-        raise FormatError(f"{name}: {size} bytes, expected {start + length} by its header")
-    data = file.read(length)
-    if len(data) != length:
-        raise FormatError(f"{name}: truncated in its tensors")
-    return data
+def _tensors(container: dict[str, Any], data: bytes, name: str) -> Tensors:
+    """The tensors in the bytes after the header: copies would take as much memory again."""
+    tensors = {}
+    for tensor, entry in container.items():
+        if tensor == "__metadata__":
+            continue
+        kind = _DTYPES.get(entry["dtype"])
+        if kind is None:
+            raise FormatError(
+                f"{name}: tensor {quote(tensor)}: found {quote(entry['dtype'])}, "
+                f"expected {' or '.join(_DTYPES)}"
+            )
+        start, end = entry["data_offsets"]
+        flat = np.frombuffer(data, kind, (end - start) // kind().itemsize, start)
+        tensors[tensor] = (flat if flat.flags.aligned else flat.copy()).reshape(entry["shape"])
+        tensors[tensor].flags.writeable = False
+    return tensors
 
 
 def _parse_object(text: Any, where: str) -> dict[str, Any]:
@@ -333,7 +267,7 @@ def _find_digest(data: bytes | bytearray, digest: str, name: str) -> int:
     """
     before = b'\\"sha256\\": \\"'
     field = before + digest.encode() + b'\\", \\"source\\"'
-    end = _LENGTH_BYTES + _header_length(data)
+    end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
     if data.count(field, 0, end) != 1:
         raise FormatError(
             f"{name}: metadata 'sha256' must occur once, written as this package does"
@@ -342,8 +276,6 @@ def _find_digest(data: bytes | bytearray, digest: str, name: str) -> int:
 
 
 def _check_digest(header: bytes, data: bytes, digest: str, name: str) -> None:
-    import hashlib  # here it is imported beside NumPy, where `read` has a thread
-
     start = _find_digest(header, digest, name)
     hasher = hashlib.sha256(header[:start])
     hasher.update(_BLANK.encode())
@@ -353,7 +285,104 @@ def _check_digest(header: bytes, data: bytes, digest: str, name: str) -> None:
         raise FormatError(f"{name}: damaged: SHA-256 is {hasher.hexdigest()}, expected {digest}")
 
 
+# ---- format 1
+
+
+def _upgrade(metadata: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
+    """What a file of format 1 would be in format 2."""
+    config = metadata["config"]
+    upgraded = {
+        **{name: value for name, value in metadata.items() if name != "recipe"},
+        "family": "bit",
+        "codes": {point: Codes(1, point not in UNSIGNED).name for point in POINTS},
+    }
+    result = dict(tensors)
+    for name in [name for name in tensors if name.endswith(".threshold")]:
+        threshold, low = result.pop(name), result.pop(f"{name}_low", None)
+        lows = threshold if low is None else low
+        if threshold.dtype != np.int32 or lows.dtype != np.int32 or lows.shape != threshold.shape:
+            raise FormatError(f"tensor {quote(name)}: expected int32 [N], and its low the same")
+        point = name.removesuffix(".threshold")
+        reach = config["positions" if point.endswith("attention.output.in") else "hidden"]
+        rises = np.clip(threshold.astype(np.int64), -reach - 1, reach)[None]
+        if low is not None and point.endswith(".output.in") and "attention" not in point:
+            falls = np.clip(low.astype(np.int64), -reach, reach)
+            result[f"{point}.falls"] = narrowest(np.minimum(falls, rises + 1), reach)
+        elif low is not None:
+            zero = np.clip(low.astype(np.int64) - 1, -reach - 1, reach)
+            rises = np.stack([np.minimum(zero, rises[0]), rises[0]])
+        result[f"{point}.rises"] = narrowest(rises, reach)
+    return upgraded, result
+
+
 # ---- metadata
+
+
+class _Rule(NamedTuple):
+    """What a value must be, as a test and in words."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+Rules: TypeAlias = "Mapping[str, _Rule | Rules]"
+
+
+def _one_of(*allowed: str) -> _Rule:
+    return _Rule(
+        lambda value: isinstance(value, str) and value in allowed, " or ".join(map(repr, allowed))
+    )
+
+
+def _integer(low: int, high: int) -> _Rule:
+    return _Rule(
+        lambda value: type(value) is int and low <= value <= high, f"an integer {low}..{high}"
+    )
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and not value.strip("0123456789abcdef")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+_TEXT = _Rule(lambda value: isinstance(value, str), "text")
+_TEXT_OR_NULL = _Rule(lambda value: value is None or isinstance(value, str), "text or null")
+_DIGEST = _Rule(_is_digest, "64 lower-case hexadecimal digits")
+_OBJECT = _Rule(lambda value: isinstance(value, dict), "an object")
+
+
+def _rules(version: object) -> Rules:
+    rules: dict[str, _Rule | Rules] = {
+        "format_version": _one_of("2", "1"),
+        "architecture": _one_of("bert"),
+        "writer": _TEXT,
+        "config": {
+            **{size: _integer(1, _MAX_SIZE) for size in SIZES},
+            "activation": _one_of("relu", "gelu"),
+            "head": _one_of(*dict.fromkeys(head.name for head in heads())),
+        },
+        "labels": _Rule(_are_texts, "a list of strings"),
+        "task": _TEXT_OR_NULL,
+        "vocab": _TEXT,
+        "tokenizer": {
+            "lowercase": _Rule(lambda value: isinstance(value, bool), "true or false"),
+            "max_length": _integer(3, _MAX_SIZE),
+        },
+        "source": {"file": _TEXT, "sha256": _DIGEST},
+        "licence": _TEXT_OR_NULL,
+        "report": _OBJECT,
+        "sha256": _DIGEST,
+    }
+    if version == "1":
+        return {**rules, "recipe": _one_of("bit-1-1-1")}
+    return {
+        **rules,
+        "family": _TEXT,
+        "codes": {point: _one_of(*allowed_codes(point)) for point in POINTS},
+    }
 
 
 def check_metadata(metadata: Mapping[str, Any], name: str) -> None:
@@ -362,27 +391,46 @@ def check_metadata(metadata: Mapping[str, Any], name: str) -> None:
     Raises:
         FormatError: Names the field, what was found and what was expected.
     """
-    check = _Fields(metadata, name)
-    check.choice("format_version", (FORMAT_VERSION,))
-    check.choice("architecture", ARCHITECTURES)
-    check.choice("recipe", RECIPES)
-    check.only(
-        *("format_version", "architecture", "recipe", "writer", "config", "labels", "task"),
-        *("vocab", "tokenizer", "source", "licence", "report", "sha256"),
-    )
+
+    def fail(field: str, found: str, expected: str) -> NoReturn:
+        raise FormatError(f"{name}: metadata {field!r}: found {found}, expected {expected}")
+
+    def check(values: Mapping[str, Any], rules: Rules, path: str) -> None:
+        for key, rule in rules.items():
+            if key not in values:
+                fail(path + key, "nothing at all", "this field")
+            test = rule if isinstance(rule, _Rule) else _OBJECT
+            if not test.holds(values[key]):
+                # Not repr: the value may be long, and nested more deeply than repr can follow.
+                fail(path + key, quote(values[key]), test.expected)
+            if not isinstance(rule, _Rule):
+                check(values[key], rule, f"{path}{key}.")
+        for key in sorted(set(values) - set(rules), key=str):
+            fail(path + str(key)[:80], "an unknown field", f"only {', '.join(rules)}")
+
+    check(metadata, _rules(metadata.get("format_version")), "")
     for key, value in metadata.items():
         _check_plain(value, f"{name}: metadata {quote(key)}", _MAX_LEVELS)
-    check.text("writer")
-    check.optional_text("task")
-    check.optional_text("licence")
-    check.digits("sha256")
-    check.object("report")
-    _check_source(check.object("source"))
-    config = check.object("config")
-    _check_config(config)
-    _check_tokenizer(check.object("tokenizer"), config.values["positions"])
-    _check_labels(check, config.values)
-    _check_vocab(check, config.values["vocab"])
+    config = metadata["config"]
+    if config["hidden"] % config["heads"]:
+        fail("config.heads", str(config["heads"]), f"a divisor of hidden {config['hidden']}")
+    if not (length := _integer(3, config["positions"])).holds(metadata["tokenizer"]["max_length"]):
+        fail("tokenizer.max_length", quote(metadata["tokenizer"]["max_length"]), length.expected)
+    try:
+        head = find_head(config["head"], config["labels"])
+    except UnsupportedError as error:
+        raise FormatError(f"{name}: metadata 'config.labels': {error}") from None
+    labels, words = metadata["labels"], metadata["vocab"].split("\n")
+    classes = config["labels"] if head.has_names else 0
+    if len(labels) != classes:
+        fail("labels", f"{len(labels)} names", f"{classes} for this head")
+    if len(set(labels)) != len(labels):
+        fail("labels", quote(labels), "names that differ")
+    # The word table may have spare rows at its end.
+    if len(words) > config["vocab"]:
+        fail("vocab", f"{len(words)} lines", f"at most {config['vocab']}, as config.vocab says")
+    if len(set(words)) != len(words) or "" in words:
+        fail("vocab", "repeated or empty lines", "lines that differ")
 
 
 def _check_plain(value: Any, where: str, levels: int) -> None:
@@ -400,130 +448,3 @@ def _check_plain(value: Any, where: str, levels: int) -> None:
         inner = [*value, *value.values()] if isinstance(value, Mapping) else value
         for each in inner:
             _check_plain(each, where, levels - 1)
-
-
-def _check_config(config: _Fields) -> None:
-    config.only(*SIZES, "activation", "head")
-    for size in SIZES:
-        config.integer(size, 1, _MAX_SIZE)
-    config.choice("activation", ACTIVATIONS)
-    config.choice("head", HEADS)
-    hidden, heads = config.values["hidden"], config.values["heads"]
-    if hidden % heads:
-        config.wrong("heads", f"a divisor of hidden {hidden}")
-    if config.values["head"] == "span" and config.values["labels"] != 2:
-        config.wrong("labels", "2 (start, end) for a span head")
-
-
-def _check_tokenizer(tokenizer: _Fields, positions: int) -> None:
-    tokenizer.only("lowercase", "max_length")
-    tokenizer.boolean("lowercase")
-    tokenizer.integer("max_length", 3, positions)
-
-
-def _check_source(source: _Fields) -> None:
-    source.only("file", "sha256")
-    source.text("file")
-    source.digits("sha256")
-
-
-def _check_labels(check: _Fields, config: Mapping[str, Any]) -> None:
-    """One name a class; a regression (one output) and a span head have no names."""
-    labels = check.strings("labels")
-    classes = config["labels"] if config["head"] == "classification" else 0
-    expected = classes if classes > 1 else 0
-    if len(labels) != expected:
-        check.fail("labels", f"{len(labels)} names", f"{expected} for this head")
-    if len(set(labels)) != len(labels):
-        check.wrong("labels", "names that differ")
-
-
-def _check_vocab(check: _Fields, size: int) -> None:
-    """One token a line; the word table may have spare rows at its end."""
-    words = check.text("vocab").split("\n")
-    if len(words) > size:
-        check.fail("vocab", f"{len(words)} lines", f"at most {size}, as config.vocab says")
-    if len(set(words)) != len(words) or "" in words:
-        check.fail("vocab", "repeated or empty lines", "lines that differ")
-
-
-class _Fields:
-    """Typed access to a JSON object, with errors that name the field by its full path."""
-
-    def __init__(self, values: Mapping[str, Any], file: str, path: str = "") -> None:
-        self.values = values
-        self._file = file
-        self._path = path
-
-    def fail(self, key: str, found: str, expected: str) -> NoReturn:
-        raise FormatError(
-            f"{self._file}: metadata {self._path + key!r}: found {found}, expected {expected}"
-        )
-
-    def wrong(self, key: str, expected: str) -> NoReturn:
-        # Not repr: the value may be long, and nested more deeply than repr can follow.
-        self.fail(key, quote(self.values.get(key)), expected)
-
-    def only(self, *keys: str) -> None:
-        """Exactly these keys."""
-        for key in sorted(set(self.values) - set(keys), key=str):
-            self.fail(str(key)[:80], "an unknown field", f"only {', '.join(keys)}")
-        for key in keys:
-            if key not in self.values:
-                self.fail(key, "nothing at all", "this field")
-
-    def choice(self, key: str, allowed: tuple[str, ...]) -> None:
-        value = self.values.get(key)
-        if not isinstance(value, str) or value not in allowed:
-            self.wrong(key, " or ".join(map(repr, allowed)))
-
-    def text(self, key: str) -> str:
-        value = self.values[key]
-        if not isinstance(value, str):
-            self.wrong(key, "text")
-        return value
-
-    def optional_text(self, key: str) -> None:
-        if self.values[key] is not None:
-            self.text(key)
-
-    def digits(self, key: str) -> None:
-        value = self.values[key]
-        hexadecimal = "0123456789abcdef"
-        if not isinstance(value, str) or len(value) != 64 or value.strip(hexadecimal):
-            self.wrong(key, "64 lower-case hexadecimal digits")
-
-    def boolean(self, key: str) -> None:
-        if not isinstance(self.values[key], bool):
-            self.wrong(key, "true or false")
-
-    def integer(self, key: str, low: int, high: int) -> None:
-        value = self.values[key]
-        if type(value) is not int or not low <= value <= high:
-            self.wrong(key, f"an integer {low}..{high}")
-
-    def strings(self, key: str) -> list[str]:
-        value = self.values[key]
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self.wrong(key, "a list of strings")
-        return value
-
-    def object(self, key: str) -> _Fields:
-        value = self.values[key]
-        if not isinstance(value, dict):
-            self.wrong(key, "an object")
-        return _Fields(value, self._file, f"{self._path}{key}.")
-
-
-# ---- writing
-
-
-def _check_arrays(tensors: Mapping[str, NDArray[Any]], name: str) -> None:
-    """What can be written can be read again."""
-    dtypes = [dtype for dtype, _ in _DTYPES.values()]
-    for tensor, array in tensors.items():
-        if array.dtype.name not in dtypes or array.ndim > _MAX_AXES:
-            raise FormatError(
-                f"{name}: tensor {quote(tensor)}: found {array.dtype.name} {array.shape}, "
-                f"expected {' or '.join(dtypes)} and at most {_MAX_AXES} axes"
-            )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitinfer.checks import check_bool, check_choice, check_engine, check_int, shows_progress
+from bitinfer.codes import Bits, Codes
 from bitinfer.errors import FormatError, InputTypeError, UnsupportedError, shorten
 from bitinfer.heads import Head, find_head
 from bitinfer.results import EncoderOutput, Prediction
@@ -111,7 +112,7 @@ class BitModel:
         lowercase = metadata["tokenizer"]["lowercase"]
         self._tokenizer = TextTokenizer(metadata["vocab"], lowercase=lowercase, name=str(origin))
         try:
-            self._core = make_engine(metadata["config"], tensors, isa=isa, num_threads=num_threads)
+            self._core = make_engine(metadata, tensors, isa=isa, num_threads=num_threads)
         except FormatError as error:
             raise FormatError(f"{origin}: {shorten(str(error))}") from None
 
@@ -148,7 +149,9 @@ class BitModel:
         return {
             "model": str(self._origin),
             **described,
-            "bits": described["recipe"].partition("-")[2],
+            "bits": str(
+                Bits.of(1, 1, {p: Codes.parse(n).bits for p, n in described["codes"].items()})
+            ),
             "sha256": described.get("sha256"),
             "bytes": {**self._sizes, "total": sum(self._sizes.values())},
             "isa": self._core.isa,

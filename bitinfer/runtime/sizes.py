@@ -15,8 +15,8 @@ _PARTS = {
     "shift": "shifts",
     "step": "steps",
     "code_step": "steps",
-    "threshold": "thresholds",
-    "threshold_low": "thresholds",
+    "rises": "thresholds",
+    "falls": "thresholds",
 }
 
 
