@@ -18,10 +18,15 @@ from bitinfer.runtime.format import SIZES, read_packed
 
 FILE = Path(__file__).parent / "data" / "format-1.safetensors"
 METADATA, TENSORS = read_packed(FILE)
-CONFIG = {key: METADATA["config"][key] for key in (*SIZES, "head")}
+CONFIG = {
+    **{key: METADATA["config"][key] for key in SIZES},
+    "activation": "gelu",
+    "reads": "pooled",
+    "codes": METADATA["codes"],
+}
 HIDDEN, VOCAB, POSITIONS = CONFIG["hidden"], CONFIG["vocab"], CONFIG["positions"]
 LAYERS = CONFIG["layers"]
-OPTIONAL = ("zero_rows", "nonzero", "threshold_low")
+OPTIONAL = ("zero_rows", "nonzero", "falls")
 
 
 def make(config: dict[str, Any] | None = None, **tensors: Any) -> Model:
@@ -49,7 +54,7 @@ def survives(model: Model) -> Any:
 @pytest.mark.parametrize("name", sorted(TENSORS))
 def test_every_tensor_is_checked(name: str) -> None:
     tensor = TENSORS[name]
-    if not name.endswith("threshold_low"):
+    if not name.endswith("falls"):
         with pytest.raises(FormatError, match=f"'{name}' is missing"):
             make(**{name: None})
     wrong = {
@@ -65,6 +70,8 @@ def test_every_tensor_is_checked(name: str) -> None:
     }
     if len(tensor) == 1:
         del wrong["strides"]  # one element has none
+    if name.endswith("rises"):
+        wrong["shape"] = tensor[:, :-1].copy()  # signs may have one level less
     # Rows with zeros and their plane have one length: either may be named.
     names = rf"{name}|{name.rpartition('.')[0]}\.(zero_rows|nonzero)"
     for kind, value in wrong.items():
@@ -85,7 +92,7 @@ def misaligned(tensor: np.ndarray) -> np.ndarray:
 
 
 def test_unknown_tensors() -> None:
-    for name in ("x", "layer.2.query.bits", "layer.0.intermediate.threshold", "pooler.threshold"):
+    for name in ("x", "layer.2.query.bits", "layer.0.intermediate.rises", "pooler.rises"):
         with pytest.raises(FormatError, match=rf"'{name}' \(float32 \[2, 3\]\) does not belong"):
             make(**{name: np.zeros((2, 3), np.float32)})
 
@@ -129,6 +136,11 @@ def test_padding_bits_are_zero(name: str) -> None:
             make(**{name: tensor})
 
 
+def reach_of(name: str) -> int:
+    """The largest sum at a point."""
+    return POSITIONS if ".attention." in name else HIDDEN
+
+
 def columns_of(name: str) -> int:
     return CONFIG["intermediate"] if re.match(r"layer\.\d+\.output\.", name) else HIDDEN
 
@@ -167,7 +179,7 @@ def test_rows_with_zeros(name: str) -> None:
 
 def test_optional_tensors_are_optional() -> None:
     plain = {k: None for k in TENSORS if k.endswith(OPTIONAL)}
-    assert len(plain) > 30
+    assert len(plain) == 30
     assert np.isfinite(forward(make(**plain))["logits"]).all()
 
 
@@ -181,9 +193,14 @@ def test_extreme_values() -> None:
             with pytest.raises(FormatError, match=f"'{name}': found .*e\\+38, expected values"):
                 make(**{name: too_large})
             values[0] = float(np.finfo(np.float32).max)
-        if tensor.dtype != np.uint64 and not name.endswith("zero_rows"):
+        changes: dict[str, Any] = {}
+        if name.endswith("rises"):
+            reach = reach_of(name)
+            values, changes = [-reach - 1, reach], {name.replace("rises", "falls"): None}
+        if tensor.dtype != np.uint64 and not name.endswith(("zero_rows", "falls")):
             for value in values:
-                output = forward(make(**{name: np.full_like(tensor, value)}), hidden=True)
+                changes[name] = np.full_like(tensor, value)
+                output = forward(make(**changes), hidden=True)
                 assert all(np.isfinite(array).all() for array in output.values()), name
 
 
@@ -225,7 +242,7 @@ def test_sizes(key: str) -> None:
 
 def test_unknown_setting() -> None:
     with pytest.raises(FormatError, match="is unknown to the engine"):
-        make({"activation": "gelu"})
+        make({"head": "span"})
 
 
 def test_heads() -> None:
@@ -236,16 +253,49 @@ def test_heads() -> None:
         make({"heads": 144})
 
 
-@pytest.mark.parametrize("head", ["regression", "", "Span", 1])
-def test_head(head: Any) -> None:
-    with pytest.raises(FormatError, match="'head': found"):
-        make({"head": head})
+@pytest.mark.parametrize("key", ["reads", "activation"])
+@pytest.mark.parametrize("value", ["regression", "", "Pooled", 1])
+def test_choices(key: str, value: Any) -> None:
+    with pytest.raises(FormatError, match=f"'{key}': (found '{value}', )?expected"):
+        make({key: value})
 
 
-@pytest.mark.parametrize("labels", [1, 3])
-def test_a_span_has_two_labels(labels: int) -> None:
-    with pytest.raises(FormatError, match=f"'labels': found {labels}, expected 2"):
-        make({"head": "span", "labels": labels})
+def test_codes_of_every_point() -> None:
+    for point, name in CONFIG["codes"].items():
+        others = {k: v for k, v in CONFIG["codes"].items() if k != point}
+        with pytest.raises(FormatError, match=f"'{point}'"):
+            make({"codes": others})
+        with pytest.raises(FormatError, match="codes"):
+            make({"codes": {**others, point.upper(): name}})
+        sign = "signed" if name == "unsigned-1" else "unsigned"
+        for wrong in ("", "signed-0", "signed-5", "unsigned-1-from-min", f"{sign}-2"):
+            with pytest.raises(FormatError, match=point):
+                make({"codes": {**others, point: wrong}})
+    with pytest.raises(FormatError, match="unknown point"):
+        make({"codes": {**CONFIG["codes"], "keys": "signed-1"}})
+
+
+@pytest.mark.parametrize("point", ["query", "key", "value", "attention.output.in", "output.in"])
+def test_levels_are_in_order(point: str) -> None:
+    name = f"layer.0.{point}"
+    rises = TENSORS[f"{name}.rises"].copy()
+    reach = reach_of(name)
+    for value in (-reach - 2, reach + 1):
+        rises[-1, 3] = value
+        with pytest.raises(FormatError, match=f"'{name}.rises': found {value} at index"):
+            make(**{f"{name}.rises": rises})
+    if len(rises) == 2:
+        rises[:, 3] = 1, 0
+        with pytest.raises(FormatError, match=f"'{name}.rises': found values out of order"):
+            make(**{f"{name}.rises": rises})
+    else:
+        rises[0, 3] = 0
+        falls = TENSORS[f"{name}.falls"].copy()
+        falls[0, 3] = 2
+        with pytest.raises(FormatError, match=f"'{name}.falls': found values out of order"):
+            make(**{f"{name}.rises": rises, f"{name}.falls": falls})
+    with pytest.raises(FormatError, match=f"'{name}.rises': found 3 levels"):
+        make(**{f"{name}.rises": np.repeat(rises[:1], 3, 0)})
 
 
 # ---- forward and trace
