@@ -233,7 +233,9 @@ def _isa(isa: Any) -> str | None:
     return check_engine(None, isa)[1]
 
 
-def _operands(a: PackedMatrix, b: PackedMatrix) -> tuple[Words, Words | None, bool, _core.RightOperand]:
+def _operands(
+    a: PackedMatrix, b: PackedMatrix
+) -> tuple[Words, Words | None, bool, _core.RightOperand]:
     for name, matrix in (("a", a), ("b", b)):
         if not isinstance(matrix, PackedMatrix):
             raise InputTypeError(f"{name}: found {type(matrix).__name__}, expected PackedMatrix")

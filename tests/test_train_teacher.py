@@ -447,7 +447,7 @@ def test_cut_weights(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ConversionError, match="found no weights that can be read"):
         read_bert(open_folder(folder), outputs=3, head=True)
-    with pytest.raises(ConversionError, match=r"model\.safetensors: cannot be read: "):
+    with pytest.raises(ConversionError, match="found no weights that can be read"):
         has_head(open_folder(folder))
 
 

@@ -50,7 +50,6 @@ from bitinfer.train.teacher import (
     has_head,
     open_folder,
     read_bert,
-    weights_files,
 )
 
 __all__ = ["distill", "train_stages"]
@@ -93,6 +92,7 @@ def distill(options: DistillOptions) -> TrainingReport:
         UnsupportedError: a package of the extra ``train`` is missing.
 
     Example:
+        >>> from bitinfer.train import finetune
         >>> teacher = finetune("toy/encoder", "toy/train.tsv", "toy/dev.tsv", "teacher", steps=9)
         >>> report = distill("teacher", "toy/train.tsv", "toy/dev.tsv", "mine", steps=9)
         >>> load("mine").predict("bread and butter").label in report.labels
@@ -109,7 +109,7 @@ def distill(options: DistillOptions) -> TrainingReport:
 def _distill(options: DistillOptions, ready: Session) -> TrainingReport:
     float_model = read_bert(ready.folder, outputs=ready.task.outputs, head=True)
     first = as_student(float_model, dtype=ready.dtype).to(ready.device)
-    taught = _teacher_result(as_student(float_model, dtype=torch.float32), ready)
+    taught = _teacher_result(float_model, ready)
     shape = replace(first.shape, activation=options.activation, epsilon=_EPSILON)
     loop = ready.loop(
         token_noise=options.token_noise,
@@ -202,7 +202,7 @@ def _check_made_so(
             raise InputError(
                 f"{teacher}: found a teacher of another {name}, expected {tables[name].source}"
             )
-    if report.options.get("folder_sha256") != encoder.sha256():
+    if report.options.get("folder_sha256") != encoder.sha256:
         raise InputError(f"{teacher}: found a teacher of another encoder, expected {encoder.path}")
     # Of the type of products the machine may decide; threads do not tell how it was made.
     untold = {*names_of("finetune", "files", "run"), "bf16", "threads"}
@@ -256,10 +256,10 @@ def _begin_steps(student: Student, teacher: Student, ready: Session, loop: LoopO
         student.begin_steps(batch.ids, batch.segments, batch.mask, points=points)
 
 
-def _teacher_result(teacher: Student, ready: Session) -> TeacherResult:
-    teacher.eval().to(ready.device)
+def _teacher_result(float_model: Any, ready: Session) -> TeacherResult:
+    teacher = as_student(float_model, dtype=torch.float32).eval().to(ready.device)
     value = ready.measure(lambda batch: _outputs(teacher, batch).logits)
-    size = sum(file.stat().st_size for file in weights_files(ready.folder.path))
+    size = sum(each.nbytes for each in float_model.state_dict().values())
     # The folder may be given by a path that does not name it, and its name may be no text.
     name = os.fsencode(ready.folder.path.absolute().name).decode(errors="replace")
     return TeacherResult(name, value, size)

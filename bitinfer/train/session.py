@@ -116,7 +116,7 @@ class Session:
         padding = padding_share(self.train.lengths, loop.batches(self.train, epoch=0))
         found_out = {
             "dtype": type_name(self.dtype),
-            "folder_sha256": self.folder.sha256(),
+            "folder_sha256": self.folder.sha256,
             "padding": f"{padding:.1%}",
         }
         report = TrainingReport(
@@ -209,7 +209,7 @@ def session(
     settings = {key: value for key, value in options.plain().items() if key not in free}
     settings |= {name: table.sha256 for name, table in tables.items()}
     settings["bf16"] = dtype == torch.bfloat16  # the default depends on the machine
-    settings["model"] = folder.sha256()
+    settings["model"] = folder.sha256
     ready = Session(
         options=options,
         folder=folder,

@@ -7,25 +7,24 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from bitinfer.codes import Bits
 from bitinfer.errors import ConversionError, InputError, quote, shorten
-from bitinfer.families.checkpoint import read_config, read_vocab, unpickle
-from bitinfer.files import file_sha256
+from bitinfer.families.checkpoint import read_config, read_vocab
 from bitinfer.runtime.text import TextTokenizer
 from bitinfer.train.student import Shape, Student
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
 
-__all__ = ["Folder", "as_student", "has_head", "open_folder", "read_bert", "weights_files"]
+__all__ = ["Folder", "as_student", "has_head", "open_folder", "read_bert"]
 
 # What the configuration of a BERT can say that our network does not do.
 _EXPECTED = {
@@ -81,11 +80,20 @@ class Folder:
         """Most tokens of a sequence."""
         return int(self.config["max_position_embeddings"])
 
+    @cached_property
     def sha256(self) -> str:
-        """Of all that decides what is learned from it: weights, configuration, tokens."""
-        weights = [file_sha256(file) for file in weights_files(self.path)]
-        parts = [weights, self.config, self.vocab, self.lowercase]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        """Of all that decides what is learned from it: weights, configuration, tokens.
+
+        Raises:
+            ConversionError: the weights cannot be read.
+        """
+        model, found = _probe(self)
+        parts = [self.config, self.vocab, self.lowercase]
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+        for key, value in model.state_dict().items():
+            if key not in found["missing_keys"]:  # those are drawn at random
+                digest.update(key.encode() + value.numpy().tobytes())
+        return digest.hexdigest()
 
     def tokenizer(self) -> TextTokenizer:
         """The engine's own tokenizer with this vocabulary, so that training sees its tokens."""
@@ -137,24 +145,8 @@ def has_head(folder: Folder) -> bool:
     Raises:
         ConversionError: its weights cannot be read.
     """
-    return any(_HEAD[0] in _keys(file) for file in weights_files(folder.path))
-
-
-def weights_files(folder: Path) -> list[Path]:
-    """The files that hold the weights of a folder, mostly one.
-
-    Raises:
-        ConversionError: there is none, or the list of several is damaged.
-    """
-    names = ("model.safetensors", "pytorch_model.bin")
-    for name in names:
-        if (folder / name).is_file():
-            return [folder / name]
-    for name in names:
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            return _listed(index)
-    raise ConversionError(f"{folder}: found no weights, expected {' or '.join(names)}")
+    _, found = _probe(folder)
+    return not {*_HEAD} & {*found["missing_keys"]}
 
 
 def read_bert(
@@ -171,26 +163,10 @@ def read_bert(
     Raises:
         ConversionError: weights are damaged, missing, or of another shape than expected.
     """
-    from transformers import BertForSequenceClassification
-
     options: dict[str, Any] = {"num_labels": outputs}
     if dropout is not None:
         options |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    try:
-        with _quiet():
-            model, report = BertForSequenceClassification.from_pretrained(
-                folder.path,
-                local_files_only=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # the report names them
-                dtype=torch.float32,
-                **options,
-            )
-    except Exception as error:  # a damaged file can make transformers raise anything
-        found = f"{type(error).__name__}: {shorten(str(error))}"
-        raise ConversionError(
-            f"{folder.path}: found no weights that can be read ({found}), expected those of a BERT"
-        ) from None
+    model, report = _load(folder, **options)
     may_miss = () if head else (*_HEAD, *_POOLER)
     missing = sorted(key for key in report["missing_keys"] if key not in may_miss)
     if missing:
@@ -210,6 +186,35 @@ def read_bert(
                 f"{folder.path}: {key}: found shape {list(found)}, expected {list(expected)}"
             )
     return model
+
+
+def _probe(folder: Folder) -> tuple[BertForSequenceClassification, dict[str, Any]]:
+    """What is there; what is not is drawn, without a trace in the state of random numbers."""
+    with torch.random.fork_rng():
+        return _load(folder)
+
+
+def _load(folder: Folder, **options: Any) -> tuple[BertForSequenceClassification, dict[str, Any]]:
+    """The float32 model, and what transformers says of the weights it found."""
+    from transformers import BertForSequenceClassification
+
+    try:
+        with _quiet():
+            model, found = BertForSequenceClassification.from_pretrained(
+                folder.path,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # it names them
+                dtype=torch.float32,
+                weights_only=True,
+                **options,
+            )
+    except Exception as error:  # a damaged file can make transformers raise anything
+        said = f"{type(error).__name__}: {shorten(str(error))}"
+        raise ConversionError(
+            f"{folder.path}: found no weights that can be read ({said}), expected those of a BERT"
+        ) from None
+    return model, found
 
 
 def as_student(model: BertForSequenceClassification, *, dtype: torch.dtype) -> Student:
@@ -308,23 +313,3 @@ def _lowercase(settings: dict[str, Any]) -> bool:
                 f"where do_lower_case is {lowercase}"
             )
     return lowercase
-
-
-def _keys(file: Path) -> Collection[str]:
-    """Names of the tensors in a file."""
-    if file.suffix != ".safetensors":
-        content = unpickle(file)
-        return content if isinstance(content, dict) else ()
-    try:
-        with safe_open(file, "pt") as tensors:
-            return list(tensors.keys())
-    except (OSError, SafetensorError) as error:
-        raise ConversionError(f"{file}: cannot be read: {error}") from None
-
-
-def _listed(index: Path) -> list[Path]:
-    try:
-        names = json.loads(index.read_bytes())["weight_map"].values()
-        return sorted({index.with_name(name) for name in names})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConversionError(f"{index}: found no weight_map ({error}), expected one") from None
