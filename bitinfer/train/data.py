@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bitinfer.checks import check_int
 from bitinfer.data.tables import LabelledTexts, read_rows
 from bitinfer.errors import InputError, InputTypeError, quote
 from bitinfer.files import file_sha256
 from bitinfer.heads import Head, Metric, find_head
 from bitinfer.heads.regress import label_numbers
-from bitinfer.runtime.text import MIN_LENGTH, TextTokenizer, TokenBatch
+from bitinfer.runtime.text import TextTokenizer, TokenBatch
 from bitinfer.train.kinds import check_names
 from bitinfer.train.options import DistillOptions, Options, Rows
 
@@ -231,11 +230,10 @@ def tokenize(
 
     Raises:
         InputError: A label means nothing to the task, or a text is not valid; names the row.
-        InputTypeError: A text is not a string, or ``max_length`` not an integer.
+        InputTypeError: A text is not a string.
     """
     import torch
 
-    max_length = check_int("max_length", max_length, MIN_LENGTH)
     # Labels first: the texts may take long.
     if rows.labels:
         targets: list[Any] = [*task.head.targets(rows.labels, task.labels, source=name)]
@@ -378,17 +376,13 @@ def training_batches(
     Returns:
         int64 indices of the examples of each batch.
 
-    Raises:
-        InputError, InputTypeError: Names the argument.
     """
-    size = check_int("batch_size", batch_size, 1)
-    most = None if batch_tokens is None else check_int("batch_tokens", batch_tokens, 1)
-    key = [check_int("seed", seed, 0), check_int("epoch", epoch, 0)]
-    random = np.random.default_rng(key)
+    size = batch_size
+    random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths)).astype(np.int64)
-    if most is not None:
+    if batch_tokens is not None:
         order = order[np.argsort(lengths[order], kind="stable")]
-        batches = _cut_tokens(order, lengths, size, most)
+        batches = _cut_tokens(order, lengths, size, batch_tokens)
         return [batches[index] for index in random.permutation(len(batches))]
     whole = len(order) - len(order) % size
     order, rest = order[:whole], order[whole:]
@@ -406,9 +400,8 @@ def evaluation_batches(lengths: NDArray[np.integer], batch_size: int) -> list[In
     >>> [batch.tolist() for batch in evaluation_batches(np.array([3, 9, 5]), 2)]
     [[1, 2], [0]]
     """
-    size = check_int("batch_size", batch_size, 1)
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").astype(np.int64)
-    return _cut(order, size)
+    return _cut(order, batch_size)
 
 
 def padding_share(lengths: NDArray[np.integer], batches: Sequence[NDArray[np.integer]]) -> float:

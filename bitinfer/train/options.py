@@ -270,11 +270,6 @@ class DistillOptions(_Shared):
         check_shares(self.shares, len(self.bits))
 
     @property
-    def model(self) -> str | os.PathLike[str]:
-        """The folder to begin with."""
-        return self.teacher
-
-    @property
     def texts_of_a_step(self) -> int | None:
         """The most of them; None if tokens alone limit a step."""
         usual = _BATCH_SIZE if self.batch_tokens is None else None
@@ -314,11 +309,6 @@ class FinetuneOptions(_Shared):
         False, BOOL, "begin with a new pooler, as for an encoder of sentence embeddings"
     )
     dropout: float = _model(0.1, number(low=0, below=1), "probability in training")
-
-    @property
-    def model(self) -> str | os.PathLike[str]:
-        """The folder to begin with."""
-        return self.encoder
 
     @property
     def texts_of_a_step(self) -> int:
