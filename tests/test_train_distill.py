@@ -551,6 +551,18 @@ def test_without_a_head_a_teacher_is_made_first(toy: Toy, tmp_path: Path) -> Non
         from_encoder(toy, tmp_path / "out", seed=3)
 
 
+def test_rows_in_memory_are_read_once(toy: Toy, tmp_path: Path) -> None:
+    """Though a teacher is made of them first: they may be a generator."""
+    rows = [tuple(line.split("\t")) for line in toy.dev.read_text().splitlines()[1:]]
+    files = {"train": iter(rows), "dev": iter(rows), "unlabelled": (text for text, _ in rows)}
+    report = from_encoder(toy, tmp_path / "out", **files)
+    assert {name: file.rows for name, file in report.data.items()} == dict.fromkeys(files, 60)
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(InputError, match=r"out\.teacher: found a teacher of another train, expect"):
+        from_encoder(toy, tmp_path / "out", train=rows[1:], dev=rows, resume=True)
+    from_encoder(toy, tmp_path / "out", train=rows, dev=rows, resume=True)
+
+
 def test_a_bound_of_texts_is_not_the_teachers(toy: Toy, tmp_path: Path) -> None:
     """With tokens the size of a batch of students is but a bound."""
     from_encoder(toy, tmp_path / "out", batch_size=60, batch_tokens=50)

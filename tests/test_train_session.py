@@ -471,6 +471,27 @@ def test_a_finetuned_regression(toy: Toy, tmp_path: Path) -> None:
     assert len(config["id2label"]) == 1
 
 
+@pytest.mark.parametrize("kind", ["tuples", "dicts", "generator"])
+def test_rows_in_memory(kind: str, toy: Toy, tmp_path: Path) -> None:
+    """Train the same model as a file of them, and the report says what they were."""
+    files = {}
+    for name in ("train", "dev"):
+        lines = getattr(toy, name).read_text().splitlines()[1:]
+        rows: Any = [tuple(line.split("\t")) for line in lines]
+        if kind == "dicts":
+            rows = [{"text": text, "label": label} for text, label in rows]
+        files[name] = iter(rows) if kind == "generator" else rows
+    report = start(finetune, toy, tmp_path / "a", **files)
+    start(finetune, toy, tmp_path / "b")
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert report.data["dev"].name == "rows"
+    assert report.data["dev"].rows == 60
+    assert read_report(tmp_path / "a").data == report.data
+    assert "    train=train,\n" in (tmp_path / "a" / "README.md").read_text()
+    with pytest.raises(InputError, match=r"^dev, row 1"):
+        start(finetune, toy, tmp_path / "c", dev=[("so good", "good"), ("so new", "new")])
+
+
 def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 

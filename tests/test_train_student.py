@@ -569,6 +569,18 @@ def test_steps_of_some_points_begin_anew() -> None:
     assert changed == {name for name in before if name.endswith(ends)}
 
 
+def test_the_published_settings() -> None:
+    """Say of each point what codes it has, and say no more than they must."""
+    keys = ("input_bits", "unsigned_codes", "point_bits")
+    for bits, expected in (
+        ("1-1-1", (1, None, None)),
+        ("1-1-2", (2, "from_zero", None)),
+        ("1-1-4+pooler.in=1", (4, "from_zero", {"pooler.in": 1})),
+    ):
+        config = published_config(student(bits=bits), ["a", "b", "c"], settings_of(SHAPE))
+        assert tuple(config.get(key) for key in keys) == expected
+
+
 def test_unsigned_codes_begin_at_0() -> None:
     """The published code subtracts the minimum of the batch instead."""
     seen: list[tuple[Tensor, Tensor]] = []

@@ -147,6 +147,27 @@ def test_ablation_without_spread() -> None:
     assert lines[4].endswith("| +10.0 ± 0.0 | no |")
 
 
+def test_arms_leave_out_what_they_say() -> None:
+    """The students of an arm, and those after them."""
+    torch = pytest.importorskip("torch", reason="training needs PyTorch")
+    from benchmarks import ablation
+    from bitinfer.codes import Bits
+    from bitinfer.train.student import Quantizer, Shape, Student
+
+    shape = Shape(8, 1, 2, 16, 20, 8, 2, 2, activation="relu")
+    teacher = Student(shape, Bits(32, 32, 32), dtype=torch.float64)
+    for arm in ablation.ARMS.values():
+        first = ablation._changed(arm, teacher).twin(shape, Bits(1, 1, 2))
+        student = first.twin(shape, Bits(1, 1, 1))
+        quantizers = [each for each in student.modules() if isinstance(each, Quantizer)]
+        unsigned = {each.point for each in quantizers if not each.codes.signed}
+        assert unsigned == ({"attention.probs", "output.in"} if arm.two_set else set())
+        steps = [each for each in student.parameters() if each.ndim == 0]
+        assert {each.requires_grad for each in steps} == {not arm.fixed_steps}
+        own, other = student.state_dict(), teacher.state_dict()
+        assert all(torch.equal(own[key], other[key]) for key in other)
+
+
 @pytest.mark.parametrize(
     ("arm", "error", "message"),
     [
