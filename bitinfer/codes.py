@@ -7,14 +7,13 @@ units of the point's step.  One identity then carries every product with a row b
     S = A - sum_j coefficients[j] * popcount(plane[j] xor b)
     A = sum_j coefficients[j] * ones + constant * (2 * ones - K)
 
-Nothing here knows arrays: NumPy is not imported.
+Nothing here knows arrays, and its import takes no time: loading a model begins with it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from bitinfer.errors import InputError, InputTypeError, quote
@@ -47,8 +46,8 @@ FLOAT = 32  # bits of a value that is not quantized
 # So close to half an odd number, a ratio of value and step counts as exactly there.
 TIE = 2.0**-40
 
-_NAME = re.compile(r"(signed|unsigned)-([1-8])(-from-min)?")
-_BITS = re.compile(r"(1|32)-(1|32)-([1-8]|32)((?:\+[a-z.]+=(?:[1-8]|32))*)")
+_NAME = r"(signed|unsigned)-([1-8])(-from-min)?"
+_BITS = r"(1|32)-(1|32)-([1-8]|32)((?:\+[a-z.]+=(?:[1-8]|32))*)"
 
 
 class Planes(NamedTuple):
@@ -58,8 +57,7 @@ class Planes(NamedTuple):
     coefficients: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Codes:
+class Codes(NamedTuple):
     """The codes of one point.
 
     Attributes:
@@ -84,7 +82,7 @@ class Codes:
         Raises:
             InputError: it is not ``signed-N``, ``unsigned-N`` or ``unsigned-N-from-min``.
         """
-        found = _NAME.fullmatch(name)
+        found = re.fullmatch(_NAME, name)
         codes = found and cls(int(found[2]), found[1] == "signed", bool(found[3]))
         if not codes or (codes.from_min and (codes.signed or codes.bits == 1)):
             raise InputError(
@@ -143,8 +141,7 @@ def allowed_codes(point: str) -> dict[str, Codes]:
     return {each.name: each for each in kinds}
 
 
-@dataclass(frozen=True)
-class Bits:
+class Bits(NamedTuple):
     """How many bits the parts of a network have.  Make one with `parse` or `of`.
 
     Attributes:
@@ -176,7 +173,7 @@ class Bits:
         """
         if not isinstance(text, str):
             raise InputTypeError(f"bits: found {type(text).__name__}, expected str such as '1-1-2'")
-        found = _BITS.fullmatch(text)
+        found = re.fullmatch(_BITS, text)
         if found is None:
             raise InputError(
                 f"bits: found {quote(text)}, expected W-E-A (weights, embeddings, activations) "

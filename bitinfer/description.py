@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from bitinfer.codes import Bits, Codes
+from bitinfer.config import Config
 
 __all__ = [
     "LINEARS",
@@ -50,22 +50,6 @@ STEPS = {
     "attention.probs": "attention.probs.step",
 }
 NORMS = ("attention.norm", "output.norm")
-
-
-@dataclass(frozen=True)
-class Config:
-    """Sizes and kinds.  ``head`` is the name of one of `bitinfer.heads`, ``labels`` its rows."""
-
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
-    vocab: int
-    positions: int
-    token_types: int
-    labels: int
-    activation: Literal["relu", "gelu"]
-    head: str
 
 
 @dataclass(frozen=True, eq=False)

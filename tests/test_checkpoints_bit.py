@@ -25,8 +25,8 @@ from bitinfer.description import Description
 from bitinfer.errors import ConversionError, InputError, InputTypeError, UnsupportedError
 from bitinfer.families import bit, read_checkpoint
 from bitinfer.families.bit import STEP_FLOOR, binarize
-from bitinfer.families.checkpoint import looks_like_checkpoint
 from bitinfer.heads import find_head
+from bitinfer.runtime.origin import looks_like_checkpoint
 
 torch = pytest.importorskip("torch")
 
@@ -828,7 +828,7 @@ def test_old_torch_files_are_read(tmp_path: Path, folder: Path, expected: Descri
 
 def test_looking_does_not_import_torch(folder: Path) -> None:
     code = (
-        "import sys; from bitinfer.families.checkpoint import looks_like_checkpoint as look; "
+        "import sys; from bitinfer.runtime.origin import looks_like_checkpoint as look; "
         f"assert look({str(folder)!r}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=environment())

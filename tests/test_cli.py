@@ -344,7 +344,9 @@ def test_info(model: str, capsys: Capture) -> None:
     assert found["bytes"] == expected["bytes"]
     assert main(["info", model]) == 0
     text = capsys.readouterr().out
-    assert "recipe: bit-1-1-1" in text
+    assert "family: bit" in text
+    assert "bits: 1-1-1" in text
+    assert "  attention.probs: unsigned-1" in text
     assert f"{expected['bytes']['total']:,}" in text
 
 
@@ -361,11 +363,16 @@ def test_verify_finds_a_difference(
     from bitinfer.runtime.format import read_packed, write_packed
 
     metadata, tensors = read_packed(model)
-    tensors["layer.0.query.threshold"] = tensors["layer.0.query.threshold"] + np.int32(2)
+    rises = tensors["layer.0.query.rises"]
+    tensors["layer.0.query.rises"] = np.minimum(rises + np.int16(2), metadata["config"]["hidden"])
     write_packed(tmp_path / "m", tensors, metadata)
     assert main(["verify", str(tmp_path / "m")]) == 1
     assert capsys.readouterr().out.endswith("FAILED\n")
-    for changes, message in (({"seed": 5}, "not the file"), ({"layers": 1}, "sizes and kinds")):
+    for changes, message in (
+        ({"seed": 5}, "not the file"),
+        ({"layers": 1}, "sizes and kinds"),
+        ({"bits": "1-1-2"}, "sizes and kinds"),
+    ):
         other = packed(labels=3, **changes).with_suffix("")
         assert main(["verify", model, "--checkpoint", str(other)]) == 1
         output = capsys.readouterr().out

@@ -330,7 +330,7 @@ def test_max_length(
     tiny: Path, given: int | None, task: str | None, positions: int, expected: int
 ) -> None:
     description = read_checkpoint(tiny)
-    config = replace(description.config, positions=positions)
+    config = description.config._replace(positions=positions)
     found = to_metadata(replace(description, config=config, task=task), max_length=given)
     assert found["tokenizer"]["max_length"] == expected
 

@@ -18,7 +18,11 @@ PYTHON = sorted(ROOT.glob("bitinfer/**/*.py"))
 LAYERS = ["base", "model", "cpu", "python"]
 # The same for the rooms and modules of the package, which stand beside each other in a line.
 ROOMS = [
-    *({"_core", "errors"}, {"bits", "checks", "codes", "files", "results"}, {"heads", "kinds"}),
+    *(
+        {"_core", "errors"},
+        {"bits", "checks", "codes", "config", "files", "results"},
+        {"heads", "kinds"},
+    ),
     *({"description"}, {"families", "reference"}, {"runtime"}, {"conversion", "ops"}),
     *({"data", "diagnostics"}, {"train"}, {"cli"}, {"__main__"}),
 ]

@@ -174,7 +174,7 @@ class Verify(_CheckpointFiles, Command):
     def _compare(self, metadata: dict[str, Any], tensors: Tensors) -> bool:
         """Print whether the engine computes what the model, or the checkpoint, means."""
         from bitinfer.conversion.convert import measure_parity
-        from bitinfer.conversion.packing import from_tensors
+        from bitinfer.conversion.packing import from_tensors, to_metadata
         from bitinfer.families import read_checkpoint
 
         if self.checkpoint is None:
@@ -185,7 +185,8 @@ class Verify(_CheckpointFiles, Command):
             )
             same = description.source_sha256 == metadata["source"]["sha256"]
             print(f"checkpoint: {'' if same else 'not '}the file this model was converted from")
-            if asdict(description.config) != metadata["config"]:
+            expected = to_metadata(description)
+            if any(expected[key] != metadata[key] for key in ("config", "codes")):
                 print("checkpoint: its sizes and kinds are not those of this model")
                 return False
         parity = measure_parity(description, tensors)

@@ -16,9 +16,9 @@ from bitinfer.conversion.packing import to_metadata, to_tensors
 from bitinfer.description import Description
 from bitinfer.errors import ConversionError, InputError, InputTypeError
 from bitinfer.families import read_checkpoint
-from bitinfer.families.checkpoint import looks_like_checkpoint
 from bitinfer.runtime.engine import make_engine
 from bitinfer.runtime.format import Tensors, check_target, write_packed
+from bitinfer.runtime.origin import looks_like_checkpoint
 from bitinfer.runtime.sizes import by_part, part_of
 
 if TYPE_CHECKING:

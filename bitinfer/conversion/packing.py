@@ -9,7 +9,6 @@ replaced by integer rises and falls.  Nothing is rounded: `from_tensors` returns
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -96,7 +95,7 @@ def to_metadata(
         "writer": f"bitinfer {bitinfer.__version__}",
         "architecture": "bert",
         "family": description.family,
-        "config": asdict(description.config),
+        "config": description.config._asdict(),
         "codes": {point: description.codes[point].name for point in POINTS},
         "labels": list(description.label_names),
         "task": description.task,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from bitinfer.description import F32, Config, Description, LayerNorm
@@ -88,7 +87,7 @@ def read_config(files: CheckpointFiles) -> Config:
 
 def write_config(description: Description) -> dict[str, Any]:
     """The settings that `read_config` and `task_and_names` read."""
-    config = asdict(description.config)
+    config = description.config._asdict()
     names = description.label_names
     labels = {"id2label": {str(i): name for i, name in enumerate(names)}} if names else {}
     return {

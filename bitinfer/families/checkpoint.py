@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bitinfer.errors import ConversionError, UnsupportedError, quote, shorten
-from bitinfer.families.look import looks_like_checkpoint
 from bitinfer.files import file_sha256
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CheckpointFiles",
-    "looks_like_checkpoint",
     "open_checkpoint",
     "read_config",
     "read_vocab",

@@ -20,7 +20,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from bitinfer.codes import POINTS, UNSIGNED, Codes, allowed_codes
-from bitinfer.description import Config
+from bitinfer.config import SIZES
 from bitinfer.errors import FormatError, UnsupportedError, quote, shorten
 from bitinfer.files import check_target, write_file
 from bitinfer.heads import find_head, heads
@@ -46,7 +45,6 @@ __all__ = [
 ]
 
 FORMAT_VERSION = "2"
-SIZES = tuple(field.name for field in fields(Config) if field.type == "int")
 
 Tensors: TypeAlias = "dict[str, NDArray[Any]]"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from bitinfer.errors import InputError, InputTypeError
-from bitinfer.families.look import looks_like_checkpoint
 from bitinfer.runtime.format import Tensors, looks_packed, read_packed
 
 __all__ = [
@@ -17,6 +16,7 @@ __all__ = [
     "builtin_names",
     "find_builtin",
     "find_model",
+    "looks_like_checkpoint",
     "read_model",
 ]
 
@@ -24,6 +24,8 @@ _BUILTIN = Path(__file__).parents[1] / "builtin"
 _SUFFIX = ".safetensors"
 # What `bitinfer.train.distill` names the packed file beside the checkpoint it is made from.
 PACKED = f"packed{_SUFFIX}"
+_ZIP_MAGIC = b"PK\x03\x04"
+_LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before version 1.6
 
 
 def builtin_names() -> list[str]:
@@ -78,6 +80,25 @@ def read_model(origin: Origin) -> tuple[dict[str, Any], Tensors]:
 
         return pack_checkpoint(origin.path)
     return read_packed(origin.path)
+
+
+def looks_like_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether a path holds a PyTorch checkpoint, judged by its first bytes or its ``config.json``.
+
+    Reads at most a few bytes, imports nothing, and never raises for a path that cannot be read.
+
+    Example:
+        >>> looks_like_checkpoint("model.safetensors")
+        False
+    """
+    if os.path.isdir(path):
+        return os.path.isfile(os.path.join(path, "config.json"))
+    try:
+        with open(path, "rb") as file:
+            head = file.read(len(_LEGACY_MAGIC))
+    except OSError:
+        return False
+    return head.startswith(_ZIP_MAGIC) or head == _LEGACY_MAGIC
 
 
 def find_builtin(name: str) -> Origin:
