@@ -197,23 +197,19 @@ def _check_made_so(
         raise InputError(f"{teacher}: found no report ({error}), expected {_TEACHER}") from None
     if report.command != "finetune":
         raise InputError(f"{teacher}: found what {report.command} made, expected {_TEACHER}")
-    for name in ("train", "dev"):
-        if report.data[name].sha256 != tables[name].sha256:
-            raise InputError(
-                f"{teacher}: found a teacher of another {name}, expected {tables[name].source}"
-            )
-    if report.options.get("folder_sha256") != encoder.sha256:
-        raise InputError(f"{teacher}: found a teacher of another encoder, expected {encoder.path}")
+    found = report.options | {name: file.sha256 for name, file in report.data.items()}
+    found["encoder"] = report.options.get("folder_sha256")
+    digests = {name: tables[name].sha256 for name in ("train", "dev")}
+    digests["encoder"] = encoder.sha256
     # Of the type of products the machine may decide; threads do not tell how it was made.
     untold = {*names_of("finetune", "files", "run"), "bf16", "threads"}
-    wanted = {name: value for name, value in how.plain().items() if name not in untold}
-    wanted["dtype"] = type_name(products_type(how.bf16))
+    options = {name: value for name, value in how.plain().items() if name not in untold}
+    wanted = {**digests, **options, "dtype": type_name(products_type(how.bf16))}
     for name, value in wanted.items():
-        if report.options.get(name) != value:
-            raise InputError(
-                f"{teacher}: found a teacher made with {name} {quote(report.options.get(name))}, "
-                f"expected {quote(value)}"
-            )
+        if found.get(name) != value:
+            made = f"made with {name} {quote(found.get(name))}, expected {quote(value)}"
+            made = f"of another {name}, expected the same" if name in digests else made
+            raise InputError(f"{teacher}: found a teacher {made}")
 
 
 def _train_student(

@@ -128,7 +128,7 @@ def _group(name: str) -> Callable[..., Any]:
 
 _TRAIN = _file(TABLE, "labelled texts to learn: .tsv, .csv or .jsonl", "--train")
 _DEV = _file(TABLE, "labelled texts that choose the weights that are kept", "--dev")
-_OUTPUT = _file(FOLDER, "folder to make", "-o", "--output")
+_OUTPUT = _file(replace(FOLDER, metavar="OUT"), "folder to make", "-o", "--output")
 _data, _budget, _stages, _training, _model, _run = map(
     _group, ("data", "budget, one of", "stages and losses", "training", "model", "run")
 )

@@ -258,10 +258,8 @@ def _what(report: TrainingReport) -> str:
     sizes, bits = report.architecture, _bits(report)
     size = size_text(report.float_bytes)
     if report.packed is not None:
-        kind, size = (
-            f"A binarized BERT (BiT, {bits}: bits of weights, embeddings, activations)",
-            (f"{size_text(report.packed.bytes)} packed"),
-        )
+        kind = f"A binarized BERT (BiT, {bits}: bits of weights, embeddings, activations)"
+        size = f"{size_text(report.packed.bytes)} packed"
     else:
         kind = "A float BERT" if bits == "32-32-32" else f"A BERT of {bits} bits"
     given = "a pair of texts" if report.pairs else "a text"

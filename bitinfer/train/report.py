@@ -78,7 +78,7 @@ class StageResult:
 
 @dataclass(frozen=True)
 class TeacherResult:
-    """The float model that taught: its name, its dev metric, the bytes of its weights file."""
+    """The float model that taught: its name, its dev metric, the bytes of its float32 weights."""
 
     name: str
     value: float

@@ -40,12 +40,13 @@ from bitinfer.train.options import Options, check_installed, names_of
 from bitinfer.train.pages import write_pages
 from bitinfer.train.report import Architecture, DataFile, TrainingReport
 from bitinfer.train.run import Run, write_log
-from bitinfer.train.teacher import Folder
+from bitinfer.train.teacher import SIZES, Folder
 
 __all__ = ["Session", "measure", "products_type", "reserved", "session", "type_name"]
 
 _MAX_LENGTH = 128
 _EVALUATION_BATCH = 64
+_ARCHITECTURE = ("layers", "hidden", "heads", "intermediate", "vocab", "positions")
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,7 @@ class Session:
             labels=self.task.labels,
             pairs=any(second is not None for _, second in self.tables["dev"].rows.texts),
             architecture=Architecture(
-                layers=config["num_hidden_layers"],
-                hidden=config["hidden_size"],
-                heads=config["num_attention_heads"],
-                intermediate=config["intermediate_size"],
-                vocab=config["vocab_size"],
-                positions=config["max_position_embeddings"],
-                max_length=self.max_length,
+                **{name: config[SIZES[name]] for name in _ARCHITECTURE}, max_length=self.max_length
             ),
             float_bytes=weights.stat().st_size,
             options={**options.plain(), **found_out},

@@ -24,7 +24,7 @@ from bitinfer.train.student import Shape, Student
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
 
-__all__ = ["Folder", "as_student", "has_head", "open_folder", "read_bert"]
+__all__ = ["SIZES", "Folder", "as_student", "has_head", "open_folder", "read_bert"]
 
 # What the configuration of a BERT can say that our network does not do.
 _EXPECTED = {
@@ -33,7 +33,8 @@ _EXPECTED = {
     "is_decoder": False,
     "add_cross_attention": False,
 }
-_SIZES = {
+#: What the configuration calls the sizes of a network.
+SIZES = {
     "hidden": "hidden_size",
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
@@ -221,7 +222,7 @@ def as_student(model: BertForSequenceClassification, *, dtype: torch.dtype) -> S
     """The same network as ours with 32 bits; ``dtype`` is that of the factors of its products."""
     config = model.config
     shape = Shape(
-        **{name: getattr(config, key) for name, key in _SIZES.items()},
+        **{name: getattr(config, key) for name, key in SIZES.items()},
         outputs=config.num_labels,
         activation=config.hidden_act,
         epsilon=config.layer_norm_eps,
@@ -256,7 +257,7 @@ def _check_config(config: dict[str, Any]) -> None:
         found = config.get(key, expected)
         if found != expected:
             raise ConversionError(f"config {key}: found {quote(found)}, expected {expected!r}")
-    for key in _SIZES.values():
+    for key in SIZES.values():
         if type(config.get(key)) is not int or config[key] < 1:
             raise ConversionError(
                 f"config {key}: found {quote(config.get(key))}, expected a positive integer"
