@@ -105,6 +105,7 @@ void Limits::reserve(int64_t columns, const Boundaries& boundaries) {
   flips_.stride = round_up(columns, kPanelWidth);
   flips_.count = boundaries.levels * per_level;
   flips_.planes = boundaries.codes().planes;
+  flips_.count_up = !boundaries.point.are_signs() || boundaries.levels == 1;
   values_.reserve(static_cast<size_t>(flips_.stride * flips_.count));
   flips_.limits = values_.data();
   for (int f = 0; f < flips_.count; ++f) {

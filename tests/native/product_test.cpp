@@ -135,7 +135,7 @@ void check_codes(const Kernels& kernels, const Product& product, int planes, int
                  std::mt19937_64& random) {
   const int64_t cols = product.b.rows, stride = words_for(cols) + random() % 2;
   const int64_t rows = product.a.rows, padded = round_up(cols, kPanelWidth);
-  Flips flips{nullptr, padded, count, {}, 0, planes};
+  Flips flips{nullptr, padded, count, false, {}, 0, planes};
   std::vector<int32_t> limits(static_cast<size_t>(padded * count));
   for (int f = 0; f < count; ++f) {
     flips.toggles[f] = static_cast<uint8_t>(planes == 1 ? 1 : 1 + random() % ((1 << planes) - 1));

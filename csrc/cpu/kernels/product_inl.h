@@ -190,6 +190,9 @@ struct SumsEpilogue {
 
 // Where packed codes go, one panel or two at a time: at most one step of the result.
 struct CodeWords {
+  explicit CodeWords(const PackCodes& to)
+      : stride(to.stride), running(to.words == Words::kRunning) {}
+
   int64_t stride;
   bool running;
 
@@ -211,92 +214,151 @@ struct CodeWords {
   }
 };
 
-// Codes of any planes: flips turn over the planes' bits of a lane, all at once. Not inlined,
-// because every tile would have a copy of it beside the one for single bits.
-template <class V, int kPanelCount>
-__attribute__((noinline)) void pack_planes(const PackCodes& to, int64_t row, int64_t panel,
-                                           const typename V::Sum* parts) {
-  constexpr int kPartCount = kPanelCount * V::kParts;
-  const Flips& flips = to.flips;
-  typename V::Sum codes[kPartCount];
-  unroll<kPartCount>([&](auto p) BITINFER_INLINE { codes[p] = V::set_sums(flips.starts); });
-  const int32_t* limits = flips.limits + panel * kPanelWidth;
-  for (int f = 0; f < flips.count; ++f, limits += flips.stride) {
-    const typename V::Sum toggled = V::set_sums(flips.toggles[f]);
-    unroll<kPartCount>([&](auto p) BITINFER_INLINE {
-      codes[p] = V::xor_where_less(codes[p], parts[p], limits + p * V::kLanes, toggled);
-    });
-  }
-  const CodeWords words{to.stride, to.words == Words::kRunning};
-  unroll<kMostPlanes>([&](auto j) BITINFER_INLINE {
-    if (j >= flips.planes) return;
-    uint32_t bits = 0;
-    unroll<kPartCount>([&](auto p) BITINFER_INLINE {
-      bits |= V::template bits_at<j>(codes[p]) << (p * V::kLanes);
-    });
-    words.template store<kPanelCount>(to.bits + j * to.plane_stride, row, panel, bits);
+// Which sums of some parts lie below their limits, a bit for each.
+template <class V, int kPartCount>
+BITINFER_INLINE inline uint32_t bits_below(const typename V::Sum* parts, const int32_t* limits) {
+  uint32_t bits = 0;
+  unroll<kPartCount>([&](auto p) BITINFER_INLINE {
+    const auto below = V::below(parts[p], V::load_sums(limits + p * V::kLanes));
+    bits |= V::bits_of(below) << (p * V::kLanes);
   });
+  return bits;
 }
 
+// Code bits after the last panel are 0.
+inline void pack_padding(const PackCodes& to, int64_t rows, int64_t panel_count) {
+  const CodeWords words(to);
+  const int64_t whole = to.stride * (64 / kPanelWidth);
+  for (int j = 0; j < to.flips.planes && panel_count < whole; ++j) {
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t panel = panel_count; panel < whole; ++panel) {
+        words.store<1>(to.bits + j * to.plane_stride, row, panel, 0);
+      }
+    }
+  }
+}
+
+// The common kind of codes: one plane that one or two flips turn over.
 template <class V>
-class PackEpilogue {
+class BitEpilogue {
  public:
-  PackEpilogue(int64_t rows, int64_t panel_count, const PackCodes& to)
-      : rows_(rows),
-        panel_count_(panel_count),
-        to_(&to),
-        bits_(to.bits),
-        words_{to.stride, to.words == Words::kRunning},
-        is_bit_(to.flips.planes == 1 && (to.flips.count == 1 || to.flips.count == 2)),
+  BitEpilogue(const Rows& a, const Panels& b, const PackCodes& to)
+      : bits_(to.bits),
+        words_(to),
         first_(to.flips.limits),
         second_(to.flips.count == 2 ? to.flips.limits + to.flips.stride : nullptr),
-        starts_(to.flips.starts != 0 ? ~uint32_t{0} : 0) {}
+        starts_(to.flips.starts != 0 ? ~uint32_t{0} : 0),
+        rows_(a.count),
+        panel_count_(b.panel_count),
+        to_(to) {}
+
+  static bool fits(const Flips& flips) {
+    return flips.planes == 1 && (flips.count == 1 || flips.count == 2);
+  }
 
   template <int kPanelCount>
   BITINFER_INLINE void row(int64_t row, int64_t panel, const typename V::Sum* parts, bool) const {
     constexpr int kPartCount = kPanelCount * V::kParts;
-    if (!is_bit_) {
-      typename V::Sum copy[kPartCount];  // or the tile itself would have to be in memory
-      unroll<kPartCount>([&](auto p) BITINFER_INLINE { copy[p] = parts[p]; });
-      return pack_planes<V, kPanelCount>(*to_, row, panel, copy);
-    }
     const int64_t col = panel * kPanelWidth;
-    uint32_t bits = starts_ ^ below<kPartCount>(parts, first_ + col);
-    if (second_ != nullptr) bits ^= below<kPartCount>(parts, second_ + col);
+    uint32_t bits = starts_ ^ bits_below<V, kPartCount>(parts, first_ + col);
+    if (second_ != nullptr) bits ^= bits_below<V, kPartCount>(parts, second_ + col);
     words_.template store<kPanelCount>(bits_, row, panel, bits);
   }
-
-  // Code bits after the last panel are 0.
-  void finish() const {
-    const int64_t whole = to_->stride * (64 / kPanelWidth);
-    for (int j = 0; j < to_->flips.planes && panel_count_ < whole; ++j) {
-      uint64_t* plane = to_->bits + j * to_->plane_stride;
-      for (int64_t row = 0; row < rows_; ++row) {
-        for (int64_t panel = panel_count_; panel < whole; ++panel) {
-          words_.template store<1>(plane, row, panel, 0);
-        }
-      }
-    }
-  }
+  void finish() const { pack_padding(to_, rows_, panel_count_); }
 
  private:
-  template <int kPartCount>
-  BITINFER_INLINE static uint32_t below(const typename V::Sum* parts, const int32_t* limits) {
-    uint32_t bits = 0;
-    unroll<kPartCount>([&](auto p) BITINFER_INLINE {
-      bits |= V::less(parts[p], limits + p * V::kLanes) << (p * V::kLanes);
+  uint64_t* bits_;
+  CodeWords words_;
+  const int32_t *first_, *second_;
+  uint32_t starts_;
+  int64_t rows_, panel_count_;
+  const PackCodes& to_;
+};
+
+// Codes of any planes.
+template <class V>
+class CodesEpilogue {
+ public:
+  CodesEpilogue(const Rows& a, const Panels& b, const PackCodes& to)
+      : rows_(a.count), panel_count_(b.panel_count), words_(to), to_(to) {}
+
+  template <int kPanelCount>
+  BITINFER_INLINE void row(int64_t row, int64_t panel, const typename V::Sum* parts, bool) const {
+    constexpr int kPartCount = kPanelCount * V::kParts;
+    const Flips& flips = to_.flips;
+    uint32_t planes[kMostPlanes] = {};
+    if (flips.count_up && is_above_dips<kPartCount>(panel, parts)) {
+      unroll<kMostPlanes>([&](auto i) BITINFER_INLINE {
+        if (flips.planes == i + 1) count<i + 1, kPartCount>(panel, parts, planes);
+      });
+    } else {
+      turn_over<kPartCount>(panel, parts, planes);
+    }
+    unroll<kMostPlanes>([&](auto j) BITINFER_INLINE {
+      if (j >= flips.planes) return;
+      words_.template store<kPanelCount>(to_.bits + j * to_.plane_stride, row, panel, planes[j]);
     });
-    return bits;
+  }
+  void finish() const { pack_padding(to_, rows_, panel_count_); }
+
+ private:
+  // Every flip turns over bits of lanes, all planes at once.
+  template <int kPartCount>
+  BITINFER_INLINE void turn_over(int64_t panel, const typename V::Sum* parts,
+                                 uint32_t* planes) const {
+    const Flips& flips = to_.flips;
+    const int32_t* limits = flips.limits + panel * kPanelWidth;
+    typename V::Sum codes[kPartCount];
+    unroll<kPartCount>([&](auto p) BITINFER_INLINE { codes[p] = V::set_sums(flips.starts); });
+    for (int f = 0; f < flips.count; ++f, limits += flips.stride) {
+      const typename V::Sum toggles = V::set_sums(flips.toggles[f]);
+      unroll<kPartCount>([&](auto p) BITINFER_INLINE {
+        const auto below = V::below(parts[p], V::load_sums(limits + p * V::kLanes));
+        codes[p] = V::xor_where(below, codes[p], toggles);
+      });
+    }
+    unroll<kMostPlanes>([&](auto j) BITINFER_INLINE {
+      unroll<kPartCount>([&](auto p) BITINFER_INLINE {
+        planes[j] |= V::template bits_at<j>(codes[p]) << (p * V::kLanes);
+      });
+    });
+  }
+
+  // Levels have dropped everywhere; the first one drops last.
+  template <int kPartCount>
+  BITINFER_INLINE bool is_above_dips(int64_t panel, const typename V::Sum* parts) const {
+    constexpr uint32_t kAll = ~uint32_t{0} >> (32 - kPartCount * V::kLanes);
+    const Flips& flips = to_.flips;
+    return flips.starts == 0 ||
+           bits_below<V, kPartCount>(parts, flips.limits + panel * kPanelWidth) == kAll;
+  }
+
+  // The number of levels below S, whose limits do not rise: a binary search.
+  template <int kPlanes, int kPartCount>
+  BITINFER_INLINE void count(int64_t panel, const typename V::Sum* parts, uint32_t* planes) const {
+    constexpr int kLevels = (1 << kPlanes) - 1;
+    const Flips& flips = to_.flips;
+    const int64_t step = flips.starts == 0 ? flips.stride : 2 * flips.stride;
+    const int32_t* limits = flips.limits + (step - flips.stride) + panel * kPanelWidth;
+    unroll<kPartCount>([&](auto p) BITINFER_INLINE {
+      typename V::Sum left[kLevels];
+      unroll<kLevels>([&](auto level) BITINFER_INLINE {
+        left[level] = V::load_sums(limits + level * step + p * V::kLanes);
+      });
+      unroll<kPlanes>([&](auto i) BITINFER_INLINE {
+        constexpr int plane = kPlanes - 1 - i, middle = (1 << plane) - 1;
+        const auto below = V::below(parts[p], left[middle]);
+        planes[plane] |= V::bits_of(below) << (p * V::kLanes);
+        unroll<middle>([&](auto k) BITINFER_INLINE {
+          left[k] = V::choose(below, left[middle + 1 + k], left[k]);
+        });
+      });
+    });
   }
 
   int64_t rows_, panel_count_;
-  const PackCodes* to_;
-  // Of the common kind of codes: one plane that one or two flips turn over.
-  uint64_t* bits_;
   CodeWords words_;
-  bool is_bit_;
-  const int32_t *first_, *second_;
-  uint32_t starts_;
+  const PackCodes& to_;
 };
 
 template <class V>
@@ -466,7 +528,8 @@ void store_sums(const Rows& a, const Panels& b, const StoreSums& to) {
 
 template <class V>
 void pack_codes(const Rows& a, const Panels& b, const PackCodes& to) {
-  product<V>(a, b, PackEpilogue<V>(a.count, b.panel_count, to));
+  if (BitEpilogue<V>::fits(to.flips)) return product<V>(a, b, BitEpilogue<V>(a, b, to));
+  product<V>(a, b, CodesEpilogue<V>(a, b, to));
 }
 
 template <class V>

@@ -85,7 +85,12 @@ struct Flips {
   const int32_t* limits;  // [count][stride]
   int64_t stride;         // columns, padded to whole panels
   int count;
-  uint8_t toggles[kMostFlips];  // set of planes (bit j: plane j)
+  // A code is the number of levels below S: the flip of level k, 0 .. 2^planes - 2, toggles
+  // k ^ (k + 1), and limits do not rise from level to level. Where `starts` is not 0, levels dip:
+  // each has one more flip before its own, whose limits do not fall from level to level, and below
+  // which the level counts as well.
+  bool count_up;
+  uint8_t toggles[kMostFlips];  // set of planes (bit j: plane j); with one plane each toggles it
   uint8_t starts;               // set of planes
   int planes;
 };

@@ -13,6 +13,7 @@ struct Avx2 {
   using Word = __m256i;
   using Counter = __m256i;  // 32 bytes
   using Sum = __m256i;      // eight int32
+  using Lanes = __m256i;    // all ones or zeros
   static constexpr bool kIsVector = true;
   static constexpr bool kSumsTerms = false;
   static constexpr int kLanes = 8;
@@ -64,16 +65,19 @@ struct Avx2 {
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(sum, sum), 0x08);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(words));
   }
-  static uint32_t less(Sum sum, const int32_t* limit) {
-    return mask(_mm256_cmpgt_epi32(load_sums(limit), sum));
+  static Lanes below(Sum sum, Sum limit) { return _mm256_cmpgt_epi32(limit, sum); }
+  static uint32_t bits_of(Lanes lanes) {  // the highest bit of each
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(lanes)));
   }
-  static Sum xor_where_less(Sum codes, Sum sum, const int32_t* limit, Sum toggled) {
-    const __m256i below = _mm256_cmpgt_epi32(load_sums(limit), sum);
-    return _mm256_xor_si256(codes, _mm256_and_si256(below, toggled));
+  static Sum choose(Lanes lanes, Sum then, Sum otherwise) {
+    return _mm256_blendv_epi8(otherwise, then, lanes);
+  }
+  static Sum xor_where(Lanes lanes, Sum codes, Sum toggles) {
+    return _mm256_xor_si256(codes, _mm256_and_si256(lanes, toggles));
   }
   template <int kBit>
   static uint32_t bits_at(Sum sum) {
-    return mask(_mm256_slli_epi32(sum, 31 - kBit));
+    return bits_of(_mm256_slli_epi32(sum, 31 - kBit));
   }
   static uint64_t less_u16(const uint16_t* x, uint16_t limit) {
     const __m256i limits = _mm256_set1_epi16(static_cast<short>(limit));
@@ -137,10 +141,6 @@ struct Avx2 {
   static bool any_short(Short shorts) { return _mm256_testz_si256(shorts, shorts) == 0; }
 
  private:
-  // The highest bit of every lane.
-  static uint32_t mask(__m256i lanes) {
-    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(lanes)));
-  }
   // All ones where x < limit: the saturating limit - x is then not 0.
   static __m256i less_lanes(const uint16_t* x, __m256i limits) {
     const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));

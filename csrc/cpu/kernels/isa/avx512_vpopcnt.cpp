@@ -15,6 +15,7 @@ struct Avx512 {
   using Word = __m512i;
   using Counter = __m512i;  // sixteen int32: counters are sums
   using Sum = __m512i;
+  using Lanes = __mmask16;
   static constexpr bool kIsVector = true;
   static constexpr bool kSumsTerms = true;
   static constexpr int kLanes = 16;
@@ -49,12 +50,13 @@ struct Avx512 {
     const __m256i words = _mm512_maskz_cvtepi32_epi16(0xffff, sum);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), words);
   }
-  static uint32_t less(Sum sum, const int32_t* limit) {
-    return _mm512_cmplt_epi32_mask(sum, _mm512_loadu_si512(limit));
+  static Lanes below(Sum sum, Sum limit) { return _mm512_cmplt_epi32_mask(sum, limit); }
+  static uint32_t bits_of(Lanes lanes) { return lanes; }
+  static Sum choose(Lanes lanes, Sum then, Sum otherwise) {
+    return _mm512_mask_blend_epi32(lanes, otherwise, then);
   }
-  static Sum xor_where_less(Sum codes, Sum sum, const int32_t* limit, Sum toggled) {
-    const __mmask16 below = _mm512_cmplt_epi32_mask(sum, _mm512_loadu_si512(limit));
-    return _mm512_mask_xor_epi32(codes, below, codes, toggled);
+  static Sum xor_where(Lanes lanes, Sum codes, Sum toggles) {
+    return _mm512_mask_xor_epi32(codes, lanes, codes, toggles);
   }
   template <int kBit>
   static uint32_t bits_at(Sum sum) {

@@ -13,6 +13,7 @@ struct Neon {
   using Word = uint32x4_t;
   using Counter = uint8x16_t;
   using Sum = int32x4_t;
+  using Lanes = uint32x4_t;  // all ones or zeros
   static constexpr bool kIsVector = true;
   static constexpr bool kSumsTerms = false;
   static constexpr int kLanes = 4;
@@ -50,12 +51,13 @@ struct Neon {
   static void store_u16(uint16_t* out, Sum sum) {
     vst1_u16(out, vmovn_u32(vreinterpretq_u32_s32(sum)));
   }
-  static uint32_t less(Sum sum, const int32_t* limit) {
-    return mask(vcltq_s32(sum, vld1q_s32(limit)));
+  static Lanes below(Sum sum, Sum limit) { return vcltq_s32(sum, limit); }
+  static uint32_t bits_of(Lanes lanes) { return mask(lanes); }
+  static Sum choose(Lanes lanes, Sum then, Sum otherwise) {
+    return vbslq_s32(lanes, then, otherwise);
   }
-  static Sum xor_where_less(Sum codes, Sum sum, const int32_t* limit, Sum toggled) {
-    const uint32x4_t below = vcltq_s32(sum, vld1q_s32(limit));
-    return veorq_s32(codes, vandq_s32(vreinterpretq_s32_u32(below), toggled));
+  static Sum xor_where(Lanes lanes, Sum codes, Sum toggles) {
+    return veorq_s32(codes, vandq_s32(vreinterpretq_s32_u32(lanes), toggles));
   }
   template <int kBit>
   static uint32_t bits_at(Sum sum) {

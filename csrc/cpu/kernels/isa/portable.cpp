@@ -11,6 +11,7 @@ struct Portable {
   using Word = uint32_t __attribute__((vector_size(16)));
   using Counter = Word;  // sixteen bytes
   using Sum = int32_t __attribute__((vector_size(16)));
+  using Lanes = Sum;  // all ones or zeros
   static constexpr bool kIsVector = false;
   static constexpr bool kSumsTerms = false;
   static constexpr int kLanes = 4;
@@ -49,10 +50,12 @@ struct Portable {
   static void store_u16(uint16_t* out, Sum sum) {
     for (int lane = 0; lane < kLanes; ++lane) out[lane] = static_cast<uint16_t>(sum[lane]);
   }
-  static uint32_t less(Sum sum, const int32_t* limit) { return mask(sum < load_sums(limit)); }
-  static Sum xor_where_less(Sum codes, Sum sum, const int32_t* limit, Sum toggled) {
-    return codes ^ ((sum < load_sums(limit)) & toggled);
+  static Lanes below(Sum sum, Sum limit) { return sum < limit; }
+  static uint32_t bits_of(Lanes lanes) { return mask(lanes); }
+  static Sum choose(Lanes lanes, Sum then, Sum otherwise) {
+    return (lanes & then) | (~lanes & otherwise);
   }
+  static Sum xor_where(Lanes lanes, Sum codes, Sum toggles) { return codes ^ (lanes & toggles); }
   template <int kBit>
   static uint32_t bits_at(Sum sum) {
     return mask(sum >> kBit);
