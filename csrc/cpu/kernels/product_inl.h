@@ -160,6 +160,7 @@ BITINFER_INLINE inline Tile<V, kRowCount, kPartCount> plain_tile(const Left<kPla
 
 template <class V>
 struct SumsEpilogue {
+  static constexpr bool kIsLong = false;
   int64_t cols;
   StoreSums to;
 
@@ -242,6 +243,8 @@ inline void pack_padding(const PackCodes& to, int64_t rows, int64_t panel_count)
 template <class V>
 class BitEpilogue {
  public:
+  static constexpr bool kIsLong = false;
+
   BitEpilogue(const Rows& a, const Panels& b, const PackCodes& to)
       : bits_(to.bits),
         words_(to),
@@ -279,6 +282,8 @@ class BitEpilogue {
 template <class V>
 class CodesEpilogue {
  public:
+  static constexpr bool kIsLong = true;
+
   CodesEpilogue(const Rows& a, const Panels& b, const PackCodes& to)
       : rows_(a.count), panel_count_(b.panel_count), words_(to), to_(to) {}
 
@@ -363,6 +368,7 @@ class CodesEpilogue {
 
 template <class V>
 struct DistanceEpilogue {
+  static constexpr bool kIsLong = false;
   int64_t rows, cols;
   StoreDistances to;
 
@@ -387,6 +393,23 @@ struct DistanceEpilogue {
   }
 };
 
+// Rows of a tile one after another; those of a long epilogue in a loop, by way of memory.
+template <class V, int kRowCount, int kPanelCount, class Epilogue, int kPartCount>
+BITINFER_INLINE inline void finish_rows(const Epilogue& epilogue, int64_t row, int64_t panel,
+                                        const Tile<V, kRowCount, kPartCount>& tile, bool halved) {
+  if constexpr (Epilogue::kIsLong && kRowCount > 1) {
+    typename V::Sum sums[kRowCount * kPartCount];  // or the tile itself would have to be in memory
+    unroll<kRowCount * kPartCount>([&](auto i) BITINFER_INLINE { sums[i] = tile.sums[i]; });
+    for (int r = 0; r < kRowCount; ++r) {
+      epilogue.template row<kPanelCount>(row + r, panel, sums + r * kPartCount, halved);
+    }
+  } else {
+    unroll<kRowCount>([&](auto r) BITINFER_INLINE {
+      epilogue.template row<kPanelCount>(row + r, panel, tile.sums + r * kPartCount, halved);
+    });
+  }
+}
+
 // Not inlined: GCC keeps the counters of the loop in registers only where nothing else is around.
 template <class V, int kPlanes, int kRowCount, int kPanelCount, class Epilogue>
 __attribute__((noinline)) void plain_rows(const Rows& rows, const Panels& b, int64_t row,
@@ -408,9 +431,7 @@ __attribute__((noinline)) void plain_rows(const Rows& rows, const Panels& b, int
       __builtin_prefetch(next);
     }
     const auto tile = plain_tile<V, kRowCount, kPlanes, kPartCount>(a, row, panels, steps);
-    unroll<kRowCount>([&](auto r) BITINFER_INLINE {
-      epilogue.template row<kPanelCount>(row + r, panel, tile.sums + r * kPartCount, false);
-    });
+    finish_rows<V, kRowCount, kPanelCount>(epilogue, row, panel, tile, false);
   }
 }
 
@@ -457,9 +478,7 @@ __attribute__((noinline)) void halves_rows(const Rows& rows, const Panels& b, in
       add_planes<V, kRowCount, kPlanes, V::kParts>(a, row, words, steps,
                                                    halved ? b.coefficient[h] : 1, total);
     }
-    unroll<kRowCount>([&](auto r) BITINFER_INLINE {
-      epilogue.template row<1>(row + r, panel, total.sums + r * V::kParts, halved);
-    });
+    finish_rows<V, kRowCount, 1>(epilogue, row, panel, total, halved);
   }
 }
 
