@@ -22,7 +22,7 @@ double erf(double x);
 double gelu(double x);
 
 // Sum of a[i] * b[i]: 16 partial sums (i mod 16), halved pairwise. The kernels have their own
-// order, of 32 (rows_inl.h).
+// order, of 32 (row_sums_inl.h).
 double dot(const double* a, const double* b, int64_t n);
 
 // out[i] = exp(x[i] - max x) / sum, summed from left to right.
