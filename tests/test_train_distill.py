@@ -488,7 +488,6 @@ def test_bits_that_cannot_be_packed(bits: str, toy: Toy, tmp_path: Path, capsys:
     assert not names(tmp_path)
 
 
-@pytest.mark.skip(reason="the engine does not run them yet")
 @pytest.mark.parametrize("bits", ["1-1-2", "1-1-4", "1-1-1+attention=4"])
 def test_students_of_a_few_bits(bits: str, toy: Toy, tmp_path: Path) -> None:
     """Are packed, verified and reported as those of one."""
