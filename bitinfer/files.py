@@ -8,23 +8,15 @@ import fcntl
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from bitinfer.errors import InputError
 
-__all__ = [
-    "TEMPORARY",
-    "check_target",
-    "file_sha256",
-    "locked_folder",
-    "new_folder",
-    "write_file",
-]
-
 #: Names of what `write_file` has not finished: a kill leaves it.
 TEMPORARY = re.compile(r"\.bitinfer-[0-9a-f]+\.tmp")
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 # What systems answer that cannot put a folder on the disk, or do not let this user.
 _NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -59,7 +51,6 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
 
 
 def file_sha256(path: Path) -> str:
-    """Of the bytes of a file, hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -74,16 +65,17 @@ def write_file(path: Path, data: bytes | bytearray | memoryview, *, overwrite: b
 
     Raises:
         FileExistsError: The file exists and ``overwrite`` is false.
-        OSError: It cannot be written.
     """
     if overwrite:
         path = Path(os.path.realpath(path))
     temporary = path.with_name(f".bitinfer-{os.urandom(8).hex()}.tmp")
     try:
         replaced = overwrite and path.exists()
-        with open(temporary, "xb", opener=_private if replaced else None) as file:
+        # Of what is replaced, nobody reads more than before at any time.
+        descriptor = os.open(temporary, _NEW, 0o600 if replaced else 0o666)
+        with open(descriptor, "wb") as file:
             if replaced:
-                os.chmod(file.fileno(), stat.S_IMODE(path.stat().st_mode) & 0o777)
+                os.chmod(descriptor, path.stat().st_mode & 0o777)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -100,8 +92,7 @@ def write_file(path: Path, data: bytes | bytearray | memoryview, *, overwrite: b
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill with files; it takes the name when all of it is on the disk.
 
-    Raises:
-        OSError: It cannot be made, or there is a folder of that name that holds something.
+    A folder of that name that holds something is an `OSError`.
     """
     import shutil  # who only reads models does not wait for these
     import tempfile
@@ -124,13 +115,12 @@ def new_folder(path: Path) -> Iterator[Path]:
 def locked_folder(folder: Path) -> Iterator[None]:
     """A folder to oneself among all who ask for it so, on one machine; made if it is not there.
 
-    At the end it is removed if nothing is in it.  The lock ends with the process that has it and
-    those forked from it, however they end.  Where the file system has no locks, there is none, and
-    an empty folder stays: it may be another one's.
+    At the end it is removed if it is empty.  The lock ends with the process that has it and those
+    forked from it.  A file system without locks gives none, and an empty folder stays there: it may
+    be another one's.
 
     Raises:
         InputError: Another one has it, or what has that name is no folder.
-        OSError: The folder cannot be made, opened or locked.
     """
     descriptor, locked = _open_locked(folder)
     try:
@@ -183,20 +173,23 @@ def _is_open_as(descriptor: int, folder: Path) -> bool:
         return False
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
 def _take_free_name(temporary: Path, path: Path) -> None:
     """Take the name only if it is free: of two writers, one gets it."""
     try:
         os.link(temporary, path)
+        return
+    except OSError:  # the name is taken, or the file system has no hard links
+        pass
+    try:
+        path.touch(exist_ok=False)  # an empty file keeps the name until the full one takes it
     except FileExistsError:
         raise _exists(path) from None
-    except OSError:  # a file system without hard links, where two writers must not be as close
-        if os.path.lexists(path):
-            raise _exists(path) from None
+    try:
         os.replace(temporary, path)
+    except BaseException:
+        if temporary.exists():
+            path.unlink()
+        raise
 
 
 def _exists(path: Path) -> FileExistsError:

@@ -15,11 +15,9 @@ from bitinfer import families
 from bitinfer.description import LINEARS
 from bitinfer.errors import ConversionError, FormatError
 from bitinfer.heads import registry
-from bitinfer.runtime.format import FORMAT_VERSION
 from bitinfer.runtime.model import BitModel
 
 pytest.importorskip("torch", reason="checkpoints are read with PyTorch")
-pytestmark = pytest.mark.skipif(FORMAT_VERSION == "1", reason="format 1 names one recipe")
 
 SPEC = seeded.Spec(labels=3)
 TAGS = ["warm", "funny", "long"]
