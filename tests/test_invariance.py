@@ -17,7 +17,11 @@ from bitinfer._core import Model, available_isas, kernel_calls
 
 pytest.importorskip("torch", reason="seeded checkpoints are read with PyTorch")
 
-CASES = ("cancelling", "odd-heads", "tiny-gelu-span", "tiny-zeros", "wide-160", "mini-6x384")
+CASES = (
+    *("cancelling", "odd-heads", "tiny-gelu-span", "tiny-zeros", "wide-160", "mini-6x384"),
+    *("two-bits-from-min", "three-bits-gelu", "four-bits-cancelling", "four-bits-from-min"),
+    *("attention-4", "ffn-2", "mini-two-bits-from-min"),
+)
 
 
 @functools.cache
