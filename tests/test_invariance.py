@@ -122,7 +122,9 @@ def test_the_isa_asked_for_is_the_one_that_runs() -> None:
         assert ran == {isa} == {model.isa}
 
 
-@pytest.mark.parametrize("name", ["wide-160", "tiny-gelu-span"])
+@pytest.mark.parametrize(
+    "name", ["wide-160", "tiny-gelu-span", "two-bits-from-min", "four-bits-cancelling"]
+)
 def test_padding_and_holes_equal_the_reference(name: str, tmp_path: Path) -> None:
     """Padding on either side, holes, and a masked first column, which the pooler still reads."""
     from bitinfer.reference import Reference
