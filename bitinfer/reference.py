@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -174,21 +174,25 @@ class _Embeddings(nn.Module):
 
 @dataclass(frozen=True)
 class _Coded:
-    """Values as ``step * codes``, ``+ offset`` where ``real``, which is broadcast, is true."""
+    """Values as ``step * codes + offset``; without the offset at keys that are not ``attended``."""
 
     codes: Tensor
     step: Tensor
-    real: Tensor
     offset: Tensor | None = None
+    attended: Tensor | None = None
 
     def values(self) -> Tensor:
         if self.offset is None:
             return self.step * self.codes
-        return self.step * self.codes + self.offset * self.real
+        offset = self.offset if self.attended is None else self.offset * self.attended
+        return self.step * self.codes + offset
 
 
 class _Quantizer(nn.Module):
-    """From values to the codes of one point.  ``real`` is false at padding, which has no say."""
+    """From values to the codes of one point.
+
+    Values that are not ``real``, those of padding and of masked tokens, have no part in a minimum.
+    """
 
     step: Tensor
 
@@ -199,16 +203,16 @@ class _Quantizer(nn.Module):
 
     def forward(self, values: Tensor, real: Tensor) -> _Coded:
         if self.codes.by_sign:  # 0 where a value is exactly 0
-            return _Coded(torch.sign(values), self.step, real)
+            return _Coded(torch.sign(values), self.step)
         if self.codes.bits == 1:
-            return _Coded((values > 0.5 * self.step).to(values.dtype), self.step, real)
+            return _Coded((values > 0.5 * self.step).to(values.dtype), self.step)
         offset = None
         if self.codes.from_min:
             one_sequence = tuple(range(1, values.ndim))
             offset = values.masked_fill(~real, math.inf).amin(one_sequence, keepdim=True)
             values = values - offset
         codes = _round(values / self.step).clamp(self.codes.low, self.codes.high)
-        return _Coded(codes, self.step, real, offset)
+        return _Coded(codes, self.step, offset)
 
 
 class _BinaryLinear(nn.Module):
@@ -275,6 +279,7 @@ class _Layer(nn.Module):
         probs = torch.softmax(scores.masked_fill(~keys, -math.inf), dim=3)
         real = keys & mask[:, None, :, None]
         coded = points["attention.probs"] = _of(self.quantizers, "attention.probs")(probs, real)
+        coded = replace(coded, attended=keys)
         return _product(coded, value.codes, value.step).transpose(1, 2).flatten(2)
 
     def _by_head(self, state: Tensor) -> Tensor:
@@ -324,8 +329,10 @@ def _product(left: _Coded, right: Tensor, scale: Tensor) -> Tensor:
     product = (left.step * scale) * (left.codes @ right)
     if left.offset is None:
         return product
-    real = left.real.to(right.dtype).expand_as(left.codes)
-    return product + (left.offset * scale) * (real @ right)
+    ones = torch.ones_like(left.codes)
+    if left.attended is not None:
+        ones = ones * left.attended
+    return product + (left.offset * scale) * (ones @ right)
 
 
 def _round(ratios: Tensor) -> Tensor:
