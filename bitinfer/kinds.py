@@ -1,4 +1,4 @@
-"""Options, written once: a field of a dataclass with its default, its kind of values, and its help.
+"""Options: a field of a dataclass holds the default, the kind of values, and the help of one.
 
 From such fields come the options of a command (`bitinfer.cli.arguments`) and the checks of a
 function's arguments.  Needs no NumPy: the command line uses it before anything is loaded.
@@ -15,32 +15,14 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
-from dataclasses import Field, dataclass, field
+import operator
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, Field, dataclass, field
 from functools import partial
 from typing import Any
 
-from bitinfer.checks import check_bool, check_choice, check_int, check_unicode
 from bitinfer.errors import InputError, InputTypeError
-
-__all__ = [
-    "BOOL",
-    "COLUMN",
-    "FILE",
-    "NAMES",
-    "SIZES",
-    "TEXT",
-    "About",
-    "Kind",
-    "about",
-    "argument",
-    "check_number",
-    "check_text",
-    "choice",
-    "integer",
-    "number",
-    "option",
-]
 
 
 @dataclass(frozen=True)
@@ -65,7 +47,6 @@ class About:
     """What a field says of its option, beside its name and default.
 
     Attributes:
-        kind: of its values.
         group: heading in the help of a command; those under one that ends with ``one of`` exclude
             each other.
         help: what it does, without its default, which is added.
@@ -81,7 +62,6 @@ class About:
 
 
 def about(option: Field[Any]) -> About:
-    """What a field says."""
     found: About = option.metadata["about"]
     return found
 
@@ -93,24 +73,52 @@ def option(default: Any, kind: Kind, group: str, help: str, *flags: str) -> Any:
 
 def argument(metavar: str, help: str, *, many: bool = False) -> Any:
     """A field that a command takes by its place: required, or a list that may be empty."""
-    kind = Kind(check_text, metavar=metavar)
-    metadata = {"about": About(kind, "", help, place="many" if many else "one")}
-    return field(default=(), metadata=metadata) if many else field(metadata=metadata)
+    told = About(Kind(check_text, metavar=metavar), "", help, place="many" if many else "one")
+    return field(default=() if many else MISSING, metadata={"about": told})
 
 
-# ---- kinds
+# ---- checks
 
 
 def check_text(name: str, value: Any) -> str:
     """A string that can be written to any file.
 
     Raises:
-        InputTypeError, InputError: It is none, or holds a lone surrogate.
+        InputTypeError, InputError: It is none, or holds a lone surrogate: names its position.
     """
     if not isinstance(value, str):
-        raise InputTypeError(f"{name}: found {type(value).__name__}, expected str")
-    check_unicode(name, value)
+        raise _wrong_type(name, value, "str")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        found = f"lone surrogate U+{ord(value[error.start]):04X} at position {error.start}"
+        raise InputError(f"{name}: {found}, expected valid Unicode") from None
     return value
+
+
+def check_bool(name: str, value: Any) -> bool:
+    if not _is_bool(value):
+        raise _wrong_type(name, value, "True or False")
+    return bool(value)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
+    if not isinstance(value, str):
+        raise _wrong_type(name, value, "str")
+    if value not in (names := tuple(choices)):
+        raise InputError(f"{name}: found {value!r}, expected {' or '.join(map(repr, names))}")
+    return value
+
+
+def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """An integer of any integer type within bounds; a bool is not one."""
+    if _is_bool(value) or not hasattr(value, "__index__"):
+        raise _wrong_type(name, value, "an integer")
+    number = operator.index(value)
+    if number < low or (high is not None and number > high):
+        allowed = f"at least {low}" if high is None else f"{low}..{high}"
+        raise InputError(f"{name}: found {number}, expected {allowed}")
+    return number
 
 
 def check_number(
@@ -125,13 +133,9 @@ def check_number(
 
     >>> check_number("epochs", 2, above=0)
     2.0
-
-    Raises:
-        InputTypeError: It is not a number.
-        InputError: It is out of bounds.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InputTypeError(f"{name}: found {type(value).__name__}, expected a number")
+    if _is_bool(value) or not isinstance(value, numbers.Real):
+        raise _wrong_type(name, value, "a number")
     try:
         found = float(value)
     except OverflowError:
@@ -143,6 +147,36 @@ def check_number(
         bound += f" below {below:g}" if math.isfinite(below) else ""
         raise InputError(f"{name}: found {found:g}, expected a finite number{bound}")
     return found
+
+
+def check_engine(num_threads: Any, isa: Any) -> tuple[int | None, str | None]:
+    """The options of the native code by type; whether they can be had, it decides itself."""
+    if num_threads is not None:
+        num_threads = check_int("num_threads", num_threads, 1, 2**31 - 1)
+    if isa is not None and not check_text("isa", isa).isprintable():
+        raise InputError(f"isa: found {isa!r}, expected the name of an instruction set")
+    return num_threads, isa
+
+
+def shows_progress(option: Any) -> bool:
+    """Whether to show a bar: as ``show_progress_bar`` says, or else the logger ``bitinfer``."""
+    if option is not None:
+        return check_bool("show_progress_bar", option)
+    # Where nobody has imported logging, nobody has asked for messages.
+    logging = sys.modules.get("logging")
+    return logging is not None and logging.getLogger("bitinfer").isEnabledFor(logging.INFO)
+
+
+def _is_bool(value: Any) -> bool:
+    # Who has a bool of NumPy has imported it.
+    return isinstance(value, (bool, getattr(sys.modules.get("numpy"), "bool_", bool)))
+
+
+def _wrong_type(name: str, value: Any, expected: str) -> InputTypeError:
+    return InputTypeError(f"{name}: found {type(value).__name__}, expected {expected}")
+
+
+# ---- kinds
 
 
 def integer(low: int, high: int | None = None) -> Kind:
@@ -161,25 +195,16 @@ def choice(*choices: str) -> Kind:
     return Kind(partial(check_choice, choices=choices), metavar="|".join(choices))
 
 
-def _unchecked(name: str, value: Any) -> Any:
-    return value
-
-
 def _check_sizes(name: str, value: Any) -> tuple[int, ...]:
     return tuple(check_int(name, each, 1) for each in value)
-
-
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
-def _split_integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 BOOL = Kind(check_bool, bool)
 TEXT = Kind(check_text)
 COLUMN = Kind(check_text, metavar="NAME|N")
-FILE = Kind(_unchecked, metavar="FILE")
-NAMES = Kind(_unchecked, _split, metavar="A,B")
-SIZES = Kind(_check_sizes, _split_integers, "integers of at least 1", "N,...")
+# The name of a file may be bytes that are no text; names in a list are checked by who knows them.
+FILE = Kind(lambda _, value: value, metavar="FILE")
+NAMES = Kind(FILE.check, lambda text: tuple(text.split(",")), metavar="A,B")
+SIZES = Kind(
+    _check_sizes, lambda text: tuple(map(int, text.split(","))), "integers of at least 1", "N,..."
+)

@@ -20,8 +20,8 @@ LAYERS = ["base", "model", "cpu", "python"]
 ROOMS = [
     *(
         {"_core", "errors"},
-        {"bits", "checks", "codes", "config", "files", "results"},
-        {"heads", "kinds"},
+        {"bits", "codes", "config", "files", "kinds", "results"},
+        {"heads"},
     ),
     *({"description"}, {"families", "reference"}, {"runtime"}, {"conversion", "ops"}),
     *({"data", "diagnostics"}, {"train"}, {"cli"}, {"__main__"}),

@@ -1,5 +1,3 @@
 """The command line."""
 
-from bitinfer.cli.main import main
-
-__all__ = ["main"]
+from bitinfer.cli.main import main as main

@@ -8,10 +8,10 @@
         limit: int | None = option(None, integer(1), "", "most to count")
         def run(self) -> int: ...
 
-The fields are made by `bitinfer.kinds`, and may be those of a base class that has no command.  A
-command's options are ``--limit`` and so on; ``option(..., "-l", "--limit")`` spells them otherwise.
-A field that is ``True`` by default becomes ``--no-NAME``; one that is ``None`` and of the kind
-`BOOL` both ``--NAME`` and ``--no-NAME``; one without a default is required.
+The fields are made by `bitinfer.kinds`, and may be those of a base class that has no command.  An
+option is ``--limit`` unless ``option(..., "-l", "--limit")`` spells it otherwise; ``--no-NAME`` if
+it is ``True`` by default; both if it is of the kind `BOOL` and ``None``; required if it has no
+default.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar
 
 from bitinfer.errors import InputError, InputTypeError
-from bitinfer.kinds import About, Kind, about
+from bitinfer.kinds import TEXT, Kind, about, argument, integer, option
 
-__all__ = ["Command", "add_command", "read_command"]
+OK, CHECK_FAILED, CANNOT = 0, 1, 3
+MODEL = "packed file, checkpoint or built-in name"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,17 @@ class Command:
     def run(self) -> int:
         """Carry it out and return the exit code."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """The options of commands that load a model: which one, and how it runs."""
+
+    model: str = argument("MODEL", MODEL)
+    num_threads: int | None = option(None, integer(1), "", "threads to use")
+    isa: str | None = option(
+        None, Kind(TEXT.check, metavar="NAME"), "", "instruction set to use: see doctor"
+    )
 
 
 def add_command(commands: Any, name: str, command: type[Command]) -> None:
@@ -66,43 +78,23 @@ def read_command(options: argparse.Namespace) -> Command:
 
 
 def _add_option(group: Any, option: Field[Any]) -> None:
-    told = about(option)
-    kind = told.kind
+    told, default = about(option), option.default
     if told.place:
         count = {"nargs": "*"} if told.place == "many" else {}
-        group.add_argument(option.name, metavar=kind.metavar, help=told.help, **count)
+        group.add_argument(option.name, metavar=told.kind.metavar, help=told.help, **count)
         return
-    required = option.default is MISSING
-    how = (
-        _switch(option) if kind.parse is bool else {"type": _reader(kind), "metavar": kind.metavar}
-    )
-    group.add_argument(
-        *_flags(option, told),
-        dest=option.name,
-        required=required,
-        default=None if required else option.default,
-        help=_help(option, told),
-        **how,
-    )
-
-
-def _flags(option: Field[Any], told: About) -> tuple[str, ...]:
-    name = option.name.replace("_", "-")
-    return told.flags or (f"--no-{name}" if option.default is True else f"--{name}",)
-
-
-def _switch(option: Field[Any]) -> dict[str, Any]:
-    if option.default is None:
-        return {"action": argparse.BooleanOptionalAction}
-    return {"action": "store_false" if option.default else "store_true"}
-
-
-def _help(option: Field[Any], told: About) -> str:
-    default = option.default
-    if default is MISSING or default is None or isinstance(default, bool):
-        return told.help
-    shown = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else default
-    return f"{told.help} (default {shown})"
+    name = ("no-" if default is True else "") + option.name.replace("_", "-")
+    help = told.help
+    how: dict[str, Any] = {"required": True} if default is MISSING else {"default": default}
+    if told.kind.parse is bool:
+        switch = "store_false" if default else "store_true"
+        how["action"] = argparse.BooleanOptionalAction if default is None else switch
+    else:
+        how |= {"type": _reader(told.kind), "metavar": told.kind.metavar}
+        if default is not None and default is not MISSING:
+            shown = default if isinstance(default, tuple) else (default,)
+            help += f" (default {','.join(map(str, shown))})"
+    group.add_argument(*(told.flags or (f"--{name}",)), dest=option.name, help=help, **how)
 
 
 def _reader(kind: Kind) -> Callable[[str], Any]:

@@ -10,7 +10,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -24,19 +24,15 @@ from bitinfer.runtime.model import BitModel
 from bitinfer.runtime.origin import find_model, read_model
 from bitinfer.runtime.text import TokenBatch
 
-__all__ = ["EXCLUDED", "Timing", "as_csv", "as_json", "as_markdown", "run"]
-
-EXCLUDED = "Sequences have full length; loading, tokenizing and warming up are not included."
-_SEED = 1
+_EXCLUDED = "Sequences have full length; loading, tokenizing and warming up are not included."
 
 
 @dataclass(frozen=True)
 class Timing:
     """Seconds of each repetition for one setting.
 
-    Attributes:
-        stages: of a profile: seconds that all threads together spent in each stage, over all
-            repetitions.  ``other`` is Python, starting threads, and threads without work.
+    Of a profile, ``stages`` are the seconds that all threads together spent in each stage, over all
+    repetitions; ``other`` is Python, starting threads, and threads without work.
     """
 
     isa: str
@@ -79,12 +75,8 @@ def run(
 ) -> Iterator[Timing]:
     """Time every combination of the settings, from token ids to logits.
 
-    All settings are checked before the first is timed.
-
-    Raises:
-        InputError: A length is beyond the positions of the model, or there is no such model.
-        UnsupportedError: An instruction set is not there.
-        FormatError, ConversionError: As :func:`bitinfer.load`.
+    All settings are checked before the first is timed: errors are those of :func:`bitinfer.load`,
+    and a length may be too long (InputError).
     """
     origin = find_model(path)
     content = read_model(origin)
@@ -114,7 +106,7 @@ def _random_tokens(model: BitModel, batch: int, length: int) -> TokenBatch:
     total = batch * length
     vocab = int(model.config["vocab"])
     return TokenBatch(
-        ids=np.random.RandomState(_SEED).randint(0, vocab, total).astype(np.int32),
+        ids=np.random.RandomState(1).randint(0, vocab, total).astype(np.int32),
         positions=np.tile(np.arange(length, dtype=np.int32), batch),
         segments=np.zeros(total, dtype=np.int32),
         offsets=np.arange(0, total + 1, length, dtype=np.int64),
@@ -131,32 +123,32 @@ def _seconds(model: BitModel, tokens: TokenBatch, stages: dict[str, float] | Non
     return seconds
 
 
-def as_markdown(model: str, timings: Iterable[Timing]) -> Iterator[str]:
-    """Lines of a table, each as soon as it is known."""
-    machine = diagnose()
-    yield f"{model}, bitinfer {machine['bitinfer']['version']}, {machine['cpu']}. {EXCLUDED}"
-    yield ""
-    for index, row in enumerate(timing.row() for timing in timings):
+def write(model: str, timings: Iterator[Timing], form: str) -> Iterator[str]:
+    """Lines of a report: one object with every sample for ``"json"``, else a table (``"md"``,
+    ``"csv"``), each line as soon as it is known."""
+    if form == "json":
+        results = []
+        for each in timings:
+            stages = {} if each.stages is None else {"stages": each.stages}
+            results.append({**each.row(), "seconds": each.seconds, **stages})
+        report = {"model": model, "excluded": _EXCLUDED, "machine": diagnose(), "results": results}
+        yield json.dumps(report, indent=2)
+    elif form == "csv":  # where nothing needs quotes
+        yield f"# {model}. {_EXCLUDED}"
+        yield from _table(timings, "", ",", "")
+    else:
+        machine = diagnose()
+        yield f"{model}, bitinfer {machine['bitinfer']['version']}, {machine['cpu']}. {_EXCLUDED}"
+        yield ""
+        yield from _table(timings, "| ", " | ", " |", rule=True)
+
+
+def _table(
+    timings: Iterator[Timing], first: str, between: str, last: str, *, rule: bool = False
+) -> Iterator[str]:
+    for index, row in enumerate(each.row() for each in timings):
         if index == 0:
-            yield "| " + " | ".join(row) + " |"
-            yield "|" + "---|" * len(row)
-        yield "| " + " | ".join(map(str, row.values())) + " |"
-
-
-def as_csv(model: str, timings: Iterable[Timing]) -> Iterator[str]:
-    """A comment line with what was measured, then the table, where nothing needs quotes."""
-    yield f"# {model}. {EXCLUDED}"
-    for index, row in enumerate(timing.row() for timing in timings):
-        if index == 0:
-            yield ",".join(row)
-        yield ",".join(map(str, row.values()))
-
-
-def as_json(model: str, timings: Iterable[Timing]) -> Iterator[str]:
-    """One object with the machine, and every sample of every setting."""
-    results = []
-    for timing in timings:
-        stages = {} if timing.stages is None else {"stages": timing.stages}
-        results.append({**timing.row(), "seconds": timing.seconds, **stages})
-    report = {"model": model, "excluded": EXCLUDED, "machine": diagnose(), "results": results}
-    yield json.dumps(report, indent=2)
+            yield first + between.join(row) + last
+            if rule:
+                yield "|" + "---|" * len(row)
+        yield first + between.join(map(str, row.values())) + last

@@ -10,15 +10,13 @@ import sys
 from collections.abc import Sequence
 
 import bitinfer
-from bitinfer.cli.arguments import Command, add_command, read_command
+from bitinfer.cli.arguments import CANNOT, Command, add_command, read_command
 from bitinfer.cli.models import Bench, Convert, Doctor, ExportFloat, Info, Verify
 from bitinfer.cli.predict import Predict
 from bitinfer.cli.train import Distill, Finetune
 from bitinfer.errors import BitinferError, ConversionError, FormatError, UnsupportedError
 
-__all__ = ["main"]
-
-_USAGE, _CANNOT = 2, 3
+_USAGE = 2
 _COMMANDS: dict[str, type[Command]] = {
     "convert": Convert,
     "distill": Distill,
@@ -64,8 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bitinfer ...
     0
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As texts are read; and a path may hold any bytes.
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
-        code = _run(arguments)
+        try:
+            command = read_command(_parse(arguments))
+        except SystemExit as stop:  # argparse: 0 after --help, 2 after a mistake
+            code = int(stop.code or 0)
+        else:
+            code = command.run()
         print(end="", flush=True)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -73,25 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _flush()
         return 141
     except (FormatError, ConversionError, UnsupportedError) as error:
-        return _fail(error, _CANNOT)
+        return _fail(error, CANNOT)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        return _fail("this command needs PyTorch: install bitinfer[torch]", _CANNOT)
+        return _fail("this command needs PyTorch: install bitinfer[torch]", CANNOT)
     except (BitinferError, OSError) as error:
         return _fail(error, _USAGE)
     return code
-
-
-def _run(arguments: Sequence[str] | None) -> int:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # As texts are read; and a path may hold any bytes.
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    try:
-        options = _parse(arguments)
-    except SystemExit as stop:  # argparse: 0 after --help, 2 after a mistake
-        return int(stop.code or 0)
-    return read_command(options).run()
 
 
 def _fail(error: Exception | str, code: int) -> int:

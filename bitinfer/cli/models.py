@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import bitinfer
-from bitinfer.cli.arguments import Command
-from bitinfer.cli.loaded import CHECK_FAILED, MODEL, OK, Loaded
+from bitinfer.cli.arguments import CANNOT, CHECK_FAILED, MODEL, OK, Command, Loaded
 from bitinfer.errors import InputError
 from bitinfer.kinds import (
     BOOL,
@@ -27,10 +26,6 @@ from bitinfer.kinds import (
 if TYPE_CHECKING:
     from bitinfer.data.tables import LabelledTexts
     from bitinfer.runtime.format import Tensors
-
-__all__ = ["Bench", "Convert", "Doctor", "ExportFloat", "Info", "Verify"]
-
-_CANNOT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +94,9 @@ class Info(Loaded, Command):
             print(json.dumps(info, indent=2))
             return OK
         sizes = info.pop("bytes")
-        print("\n".join(format_lines(info)))
-        print("bytes:")
         width = max(map(len, sizes))
-        for part, size in sizes.items():
-            print(f"  {part:<{width}}  {size:>12,}")
+        table = [f"  {part:<{width}}  {size:>12,}" for part, size in sizes.items()]
+        print("\n".join([*format_lines(info), "bytes:", *table]))
         return OK
 
 
@@ -142,13 +135,12 @@ class Verify(_CheckpointFiles, Command):
             found = "without --data" if data is None else "beside --checkpoint"
             raise InputError(f"--no-parity: found {found}, expected --data alone")
         origin = find_model(self.model)
-        metadata, tensors = read_model(origin)
-        # Loading checks every tensor, which what follows relies on.
-        model = BitModel(origin, content=(metadata, tensors))
+        metadata, tensors = content = read_model(origin)
+        model = BitModel(origin, content=content)  # checks the tensors as well
         if "sha256" in metadata:
             print(f"file: intact, SHA-256 {metadata['sha256']}")
         result = None if data is None else evaluate(model, data)
-        passed = not self.parity or self._compare(metadata, tensors)
+        passed = not self.parity or self._has_parity(metadata, tensors)
         if result is not None:
             print(f"data: {result}")
             passed &= self.at_least is None or result.value >= self.at_least
@@ -158,21 +150,17 @@ class Verify(_CheckpointFiles, Command):
     def _read_data(self) -> LabelledTexts | None:
         from bitinfer.data.tables import read_rows
 
-        columns: dict[str, Any] = {
-            "text": self.text_column,
-            "pair": self.pair_column,
-            "label": self.label_column,
-        }
         if self.data is not None:
-            return read_rows(self.data, **columns)
-        given = {f"{name}-column": value for name, value in columns.items()}
-        for name, value in {**given, "at-least": self.at_least}.items():
-            if value is not None:
-                raise InputError(f"--{name}: found {value!r} without --data, expected both")
+            text, pair, label = self.text_column, self.pair_column, self.label_column
+            return read_rows(self.data, text=text, pair=pair, label=label)
+        for name in ("text_column", "pair_column", "label_column", "at_least"):
+            if (value := getattr(self, name)) is not None:
+                flag = name.replace("_", "-")
+                raise InputError(f"--{flag}: found {value!r} without --data, expected both")
         return None
 
-    def _compare(self, metadata: dict[str, Any], tensors: Tensors) -> bool:
-        """Print whether the engine computes what the model, or the checkpoint, means."""
+    def _has_parity(self, metadata: dict[str, Any], tensors: Tensors) -> bool:
+        """Whether the engine computes what the model, or the checkpoint, means; is printed."""
         from bitinfer.conversion.convert import measure_parity
         from bitinfer.conversion.packing import from_tensors, to_metadata
         from bitinfer.families import read_checkpoint
@@ -232,8 +220,7 @@ class Bench(Command):
             repetitions=self.repetitions,
             profile=self.profile,
         )
-        write = {"md": bench.as_markdown, "json": bench.as_json, "csv": bench.as_csv}[self.output]
-        for line in write(self.model, timings):
+        for line in bench.write(self.model, timings, self.output):
             print(line, flush=True)
         return OK
 
@@ -253,4 +240,4 @@ class Doctor(Command):
         print(json.dumps(report, indent=2) if self.json else "\n".join(format_lines(report)))
         broken = [value for value in report["self_test"].values() if value != "ok"]
         unusable = [key for key in ("isa", "num_threads") if str(report[key]).startswith("error")]
-        return _CANNOT if unusable else CHECK_FAILED if broken else OK
+        return CANNOT if unusable else CHECK_FAILED if broken else OK

@@ -5,22 +5,19 @@ from __future__ import annotations
 import codecs
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeAlias
 
 import bitinfer
-from bitinfer.cli.arguments import Command
-from bitinfer.cli.loaded import Loaded
+from bitinfer.cli.arguments import OK, Command, Loaded
 from bitinfer.errors import InputError
 from bitinfer.kinds import FILE, Kind, argument, check_text, choice, integer, option
 
 if TYPE_CHECKING:
     from bitinfer.results import Prediction
-
-__all__ = ["Predict"]
 
 # A text, or the two texts of a pair.
 _Given: TypeAlias = "str | tuple[str, str | None]"
@@ -32,37 +29,24 @@ def _check_separator(name: str, value: Any) -> str:
     return check_text(name, value)
 
 
-def _write_text(given: _Given, ranked: list[Prediction], single: bool) -> Iterator[str]:
-    answers = "  ".join(
-        f"{p.score:.4f}" if p.label is None else f"{p.label} {p.score:.4f}" for p in ranked
-    )
-    yield f"{answers}  {' | '.join(_columns(given))}"
-
-
-def _write_tsv(given: _Given, ranked: list[Prediction], single: bool) -> Iterator[str]:
-    for p in ranked:
-        yield "\t".join([p.label or "", repr(p.score), *_columns(given)])
-
-
-def _write_jsonl(given: _Given, ranked: list[Prediction], single: bool) -> Iterator[str]:
-    text, pair = given if isinstance(given, tuple) else (given, None)
-    texts = {"text": text, "text_pair": pair} if isinstance(given, tuple) else {"text": text}
-    answers = [p.asdict() for p in ranked]
-    found = answers[0] if single else {"predictions": answers}
-    yield json.dumps({**found, **texts}, ensure_ascii=False)
-
-
-def _columns(given: _Given) -> list[str]:
-    """Text and second text as columns: white space that would break a line becomes spaces."""
-    parts = given if isinstance(given, tuple) else (given,)
-    return [" ".join((part or "").split()) for part in parts]
-
-
-_WRITERS: dict[str, Callable[[_Given, list[Prediction], bool], Iterator[str]]] = {
-    "text": _write_text,
-    "tsv": _write_tsv,
-    "jsonl": _write_jsonl,
-}
+def _lines_of(form: str, given: _Given, answers: Prediction | list[Prediction]) -> Iterator[str]:
+    """What is printed for a text and its best answer, or its ranked ones."""
+    texts = given if isinstance(given, tuple) else (given,)
+    ranked = answers if isinstance(answers, list) else [answers]
+    if form == "jsonl":
+        plain = [p.asdict() for p in ranked]
+        found = {"predictions": plain} if isinstance(answers, list) else plain[0]
+        named = zip(("text", "text_pair"), texts)  # noqa: B905
+        yield json.dumps({**found, **dict(named)}, ensure_ascii=False)
+        return
+    # White space that would break a line becomes spaces.
+    columns = [" ".join((text or "").split()) for text in texts]
+    if form == "tsv":
+        for p in ranked:
+            yield "\t".join([p.label or "", repr(p.score), *columns])
+    else:
+        shown = (f"{p.label or ''} {p.score:.4f}".lstrip() for p in ranked)
+        yield f"{'  '.join(shown)}  {' | '.join(columns)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +65,7 @@ class Predict(Loaded, Command):
     input: str | None = option(None, FILE, "", "read texts from lines; - is stdin")
     format: str = option(
         "text",
-        choice(*sorted(_WRITERS)),
+        choice("jsonl", "text", "tsv"),
         "",
         "text: for reading; tsv: label, score, text; jsonl: one object a line",
     )
@@ -94,7 +78,6 @@ class Predict(Loaded, Command):
 
     def run(self) -> int:
         model = bitinfer.load(self.model, num_threads=self.num_threads, isa=self.isa)
-        write = _WRITERS[self.format]
         # Errors count the texts of a call from 0: all arguments are one call.
         size = len(self.text) or self.batch_size
         with ExitStack() as stack:
@@ -107,12 +90,11 @@ class Predict(Loaded, Command):
                     max_length=self.max_length,
                     show_progress_bar=False,
                 )
-                for given, best in zip(batch, ranked, strict=True):
-                    answers = best if isinstance(best, list) else [best]
-                    for line in write(given, answers, self.top_k == 1):
+                for given, answers in zip(batch, ranked, strict=True):
+                    for line in _lines_of(self.format, given, answers):
                         print(line)
                 print(end="", flush=True)  # the next batch may be long in coming
-        return 0
+        return OK
 
     def _texts(self, stack: ExitStack) -> Iterator[_Given]:
         """Texts or pairs from the arguments, a file, or standard input, one a line."""

@@ -12,12 +12,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import bitinfer.train
-from bitinfer.cli.arguments import Command
+from bitinfer.cli.arguments import CHECK_FAILED, OK, Command
 from bitinfer.train.options import DistillOptions, FinetuneOptions, Options, names_of
-
-__all__ = ["Distill", "Finetune"]
-
-_OK, _CHECK_FAILED = 0, 1
 
 _TABLES = """\
 tables: .tsv, .csv or .jsonl, UTF-8, columns named in the first line; by default sentence
@@ -45,10 +41,10 @@ the teacher.
         report = _train(self)
         if not report.packed.parity.exact:
             print("FAILED: the packed engine and the float64 reference differ, see report.md")
-            return _CHECK_FAILED
+            return CHECK_FAILED
         text = "--pair-sep '|' \"one text|another\"" if report.pairs else '"some text"'
         print(f"next: bitinfer predict {shlex.quote(str(self.output))} {text}")
-        return _OK
+        return OK
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ class Finetune(FinetuneOptions, Command):
         for name in names_of(self.command, "data"):
             words += option_words(name, given[name]) if name in given else []
         print(f"next: bitinfer distill {shlex.join(words)}")
-        return _OK
+        return OK
 
 
 def _train(options: Options) -> Any:

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 import bitinfer
 from bitinfer.bits import pack_bits, unpack_bits
-from bitinfer.checks import check_int
 from bitinfer.codes import POINTS, Codes
 from bitinfer.conversion.flips import layer_flips
 from bitinfer.description import (
@@ -32,6 +31,7 @@ from bitinfer.description import (
     LayerNorm,
 )
 from bitinfer.families.glue import find_task
+from bitinfer.kinds import check_int
 from bitinfer.runtime.format import FORMAT_VERSION, Tensors
 
 __all__ = ["from_tensors", "to_metadata", "to_tensors"]

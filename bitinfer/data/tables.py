@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from bitinfer.checks import check_unicode
 from bitinfer.errors import InputError, InputTypeError, quote, shorten
+from bitinfer.kinds import check_text
 
 __all__ = ["LabelledTexts", "read_rows"]
 
@@ -308,7 +308,7 @@ def _pick(
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{where}: found {_shown(value)}, expected a string")
-    check_unicode(where, value)
+    check_text(where, value)
     return value
 
 

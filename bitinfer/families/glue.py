@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bitinfer.checks import check_unicode
 from bitinfer.description import Config
 from bitinfer.errors import ConversionError, InputError, InputTypeError, quote
 from bitinfer.heads import find_head
+from bitinfer.kinds import check_text
 
 __all__ = ["TASKS", "Task", "find_task", "label_names", "real_names"]
 
@@ -128,7 +128,7 @@ def real_names(id2label: object) -> tuple[str, ...] | None:
     names = tuple(by_index[index] for index in expected)
     for index, name in enumerate(names):
         try:
-            check_unicode(f"config id2label {index}", name)
+            check_text(f"config id2label {index}", name)
         except InputError as error:
             raise ConversionError(str(error)) from None
     return names

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bitinfer.checks import check_unicode
 from bitinfer.errors import FormatError, InputError, InputTypeError
+from bitinfer.kinds import check_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -278,7 +278,7 @@ def _check_text(text: Any, what: str, index: int) -> None:
     if not isinstance(text, str):
         raise InputTypeError(f"{what} {index}: expected str, found {type(text).__name__}")
     if not text.isascii():
-        check_unicode(f"{what} {index}", text)
+        check_text(f"{what} {index}", text)
 
 
 def _build_tokenizer(ids: dict[str, int], lowercase: bool) -> Tokenizer:

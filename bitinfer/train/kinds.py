@@ -6,10 +6,9 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bitinfer.checks import check_unicode
 from bitinfer.codes import Bits
 from bitinfer.errors import InputError, InputTypeError, quote
-from bitinfer.kinds import Kind, check_number
+from bitinfer.kinds import Kind, check_number, check_text
 
 __all__ = ["BITS", "FOLDER", "MANY", "NAMES", "SHARES", "TABLE", "check_bits", "check_names"]
 
@@ -45,7 +44,7 @@ def check_names(name: str, value: Any) -> tuple[str, ...]:
     for index, label in enumerate(value):
         if not isinstance(label, str):
             raise InputTypeError(f"label {index}: found {type(label).__name__}, expected str")
-        check_unicode(f"label {index}", label)
+        check_text(f"label {index}", label)
         found = f"label {index}: found {quote(label)}"
         if not label or label != label.strip():
             raise InputError(f"{found}, expected a name without blanks around it")
@@ -73,7 +72,7 @@ def _check_path(name: str, value: Any, expected: str = "a path") -> str:
     path = os.fsdecode(value)
     if "\0" in path:
         raise InputError(f"{name}: found {path!r}, expected a path")
-    check_unicode(name, path)  # the name of a file may be bytes that are no text
+    check_text(name, path)  # the name of a file may be bytes that are no text
     return path
 
 
