@@ -1,13 +1,14 @@
 """A binarized BERT, whichever checkpoint format it came from.
 
 Readers produce a `Description`; the reference model, the flips and the converter use nothing else.
-Everything is NumPy: signs as int8 codes, scales as float64, the rest as the checkpoint's float32
-values.  ``S`` below is always the exact integer sum of products of codes.
+Everything is NumPy.  Parts have the names that a packed file gives them, and are of two kinds:
+matrices of signs with scales (``layer.0.query``), and float32 arrays of a checkpoint's values
+(``layer.0.query.bias``).  ``S`` below is the exact integer sum of products of codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,25 +17,13 @@ import numpy.typing as npt
 from bitinfer.codes import Bits, Codes
 from bitinfer.config import Config
 
-__all__ = [
-    "LINEARS",
-    "NORMS",
-    "STEPS",
-    "BinaryLinear",
-    "BinaryMatrix",
-    "Config",
-    "Description",
-    "Layer",
-    "LayerNorm",
-    "Notes",
-]
-
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int8]
+Shapes = dict[str, tuple[int, ...]]
 
-# The parts of a layer by their names in a packed file: each linear with the sizes of its outputs
-# and inputs, the points of attention with the tensor that holds their step, the normalizations.
+# The parts of a layer: each linear with the sizes of its outputs and inputs, the points of
+# attention with the array that holds their step, the normalizations.
 LINEARS = {
     "query": ("hidden", "hidden"),
     "key": ("hidden", "hidden"),
@@ -50,6 +39,41 @@ STEPS = {
     "attention.probs": "attention.probs.step",
 }
 NORMS = ("attention.norm", "output.norm")
+
+
+def linear_shapes(config: Config) -> dict[str, tuple[int, int]]:
+    """Every binarized linear with the shape [N, K] of its matrix."""
+    shapes = {
+        f"layer.{index}.{name}": (getattr(config, outputs), getattr(config, inputs))
+        for index in range(config.layers)
+        for name, (outputs, inputs) in LINEARS.items()
+    }
+    return shapes | {"pooler": (config.hidden, config.hidden)}
+
+
+def matrix_shapes(config: Config) -> Shapes:
+    """Every binarized matrix with its shape: the word embeddings and those of the linears."""
+    return {"embeddings.word": (config.vocab, config.hidden), **linear_shapes(config)}
+
+
+def array_shapes(config: Config) -> Shapes:
+    """Every float32 array with its shape."""
+    hidden = config.hidden
+    shapes: Shapes = {
+        "embeddings.position": (config.positions, hidden),
+        "embeddings.token_type": (config.token_types, hidden),
+        "head.weight": (config.labels, hidden),
+        "head.bias": (config.labels,),
+    }
+    norms = ["embeddings.norm"]
+    for index in range(config.layers):
+        shapes |= {f"layer.{index}.{step}": (1,) for step in STEPS.values()}
+        norms += [f"layer.{index}.{norm}" for norm in NORMS]
+    for name in norms:
+        shapes |= {f"{name}.weight": (hidden,), f"{name}.bias": (hidden,)}
+    for name, (outputs, inputs) in linear_shapes(config).items():
+        shapes |= {f"{name}.bias": (outputs,), f"{name}.shift": (inputs,), f"{name}.step": (1,)}
+    return shapes
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,29 +120,6 @@ class BinaryLinear:
         return np.broadcast_to(scale, self.bias.shape)
 
 
-@dataclass(frozen=True, eq=False)
-class LayerNorm:
-    """Weight and bias of a layer normalization, float32 [H]; its epsilon is 1e-12."""
-
-    weight: F32
-    bias: F32
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """One encoder layer, its parts by the names of `LINEARS`, `STEPS` and `NORMS`.
-
-    Attributes:
-        linears: the input of linear ``X`` becomes codes at the point ``X.in``.
-        steps: sizes of the codes that attention multiplies, positive.
-        norms: the two normalizations.
-    """
-
-    linears: Mapping[str, BinaryLinear]
-    steps: Mapping[str, np.float32]
-    norms: Mapping[str, LayerNorm]
-
-
 @dataclass(frozen=True)
 class Notes:
     """What a reader met that its user may want to know.  Names are those of the checkpoint.
@@ -143,8 +144,7 @@ class Description:
     Attributes:
         family: name of the training recipe, one of `bitinfer.families`.
         codes: of every one of `bitinfer.codes.POINTS`.
-        word: matrix [V, H]; position float32 [P, H]; token_type float32 [T, H].
-        head_weight: float32 [C, H]; head_bias float32 [C].
+        matrices, arrays: every part, as `matrix_shapes` and `array_shapes` list them.
         label_names: one for each class; empty for regression and span heads.
         vocab: token of every id; may be shorter than the word table.
         lowercase: whether the tokenizer lower-cases its input.
@@ -154,14 +154,8 @@ class Description:
     family: str
     config: Config
     codes: Mapping[str, Codes]
-    word: BinaryMatrix
-    position: F32
-    token_type: F32
-    embedding_norm: LayerNorm
-    layers: tuple[Layer, ...]
-    pooler: BinaryLinear
-    head_weight: F32
-    head_bias: F32
+    matrices: Mapping[str, BinaryMatrix]
+    arrays: Mapping[str, F32]
     label_names: tuple[str, ...]
     task: str | None
     vocab: tuple[str, ...]
@@ -175,15 +169,12 @@ class Description:
         """How many bits the parts of the model have."""
         return Bits.of(1, 1, {point: codes.bits for point, codes in self.codes.items()})
 
-    def linears(self) -> Iterator[tuple[str, BinaryLinear]]:
-        """Every binarized linear with its name in a packed file."""
-        for index, layer in enumerate(self.layers):
-            for name, linear in layer.linears.items():
-                yield f"layer.{index}.{name}", linear
-        yield "pooler", self.pooler
+    def linear(self, name: str) -> BinaryLinear:
+        """A linear by its name, such as ``layer.0.query``; its input is the point ``NAME.in``."""
+        bias, shift = self.arrays[f"{name}.bias"], self.arrays[f"{name}.shift"]
+        return BinaryLinear(self.matrices[name], bias, shift, self.arrays[f"{name}.step"][0])
 
-    def matrices(self) -> Iterator[tuple[str, BinaryMatrix]]:
-        """Every binarized matrix with its name in a packed file."""
-        yield "embeddings.word", self.word
-        for name, linear in self.linears():
-            yield name, linear.weight
+    def step(self, layer: int, point: str) -> np.float32:
+        """Size of the codes that attention multiplies at a point of `STEPS`, positive."""
+        step: np.float32 = self.arrays[f"layer.{layer}.{STEPS[point]}"][0]
+        return step

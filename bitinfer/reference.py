@@ -17,23 +17,19 @@ on another machine.  It is there to be compared with, never to be matched.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import re
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bitinfer import description as neutral
 from bitinfer.codes import TIE, Codes
+from bitinfer.description import LINEARS, NORMS, STEPS, Description
 from bitinfer.errors import InputError
 from bitinfer.heads import find_head
-
-__all__ = ["Reference", "ReferenceOutput"]
-
-T = TypeVar("T")
 
 _EPSILON = 1e-12
 
@@ -69,18 +65,16 @@ class Reference(nn.Module):
         torch.Size([1, 2])
     """
 
-    def __init__(
-        self, description: neutral.Description, *, dtype: torch.dtype = torch.float64
-    ) -> None:
+    def __init__(self, description: Description, *, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
         if dtype not in (torch.float64, torch.float32):
             raise InputError(f"dtype: found {dtype}, expected torch.float64 or torch.float32")
-        config = description.config
-        self.config = config
+        self.config = description.config
         self.embeddings = _Embeddings(description, dtype)
-        self.layers = nn.ModuleList(_Layer(description, each, dtype) for each in description.layers)
-        self.pooler = _BinaryLinear(description.pooler, description.codes["pooler.in"], dtype)
-        self.head = _Linear(description.head_weight, description.head_bias, dtype)
+        layers = range(self.config.layers)
+        self.layers = nn.ModuleList(_Layer(description, index, dtype) for index in layers)
+        self.pooler = _BinaryLinear(description, "pooler", dtype)
+        self.head = _Linear(description, "head", dtype)
 
     def forward(
         self,
@@ -101,7 +95,24 @@ class Reference(nn.Module):
         Raises:
             InputError: naming the argument, for a shape or value that the model cannot take.
         """
-        ids, segments, mask = self._checked(input_ids, token_type_ids, attention_mask)
+        ids = _integers("input_ids", input_ids, self.config.vocab)
+        if ids.ndim != 2 or ids.shape[1] > self.config.positions or ids.numel() == 0:
+            raise InputError(
+                f"input_ids: found shape {list(ids.shape)}, "
+                f"expected [batch, 1 .. {self.config.positions}]"
+            )
+        segments, mask = torch.zeros_like(ids), torch.ones_like(ids)
+        if token_type_ids is not None:
+            segments = _integers("token_type_ids", token_type_ids, self.config.token_types, ids)
+        if attention_mask is not None:
+            mask = _integers("attention_mask", attention_mask, 2, ids)
+        if len(empty := (mask == 0).all(1).nonzero()):
+            # The published code adds -10000 to every score, which leaves the softmax as it was: a
+            # fully masked sequence behaves as if nothing were masked.
+            raise InputError(f"attention_mask: row {int(empty[0])} is all 0, expected a 1")
+        return self._run(ids, segments, mask == 1, trace)
+
+    def _run(self, ids: Tensor, segments: Tensor, mask: Tensor, trace: bool) -> ReferenceOutput:
         codes: dict[str, Tensor] = {}
         hidden = [self.embeddings(ids, segments)]
         for index, layer in enumerate(self.layers):
@@ -116,39 +127,6 @@ class Reference(nn.Module):
         read = hidden[-1] if head.reads == "tokens" else pooled
         return ReferenceOutput(self.head(read), pooled, tuple(hidden), codes)
 
-    def _checked(
-        self,
-        input_ids: npt.ArrayLike | Tensor,
-        token_type_ids: npt.ArrayLike | Tensor | None,
-        attention_mask: npt.ArrayLike | Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        ids = _integers("input_ids", input_ids, self.config.vocab)
-        if ids.ndim != 2 or ids.shape[1] > self.config.positions or ids.numel() == 0:
-            raise InputError(
-                f"input_ids: found shape {list(ids.shape)}, "
-                f"expected [batch, 1 .. {self.config.positions}]"
-            )
-        if token_type_ids is None:
-            segments = torch.zeros_like(ids)
-        else:
-            segments = _integers("token_type_ids", token_type_ids, self.config.token_types)
-        if attention_mask is None:
-            mask = torch.ones_like(ids)
-        else:
-            mask = _integers("attention_mask", attention_mask, 2)
-        for name, value in (("token_type_ids", segments), ("attention_mask", mask)):
-            if value.shape != ids.shape:
-                raise InputError(
-                    f"{name}: found shape {list(value.shape)}, expected {list(ids.shape)}"
-                )
-        empty = (mask == 0).all(1)
-        if empty.any():
-            # The published code adds -10000 to every score, which leaves the softmax as it was: a
-            # fully masked sequence behaves as if nothing were masked.
-            row = int(empty.nonzero()[0])
-            raise InputError(f"attention_mask: row {row} is all 0, expected at least one 1")
-        return ids, segments, mask == 1
-
 
 class _Embeddings(nn.Module):
     codes: Tensor
@@ -156,14 +134,15 @@ class _Embeddings(nn.Module):
     position: Tensor
     token_type: Tensor
 
-    def __init__(self, description: neutral.Description, dtype: torch.dtype) -> None:
+    def __init__(self, description: Description, dtype: torch.dtype) -> None:
         super().__init__()
-        word = description.word
+        word = description.matrices["embeddings.word"]
         self.register_buffer("codes", _tensor(word.codes, torch.int8))
         self.register_buffer("scale", _tensor(word.scale, dtype).expand(len(word.codes)))
-        self.register_buffer("position", _tensor(description.position, dtype))
-        self.register_buffer("token_type", _tensor(description.token_type, dtype))
-        self.norm = _LayerNorm(description.embedding_norm, dtype)
+        for name in ("position", "token_type"):
+            array = description.arrays[f"embeddings.{name}"]
+            self.register_buffer(name, _tensor(array, dtype))
+        self.norm = _LayerNorm(description, "embeddings.norm", dtype)
 
     def forward(self, ids: Tensor, segments: Tensor) -> Tensor:
         word = self.scale[ids][..., None] * self.codes[ids]
@@ -221,9 +200,10 @@ class _BinaryLinear(nn.Module):
     bias: Tensor
     shift: Tensor
 
-    def __init__(self, linear: neutral.BinaryLinear, codes: Codes, dtype: torch.dtype) -> None:
+    def __init__(self, description: Description, name: str, dtype: torch.dtype) -> None:
         super().__init__()
-        self.quantize = _Quantizer(codes, linear.step, dtype)
+        linear, point = description.linear(name), re.sub(r"^layer\.\d+\.", "", f"{name}.in")
+        self.quantize = _Quantizer(description.codes[point], linear.step, dtype)
         self.register_buffer("codes", _tensor(linear.weight.codes, dtype))
         self.register_buffer("scale", _tensor(linear.weight.scale, dtype))
         self.register_buffer("bias", _tensor(linear.bias, dtype))
@@ -238,37 +218,40 @@ class _BinaryLinear(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(
-        self, description: neutral.Description, layer: neutral.Layer, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, description: Description, index: int, dtype: torch.dtype) -> None:
         super().__init__()
-        codes = description.codes
         self.heads = description.config.heads
-        self.linears = _modules(
-            layer.linears, lambda name, each: _BinaryLinear(each, codes[f"{name}.in"], dtype)
-        )
-        self.quantizers = _modules(
-            layer.steps, lambda point, step: _Quantizer(codes[point], step, dtype)
-        )
-        self.norms = _modules(layer.norms, lambda _, norm: _LayerNorm(norm, dtype))
+        for name in LINEARS:
+            self._add(name, _BinaryLinear(description, f"layer.{index}.{name}", dtype))
+        for point in STEPS:
+            step = description.step(index, point)
+            self._add(f"{point} codes", _Quantizer(description.codes[point], step, dtype))
+        for name in NORMS:
+            self._add(name, _LayerNorm(description, f"layer.{index}.{name}", dtype))
         self.activation = nn.ReLU() if description.config.activation == "relu" else nn.GELU()
+
+    def _add(self, name: str, module: nn.Module) -> None:
+        self.add_module(name.replace(".", " "), module)  # PyTorch allows no dots
+
+    def _part(self, name: str) -> Any:
+        return self.get_submodule(name.replace(".", " "))
 
     def forward(self, hidden: Tensor, mask: Tensor, points: dict[str, _Coded]) -> Tensor:
         real = mask[:, :, None]
 
         def linear(name: str, x: Tensor) -> Tensor:
-            module = _of(self.linears, name)
+            module = self._part(name)
             points[f"{name}.in"] = module.encode(x, real)
             output: Tensor = module(points[f"{name}.in"])
             return output
 
         states = [(name, linear(name, hidden)) for name in ("query", "key", "value")]
         for name, state in states:
-            points[name] = _of(self.quantizers, name)(self._by_head(state), real[:, None])
+            points[name] = self._part(f"{name} codes")(self._by_head(state), real[:, None])
         context = self._context(mask, points)
-        hidden = _of(self.norms, "attention.norm")(linear("attention.output", context) + hidden)
+        hidden = self._part("attention.norm")(linear("attention.output", context) + hidden)
         inner = self.activation(linear("intermediate", hidden))
-        output: Tensor = _of(self.norms, "output.norm")(linear("output", inner) + hidden)
+        output: Tensor = self._part("output.norm")(linear("output", inner) + hidden)
         return output
 
     def _context(self, mask: Tensor, points: dict[str, _Coded]) -> Tensor:
@@ -278,7 +261,7 @@ class _Layer(nn.Module):
         keys = mask[:, None, None]
         probs = torch.softmax(scores.masked_fill(~keys, -math.inf), dim=3)
         real = keys & mask[:, None, :, None]
-        coded = points["attention.probs"] = _of(self.quantizers, "attention.probs")(probs, real)
+        coded = points["attention.probs"] = self._part("attention.probs codes")(probs, real)
         coded = replace(coded, attended=keys)
         return _product(coded, value.codes, value.step).transpose(1, 2).flatten(2)
 
@@ -288,32 +271,20 @@ class _Layer(nn.Module):
         return state.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
 
 
-def _modules(parts: Mapping[str, T], make: Callable[[str, T], nn.Module]) -> nn.ModuleDict:
-    """A module for each named part; PyTorch allows no dots in their names."""
-    return nn.ModuleDict({name.replace(".", "_"): make(name, part) for name, part in parts.items()})
-
-
-def _of(modules: nn.ModuleDict, name: str) -> Any:
-    return modules[name.replace(".", "_")]
-
-
 class _Linear(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, weight: neutral.F32, bias: neutral.F32, dtype: torch.dtype) -> None:
+    def __init__(self, description: Description, name: str, dtype: torch.dtype) -> None:
         super().__init__()
-        self.register_buffer("weight", _tensor(weight, dtype))
-        self.register_buffer("bias", _tensor(bias, dtype))
+        self.register_buffer("weight", _tensor(description.arrays[f"{name}.weight"], dtype))
+        self.register_buffer("bias", _tensor(description.arrays[f"{name}.bias"], dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, self.weight, self.bias)
 
 
 class _LayerNorm(_Linear):
-    def __init__(self, norm: neutral.LayerNorm, dtype: torch.dtype) -> None:
-        super().__init__(norm.weight, norm.bias, dtype)
-
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias, _EPSILON)
 
@@ -346,16 +317,16 @@ def _tensor(array: npt.ArrayLike, dtype: torch.dtype) -> Tensor:
     return torch.tensor(np.asarray(array), dtype=dtype)
 
 
-def _integers(name: str, value: npt.ArrayLike | Tensor, end: int) -> Tensor:
-    """An integer tensor with every value in ``0 .. end - 1``."""
-    try:
-        tensor = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name}: not an array of integers: {error}") from error
+def _integers(
+    name: str, value: npt.ArrayLike | Tensor, end: int, like: Tensor | None = None
+) -> Tensor:
+    """An integer tensor with every value in ``0 .. end - 1``, of the shape of ``like``."""
+    tensor = torch.as_tensor(value)
     if tensor.is_floating_point() or tensor.is_complex():
         raise InputError(f"{name}: found {tensor.dtype}, expected integers")
     tensor = tensor.long()
-    outside = tensor[(tensor < 0) | (tensor >= end)]
-    if len(outside):
+    if len(outside := tensor[(tensor < 0) | (tensor >= end)]):
         raise InputError(f"{name}: found {int(outside[0])}, expected 0 .. {end - 1}")
+    if like is not None and tensor.shape != like.shape:
+        raise InputError(f"{name}: found shape {[*tensor.shape]}, expected {[*like.shape]}")
     return tensor

@@ -139,49 +139,51 @@ def test_rows_of_zeros_have_scale_zero_and_no_zero_plane() -> None:
 @pytest.mark.parametrize("words", [True, False])
 def test_layerwise_settings(read: Callable[..., Description], weights: bool, words: bool) -> None:
     found = read(config={"weight_layerwise": weights, "embed_layerwise": words})
-    assert found.word.scale.shape == ((1,) if words else (SPEC.vocab,))
-    for _, linear in found.linears():
+    assert found.matrices["embeddings.word"].scale.shape == ((1,) if words else (SPEC.vocab,))
+    for name in found.matrices.keys() - {"embeddings.word"}:
+        linear = found.linear(name)
         assert linear.weight.scale.shape == ((1,) if weights else linear.bias.shape)
         assert linear.slope.shape == linear.bias.shape
 
 
 def test_every_parameter_goes_to_its_place(expected: Description) -> None:
-    config, layer = expected.config, expected.layers[0]
+    config, arrays = expected.config, expected.arrays
     assert (config.hidden, config.layers, config.heads, config.intermediate) == (32, 1, 2, 64)
     assert (config.vocab, config.positions, config.token_types, config.labels) == (64, 40, 2, 2)
     assert (config.activation, config.head) == ("relu", "classification")
     linears = {
-        QUERY: layer.linears["query"],
-        f"{LAYER}.attention.self.key": layer.linears["key"],
-        f"{LAYER}.attention.self.value": layer.linears["value"],
-        f"{LAYER}.attention.output.dense": layer.linears["attention.output"],
-        f"{LAYER}.intermediate.dense": layer.linears["intermediate"],
-        f"{LAYER}.output.dense": layer.linears["output"],
-        "bert.pooler.dense": expected.pooler,
+        QUERY: "layer.0.query",
+        f"{LAYER}.attention.self.key": "layer.0.key",
+        f"{LAYER}.attention.self.value": "layer.0.value",
+        f"{LAYER}.attention.output.dense": "layer.0.attention.output",
+        f"{LAYER}.intermediate.dense": "layer.0.intermediate",
+        f"{LAYER}.output.dense": "layer.0.output",
+        "bert.pooler.dense": "pooler",
     }
-    for key, linear in linears.items():
+    for key, name in linears.items():
+        linear = expected.linear(name)
         matrix = STATE[f"{key}.weight"]
         assert np.array_equal(linear.weight.codes, binarize(matrix, layerwise=True).codes)
         assert np.array_equal(linear.bias, STATE[f"{key}.bias"])
         assert np.array_equal(linear.shift, STATE[f"{key}.move.bias"])
         assert linear.step == STATE[f"{key}.input_clip_val"]
-    norms = {
-        "bert.embeddings.LayerNorm": expected.embedding_norm,
-        f"{LAYER}.attention.output.LayerNorm": layer.norms["attention.norm"],
-        f"{LAYER}.output.LayerNorm": layer.norms["output.norm"],
+    modules = {
+        "bert.embeddings.LayerNorm": "embeddings.norm",
+        f"{LAYER}.attention.output.LayerNorm": "layer.0.attention.norm",
+        f"{LAYER}.output.LayerNorm": "layer.0.output.norm",
+        "classifier": "head",
     }
-    for key, norm in norms.items():
-        assert np.array_equal(norm.weight, STATE[f"{key}.weight"])
-        assert np.array_equal(norm.bias, STATE[f"{key}.bias"])
+    for key, name in modules.items():
+        assert np.array_equal(arrays[f"{name}.weight"], STATE[f"{key}.weight"])
+        assert np.array_equal(arrays[f"{name}.bias"], STATE[f"{key}.bias"])
     for name in ("query", "key", "value"):
-        assert layer.steps[name] == STATE[f"{LAYER}.attention.self.clip_{name}"]
-    assert layer.steps["attention.probs"] == STATE[f"{LAYER}.attention.self.clip_attn"]
-    embeddings = "bert.embeddings"
-    assert np.array_equal(expected.position, STATE[f"{embeddings}.position_embeddings.weight"])
-    assert np.array_equal(expected.token_type, STATE[f"{embeddings}.token_type_embeddings.weight"])
-    assert np.array_equal(expected.word.scale, binarize(STATE[WORDS], layerwise=False).scale)
-    assert np.array_equal(expected.head_weight, STATE["classifier.weight"])
-    assert np.array_equal(expected.head_bias, STATE["classifier.bias"])
+        assert expected.step(0, name) == STATE[f"{LAYER}.attention.self.clip_{name}"]
+    assert expected.step(0, "attention.probs") == STATE[f"{LAYER}.attention.self.clip_attn"]
+    for name in ("position", "token_type"):
+        key = f"bert.embeddings.{name}_embeddings.weight"
+        assert np.array_equal(arrays[f"embeddings.{name}"], STATE[key])
+    words = expected.matrices["embeddings.word"]
+    assert np.array_equal(words.scale, binarize(STATE[WORDS], layerwise=False).scale)
     assert expected.vocab == tuple(seeded.vocabulary(SPEC))
     assert expected.source_file == "pytorch_model.bin"
 
@@ -198,7 +200,7 @@ def test_dead_parameters_are_dropped(
 def test_a_step_of_exactly_one_is_kept_and_reported(read: Callable[..., Description]) -> None:
     key = f"{QUERY}.input_clip_val"
     found = read(state={key: np.array(1, np.float32)})
-    assert found.layers[0].linears["query"].step == 1
+    assert found.linear("layer.0.query").step == 1
     assert found.notes.untrained == (key,)
     assert found.notes.floored == ()
 
@@ -209,14 +211,14 @@ def test_steps_not_above_the_floor_are_raised_and_reported(
 ) -> None:
     key = f"{LAYER}.attention.self.clip_attn"
     found = read(state={key: np.array(step, np.float32)})
-    assert found.layers[0].steps["attention.probs"] == STEP_FLOOR == np.float32(1e-5)
+    assert found.step(0, "attention.probs") == STEP_FLOOR == np.float32(1e-5)
     assert found.notes.floored == ((key, float(np.float32(step))),)
 
 
 def test_the_next_step_above_the_floor_is_kept(read: Callable[..., Description]) -> None:
     step = np.nextafter(STEP_FLOOR, np.float32(1))
     found = read(state={f"{LAYER}.attention.self.clip_attn": np.array(step)})
-    assert found.layers[0].steps["attention.probs"] == step
+    assert found.step(0, "attention.probs") == step
     assert found.notes.floored == ()
 
 
@@ -433,7 +435,7 @@ def test_settings_that_are_not_supported_are_named(
 def test_a_plain_bert_config_is_refused_with_all_that_it_lacks(
     read: Callable[..., Description],
 ) -> None:
-    with pytest.raises(ConversionError, match=r"missing weight_bits \(expected 1\), input_bits"):
+    with pytest.raises(ConversionError, match=r"missing weight_bits, input_bits"):
         read(config={"weight_bits": None, "input_bits": None})
 
 
@@ -557,7 +559,9 @@ def test_exactly_one_head(read: Callable[..., Description]) -> None:
     found = read(state=span | without)
     assert found.config.head == "span"
     assert found.label_names == ()
-    with pytest.raises(ConversionError, match="num_labels: found 3, expected 2 for a span head"):
+    with pytest.raises(
+        ConversionError, match=r"found shape \[2, 32\], expected 3 rows \(num_labels\)"
+    ):
         read(state=span | without, config={"num_labels": 3})
     wide = {"qa_outputs.weight": np.zeros((3, 32), np.float32), "qa_outputs.bias": np.zeros(3, "f")}
     with pytest.raises(ConversionError, match=r"qa_outputs\.weight: found shape \[3, 32\]"):

@@ -224,7 +224,7 @@ def test_descriptions_round_trip(source: Callable[[seeded.Spec], Path], name: st
 def test_exact_zeros_are_marked_in_their_rows_only(source: Callable[[seeded.Spec], Path]) -> None:
     description = read_checkpoint(source(replace(seeded.TINY, exact_zeros=9)))
     tensors = to_tensors(description)
-    codes = description.layers[0].linears["query"].weight.codes
+    codes = description.matrices["layer.0.query"].codes
     rows = np.flatnonzero((codes == 0).any(1))
     assert 0 < len(rows) <= 9
     assert (codes == 0).sum() == 9
@@ -300,7 +300,7 @@ def test_bits_that_the_config_does_not_tell_are_named_by_the_user(
 ) -> None:
     config = json.loads((tiny / "config.json").read_text())
     del config["input_bits"]
-    with pytest.raises(ConversionError, match=r"missing input_bits .*bits= \(--bits 1-1-2\)"):
+    with pytest.raises(ConversionError, match=r"missing input_bits; .*bits= \(--bits 1-1-2\)"):
         convert(tiny, tmp_path / "a", config=config)
     convert(tiny, tmp_path / "a", config=config, bits="1-1-2")
     assert read_packed(tmp_path / "a")[0]["codes"]["output.in"] == "unsigned-2-from-min"

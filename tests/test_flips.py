@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from bitinfer import _core
 from bitinfer.codes import Bits, Codes
 from bitinfer.conversion.flips import Flips, affine_flips, gelu_flips, layer_flips, relu_flips
+from bitinfer.description import LINEARS
 from bitinfer.errors import ConversionError
 from bitinfer.families import read_checkpoint
 from bitinfer.families.bit import quantization
 
 REACH = 24
+ATTENTION_POINTS = ("query", "key", "value", "attention.probs")
 ATTENTION = "bert.encoder.layer.0.attention.self"
 SUMS = np.arange(-REACH, REACH + 1)
 
@@ -203,8 +205,9 @@ def test_layer_flips_use_the_parameters_of_each_point(
     config = {**seeded.config(spec), **quantization(Bits.parse(bits))}
     folder = seeded.save(tmp_path, seeded.state_dict(spec), config, seeded.vocabulary(spec))
     description = read_checkpoint(folder)
-    layer, codes = description.layers[0], description.codes
-    linears, steps = layer.linears, layer.steps
+    codes = description.codes
+    linears = {name: description.linear(f"layer.0.{name}") for name in LINEARS}
+    steps = {point: description.step(0, point) for point in ATTENTION_POINTS}
     points = layer_flips(description, 0)
     assert list(points) == ["query", "key", "value", "attention.output.in", "output.in"]
 

@@ -109,7 +109,7 @@ def test_trained_model(shared: Path, capsys: pytest.CaptureFixture[str]) -> None
     folder = shared / "models" / "bit-sst2"
     golden = np.load(folder / "golden.npz")
     description = read_checkpoint(folder)
-    assert {n: m.zeros for n, m in description.matrices() if m.zeros} == {"layer.0.output": 8}
+    assert {n: m.zeros for n, m in description.matrices.items() if m.zeros} == {"layer.0.output": 8}
     exact, single = reference(description), reference(description, "float32")
     sample = range(0, 872, 16)
     logits32, logits64 = [], []
@@ -276,7 +276,6 @@ def test_defaults_are_segment_zero_and_no_mask(tiny: Any) -> None:
         (([[5, 64]],), r"input_ids: found 64, expected 0 \.\. 63"),
         (([[-1]],), r"input_ids: found -1"),
         (([[0.5]],), r"input_ids: found torch\.float32, expected integers"),
-        (([[5], [6, 7]],), r"input_ids: not an array of integers"),
         (([5, 6],), r"input_ids: found shape \[2\], expected \[batch, 1 \.\. 40\]"),
         (([[5] * 41],), r"input_ids: found shape \[1, 41\]"),
         ((np.zeros((0, 3), int),), r"input_ids: found shape \[0, 3\]"),

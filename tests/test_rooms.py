@@ -44,14 +44,14 @@ def checkpoint(tmp_path: Path) -> Path:
     linears = {name: [getattr(SPEC, size) for size in both] for name, both in LINEARS.items()}
     state = {
         "signs": np.zeros(1, np.float32),
-        "word": signs(SPEC.vocab, SPEC.hidden),
+        "embeddings.word": signs(SPEC.vocab, SPEC.hidden),
         "position": random.randint(-9, 10, (SPEC.positions, SPEC.hidden)).astype(np.float32) / 64,
         "pooler": signs(SPEC.hidden, SPEC.hidden),
         "tagger.weight": signs(SPEC.labels, SPEC.hidden),
         "tagger.bias": np.float32([0.5, 0, -0.5]),
     }
     for index in range(SPEC.layers):
-        state |= {f"{index}.{name}": signs(*sizes) for name, sizes in linears.items()}
+        state |= {f"layer.{index}.{name}": signs(*sizes) for name, sizes in linears.items()}
     settings = {**seeded.config(SPEC), "id2label": dict(enumerate(TAGS))}
     return seeded.save(tmp_path / "toy", state, settings, seeded.vocabulary(SPEC))
 

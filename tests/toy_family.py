@@ -5,21 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from bitinfer.codes import POINTS, UNSIGNED, Codes
-from bitinfer.description import (
-    LINEARS,
-    NORMS,
-    STEPS,
-    BinaryLinear,
-    BinaryMatrix,
-    Description,
-    Layer,
-    LayerNorm,
-)
+from bitinfer.description import BinaryMatrix, Description, array_shapes, matrix_shapes
 from bitinfer.families import Family, Wishes, bert, register
 from bitinfer.families.checkpoint import CheckpointFiles
 
-STEP = np.float32(0.5)
 SCALE = np.array([0.0625])
+FILLED = {"step": 0.5, "norm.weight": 1.0}
 
 
 def recognise(files: CheckpointFiles) -> str | None:
@@ -28,45 +19,27 @@ def recognise(files: CheckpointFiles) -> str | None:
 
 def read(files: CheckpointFiles, wishes: Wishes) -> Description:
     config = bert.read_config(files)
-    _, names = bert.task_and_names(files, config, wishes)
+    arrays = {n: np.zeros(shape, np.float32) for n, shape in array_shapes(config).items()}
+    for name, array in arrays.items():
+        for ending, value in FILLED.items():
+            if name.endswith(ending):
+                array.fill(value)
+        if name.endswith("norm.bias"):
+            # No channel is exactly 0: which side of 0 it is on must not hang on a sum's order.
+            array[:] = np.linspace(-0.31, 0.29, config.hidden, dtype=np.float32)
     head = bert.head_key(config)
-    # No channel is exactly 0: which side of 0 it is on must not hang on the order of a sum.
-    slope = np.linspace(-0.31, 0.29, config.hidden, dtype=np.float32)
-    norm = LayerNorm(np.ones(config.hidden, np.float32), slope)
-
-    def linear(key: str) -> BinaryLinear:
-        weight = matrix(key)
-        outputs, inputs = weight.codes.shape
-        zeros = np.zeros(max(outputs, inputs), np.float32)
-        return BinaryLinear(weight, bias=zeros[:outputs], shift=zeros[:inputs], step=STEP)
-
-    def matrix(key: str) -> BinaryMatrix:
-        return BinaryMatrix(bert.read_values(files, key).astype(np.int8), SCALE)
-
+    for name, key in (("embeddings.position", "position"), ("head.weight", f"{head}.weight")):
+        arrays[name] = bert.read_values(files, key)
+    arrays["head.bias"] = bert.read_values(files, f"{head}.bias")
     return Description(
         family="toy",
-        config=config,
         codes={point: Codes(1, signed=point not in UNSIGNED) for point in POINTS},
-        word=matrix("word"),
-        position=bert.read_values(files, "position"),
-        token_type=np.zeros((config.token_types, config.hidden), np.float32),
-        embedding_norm=norm,
-        layers=tuple(
-            Layer(
-                linears={name: linear(f"{index}.{name}") for name in LINEARS},
-                steps=dict.fromkeys(STEPS, STEP),
-                norms=dict.fromkeys(NORMS, norm),
-            )
-            for index in range(config.layers)
-        ),
-        pooler=linear("pooler"),
-        head_weight=bert.read_values(files, f"{head}.weight"),
-        head_bias=bert.read_values(files, f"{head}.bias"),
-        label_names=names,
-        task=None,
-        vocab=files.vocab,
-        source_file=files.file,
-        source_sha256=files.sha256,
+        matrices={
+            name: BinaryMatrix(bert.read_values(files, name).astype(np.int8), SCALE)
+            for name in matrix_shapes(config)
+        },
+        arrays=arrays,
+        **bert.shared_fields(files, config, wishes),
     )
 
 

@@ -312,7 +312,7 @@ def _report(
         destination=destination,
         sizes=_sizes(description, tensors),
         dropped=notes.dropped,
-        zeros={name: matrix.zeros for name, matrix in description.matrices() if matrix.zeros},
+        zeros={name: matrix.zeros for name, matrix in description.matrices.items() if matrix.zeros},
         untrained=notes.untrained,
         floored=notes.floored,
         remarks=notes.remarks,
@@ -329,7 +329,7 @@ def _sizes(description: Description, tensors: Tensors) -> dict[str, tuple[int, i
         for name, array in tensors.items()
         if not name.endswith(".bits") and part_of(name) not in made
     )
-    for name, matrix in description.matrices():
+    for name, matrix in description.matrices.items():
         part = part_of(f"{name}.bits")
         before[part] = before.get(part, 0) + 4 * matrix.codes.size
     vocabulary = len("\n".join(description.vocab).encode())

@@ -30,8 +30,6 @@ from bitinfer.description import F32, F64, Description
 from bitinfer.errors import ConversionError
 from bitinfer.runtime.format import narrowest
 
-__all__ = ["Flips", "affine_flips", "gelu_flips", "layer_flips", "relu_flips"]
-
 Sums: TypeAlias = npt.NDArray[Any]
 I64: TypeAlias = npt.NDArray[np.int64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -57,40 +55,29 @@ def layer_flips(description: Description, index: int) -> dict[str, Flips]:
         ConversionError: naming layer and channel whose codes rises and falls cannot express.
     """
     config, codes = description.config, description.codes
-    layer = description.layers[index]
-    linears, steps = layer.linears, layer.steps
-
-    def reach(name: str) -> int:
-        """Of the sums of a linear that reads the hidden state."""
-        return config.hidden * _largest(codes[f"{name}.in"])
-
-    points = {
-        name: affine_flips(
-            linears[name].slope, linears[name].bias, steps[name], codes[name], reach(name)
-        )
-        for name in ("query", "key", "value")
-    }
-    if not codes["attention.probs"].from_min:
-        context = linears["attention.output"]
-        unit = np.float64(steps["attention.probs"]) * np.float64(steps["value"])
+    context, inner, output = (
+        description.linear(f"layer.{index}.{name}")
+        for name in ("attention.output", "intermediate", "output")
+    )
+    points = {}
+    for name in ("query", "key", "value"):
+        linear, step = description.linear(f"layer.{index}.{name}"), description.step(index, name)
+        reach = config.hidden * _largest(codes[f"{name}.in"])
+        points[name] = affine_flips(linear.slope, linear.bias, step, codes[name], reach)
+    probs, value = codes["attention.probs"], codes["value"]
+    if not probs.from_min:
+        unit = np.float64(description.step(index, "attention.probs"))
+        slope = np.full(config.hidden, unit * np.float64(description.step(index, "value")))
+        reach = config.positions * _largest(probs) * _largest(value)
         points["attention.output.in"] = affine_flips(
-            np.full(config.hidden, unit),
-            context.shift,
-            context.step,
-            codes["attention.output.in"],
-            config.positions * _largest(codes["attention.probs"]) * _largest(codes["value"]),
+            slope, context.shift, context.step, codes["attention.output.in"], reach
         )
     if not codes["output.in"].from_min:
-        inner, output = linears["intermediate"], linears["output"]
         flips = relu_flips if config.activation == "relu" else gelu_flips
+        reach = config.hidden * _largest(codes["intermediate.in"])
         try:
             points["output.in"] = flips(
-                inner.slope,
-                inner.bias,
-                output.shift,
-                output.step,
-                codes["output.in"],
-                reach("intermediate"),
+                inner.slope, inner.bias, output.shift, output.step, codes["output.in"], reach
             )
         except ConversionError as error:
             raise ConversionError(f"layer {index} output.in: {error}") from error

@@ -17,24 +17,17 @@ import numpy.typing as npt
 import bitinfer
 from bitinfer.bits import pack_bits, unpack_bits
 from bitinfer.codes import POINTS, Codes
+from bitinfer.config import Config
 from bitinfer.conversion.flips import layer_flips
 from bitinfer.description import (
-    F32,
-    LINEARS,
-    NORMS,
-    STEPS,
-    BinaryLinear,
     BinaryMatrix,
-    Config,
     Description,
-    Layer,
-    LayerNorm,
+    array_shapes,
+    matrix_shapes,
 )
-from bitinfer.families.glue import find_task
+from bitinfer.families.bert import find_task
 from bitinfer.kinds import check_int
 from bitinfer.runtime.format import FORMAT_VERSION, Tensors
-
-__all__ = ["from_tensors", "to_metadata", "to_tensors"]
 
 _SHORTEST = 3  # [CLS], one token, [SEP]
 
@@ -45,25 +38,15 @@ def to_tensors(description: Description) -> Tensors:
     Raises:
         ConversionError: if codes of a layer cannot be expressed by rises and falls.
     """
-    tensors: Tensors = {
-        **_matrix("embeddings.word", description.word),
-        "embeddings.position": description.position,
-        "embeddings.token_type": description.token_type,
-        **_norm("embeddings.norm", description.embedding_norm),
-    }
-    for index, layer in enumerate(description.layers):
-        name = f"layer.{index}"
-        for point, step in layer.steps.items():
-            tensors[f"{name}.{STEPS[point]}"] = _one(step)
-        for part, norm in layer.norms.items():
-            tensors |= _norm(f"{name}.{part}", norm)
+    tensors: Tensors = dict(description.arrays)
+    for name, matrix in description.matrices.items():
+        tensors |= _packed_matrix(name, matrix)
+    for index in range(description.config.layers):
         for point, (rises, falls) in layer_flips(description, index).items():
-            tensors[f"{name}.{point}.rises"] = rises
+            tensors[f"layer.{index}.{point}.rises"] = rises
             if falls is not None:
-                tensors[f"{name}.{point}.falls"] = falls
-    for name, linear in description.linears():
-        tensors |= _linear(name, linear)
-    return tensors | {"head.weight": description.head_weight, "head.bias": description.head_bias}
+                tensors[f"layer.{index}.{point}.falls"] = falls
+    return tensors
 
 
 def to_metadata(
@@ -116,40 +99,15 @@ def from_tensors(
     returns them.
     """
     config = Config(**metadata["config"])
-
-    def linear(name: str, inputs: int) -> BinaryLinear:
-        return BinaryLinear(
-            weight=_unpacked_matrix(tensors, name, inputs),
-            bias=tensors[f"{name}.bias"],
-            shift=tensors[f"{name}.shift"],
-            step=tensors[f"{name}.step"][0],
-        )
-
-    def norm(name: str) -> LayerNorm:
-        return LayerNorm(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
-
-    def layer(name: str) -> Layer:
-        return Layer(
-            linears={
-                part: linear(f"{name}.{part}", getattr(config, inputs))
-                for part, (_, inputs) in LINEARS.items()
-            },
-            steps={point: tensors[f"{name}.{step}"][0] for point, step in STEPS.items()},
-            norms={part: norm(f"{name}.{part}") for part in NORMS},
-        )
-
     return Description(
         family=metadata["family"],
         config=config,
         codes={point: Codes.parse(name) for point, name in metadata["codes"].items()},
-        word=_unpacked_matrix(tensors, "embeddings.word", config.hidden),
-        position=tensors["embeddings.position"],
-        token_type=tensors["embeddings.token_type"],
-        embedding_norm=norm("embeddings.norm"),
-        layers=tuple(layer(f"layer.{index}") for index in range(config.layers)),
-        pooler=linear("pooler", config.hidden),
-        head_weight=tensors["head.weight"],
-        head_bias=tensors["head.bias"],
+        matrices={
+            name: _unpacked_matrix(tensors, name, columns)
+            for name, (_, columns) in matrix_shapes(config).items()
+        },
+        arrays={name: tensors[name] for name in array_shapes(config)},
         label_names=tuple(metadata["labels"]),
         task=metadata["task"],
         vocab=tuple(metadata["vocab"].split("\n")),
@@ -159,15 +117,7 @@ def from_tensors(
     )
 
 
-def _linear(name: str, linear: BinaryLinear) -> Tensors:
-    return _matrix(name, linear.weight) | {
-        f"{name}.bias": linear.bias,
-        f"{name}.shift": linear.shift,
-        f"{name}.step": _one(linear.step),
-    }
-
-
-def _matrix(name: str, matrix: BinaryMatrix) -> Tensors:
+def _packed_matrix(name: str, matrix: BinaryMatrix) -> Tensors:
     tensors: Tensors = {f"{name}.bits": pack_bits(matrix.codes > 0), f"{name}.scale": matrix.scale}
     rows = np.flatnonzero((matrix.codes == 0).any(1))
     if len(rows):
@@ -185,11 +135,3 @@ def _unpacked_matrix(
         rows = tensors[f"{name}.zero_rows"]
         codes[rows] *= unpack_bits(tensors[f"{name}.nonzero"], columns)
     return BinaryMatrix(codes, tensors[f"{name}.scale"])
-
-
-def _norm(name: str, norm: LayerNorm) -> Tensors:
-    return {f"{name}.weight": norm.weight, f"{name}.bias": norm.bias}
-
-
-def _one(step: np.float32) -> F32:
-    return np.array([step], np.float32)

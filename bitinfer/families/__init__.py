@@ -35,7 +35,7 @@ class Wishes:
 
     Attributes:
         labels: names of the classes, in the order of the head's rows.
-        task: name of a task of `bitinfer.families.glue`.
+        task: name of a task of `bitinfer.families.bert`.
         bits: of the parts of the network, where its configuration does not tell them.
     """
 

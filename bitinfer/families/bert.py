@@ -1,38 +1,27 @@
-"""What the checkpoints of all families share: a BERT's sizes, embeddings, head, labels and keys."""
+"""What the checkpoints of all families share: a BERT's settings, task, labels and keys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from bitinfer.description import F32, Config, Description, LayerNorm
-from bitinfer.errors import ConversionError, quote
+from bitinfer.config import Config
+from bitinfer.description import (
+    F32,
+    NORMS,
+    Description,
+    Shapes,
+    array_shapes,
+    matrix_shapes,
+)
+from bitinfer.errors import ConversionError, InputError, InputTypeError, quote
 from bitinfer.families import Wishes
 from bitinfer.families.checkpoint import CheckpointFiles, to_float32
-from bitinfer.families.glue import TASKS, Task, find_task, label_names
 from bitinfer.heads import find_head, heads
+from bitinfer.kinds import check_text
 
-__all__ = [
-    "IGNORED",
-    "Shapes",
-    "check_keys",
-    "check_vocab",
-    "embedding_shapes",
-    "head_key",
-    "layer_key",
-    "norm_shapes",
-    "read_config",
-    "read_norm",
-    "read_values",
-    "remarks",
-    "task_and_names",
-    "write_config",
-    "write_norm",
-]
-
-Shapes = dict[str, tuple[int, ...]]
-
-# Keys without effect that any checkpoint may hold.
+# A key without effect that any checkpoint may hold.
 IGNORED = "bert.embeddings.position_ids"
 _SIZES = {
     "hidden": "hidden_size",
@@ -43,6 +32,187 @@ _SIZES = {
     "positions": "max_position_embeddings",
     "token_types": "type_vocab_size",
 }
+_NORM_KEYS = ("attention.output.LayerNorm", "output.LayerNorm")
+
+
+class Task(NamedTuple):
+    """A task of the published training code.
+
+    Attributes:
+        name: its name there.
+        labels: its classes in the order of the head's rows; empty for regression and span heads.
+        max_length: tokens a sequence was cut to in training.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    max_length: int
+
+
+TASKS = (
+    Task("cola", ("0", "1"), 64),
+    Task("sst-2", ("0", "1"), 64),
+    Task("mrpc", ("0", "1"), 128),
+    Task("qqp", ("0", "1"), 128),
+    Task("mnli", ("contradiction", "entailment", "neutral"), 128),
+    Task("qnli", ("entailment", "not_entailment"), 128),
+    Task("rte", ("entailment", "not_entailment"), 128),
+    Task("sts-b", (), 128),
+    Task("squad", (), 384),
+)
+
+
+# ---- settings
+
+
+def check_setting(key: str, value: object, holds: bool, expected: str) -> None:
+    """Refuses a value of the configuration that is not as expected.
+
+    Raises:
+        ConversionError: naming the setting.
+    """
+    if not holds:
+        raise ConversionError(f"config {key}: found {quote(value)}, expected {expected}")
+
+
+def read_config(files: CheckpointFiles) -> Config:
+    """Sizes and kinds, checked.
+
+    Raises:
+        ConversionError: naming the setting or key.
+    """
+
+    sizes: dict[str, Any] = {name: files.config.get(key) for name, key in _SIZES.items()}
+    for name, n in sizes.items():
+        check_setting(_SIZES[name], n, type(n) is int and n > 0, "a positive integer")
+    layers, most = sizes["layers"], len(files.state)
+    check_setting("num_hidden_layers", layers, layers < most, f"fewer than the {most} keys")
+    heads, hidden = sizes["heads"], sizes["hidden"]
+    check_setting("num_attention_heads", heads, hidden % heads == 0, f"a divisor of {hidden}")
+    activation: Any = files.config.get("hidden_act")
+    check_setting("hidden_act", activation, activation in ("relu", "gelu"), "'relu' or 'gelu'")
+    head, labels = _head(files)
+    return Config(**sizes, labels=labels, activation=activation, head=head)
+
+
+def write_config(description: Description) -> dict[str, Any]:
+    """The settings that `read_config` and `shared_fields` read."""
+    config = description.config._asdict()
+    names = {str(index): name for index, name in enumerate(description.label_names)}
+    return {
+        "model_type": "bert",
+        **{key: config[name] for name, key in _SIZES.items()},
+        "hidden_act": config["activation"],
+        "layer_norm_eps": 1e-12,
+        "num_labels": config["labels"],
+        "finetuning_task": description.task,
+        **({"id2label": names} if names else {}),
+    }
+
+
+def _head(files: CheckpointFiles) -> tuple[str, int]:
+    """Name of the head and number of its rows."""
+    names = {f"{head.key}.weight": head.name for head in heads()}
+    found = [key for key in names if key in files.state]
+    if len(found) != 1:
+        raise ConversionError(
+            f"head: found {found or 'none'}, expected one of {' and '.join(names)}"
+        )
+    shape = list(files.state[found[0]].shape)
+    rows = files.config.get("num_labels", shape[0] if shape else 0)
+    if len(shape) != 2 or shape[0] != rows:
+        raise ConversionError(
+            f"{found[0]}: found shape {shape}, expected {quote(rows)} rows (num_labels)"
+        )
+    find_head(names[found[0]], shape[0])
+    return names[found[0]], shape[0]
+
+
+# ---- the task and the labels
+
+
+def find_task(name: str | None) -> Task | None:
+    """The task of that name, in any case and with or without hyphens; None if there is none."""
+
+    def plain(name: str) -> str:
+        return re.sub("[-_ ]", "", name).lower()
+
+    return next((task for task in TASKS if name and plain(task.name) == plain(name)), None)
+
+
+def task_and_names(
+    files: CheckpointFiles, config: Config, wishes: Wishes
+) -> tuple[str | None, tuple[str, ...]]:
+    """Name of the task, if it has one, and names of the classes.
+
+    Names are the user's, else the checkpoint's if they are more than numbers, else those of the
+    task in its published order, else 0, 1, ...  A task that the user names must fit even beside the
+    user's labels; a checkpoint may still name the one that its teacher was trained with.
+
+    Raises:
+        ConversionError: they do not fit the head, or the user's task is not a known one.
+        InputTypeError: the user's labels are not a sequence of strings.
+    """
+    own = files.config.get("finetuning_task")
+    own = own if isinstance(own, str) else None
+    task = find_task(own if wishes.task is None else wishes.task)
+    if wishes.task is not None and task is None:
+        known = ", ".join(each.name for each in TASKS)
+        raise ConversionError(f"task: found {wishes.task!r}, expected one of {known}")
+    has_names = find_head(config.head, config.labels).has_names
+    if task is not None and (wishes.task is not None or wishes.labels is None):
+        _check_task(task, config, has_names)
+    names = _names(files, config.labels if has_names else 0, task, wishes.labels)
+    return task.name if task else own, names
+
+
+def _check_task(task: Task, config: Config, has_names: bool) -> None:
+    outputs = 2 if task.name == "squad" else max(1, len(task.labels))
+    if outputs != config.labels or bool(task.labels) != has_names:
+        raise ConversionError(
+            f"task {task.name!r}: found a {config.head} head with {config.labels} outputs, "
+            f"expected {'a span head' if task.name == 'squad' else f'{outputs} outputs'}"
+        )
+
+
+def _names(
+    files: CheckpointFiles, classes: int, task: Task | None, labels: Sequence[str] | None
+) -> tuple[str, ...]:
+    what, names = "labels", labels
+    if labels is None and classes:
+        what, names = "config id2label", real_names(files.config.get("id2label"))
+    if names is None:
+        return task.labels if task and classes else tuple(map(str, range(classes)))
+    if isinstance(names, str) or not all(isinstance(each, str) for each in names):
+        raise InputTypeError(f"labels: found {names!r}, expected a sequence of strings")
+    if len(names) != classes:
+        raise ConversionError(f"{what}: found {len(names)} names, expected {classes}")
+    if len(set(names)) != len(names):
+        raise ConversionError(f"{what}: found the same name twice in {quote(list(names))}")
+    return tuple(names)
+
+
+def real_names(id2label: object) -> tuple[str, ...] | None:
+    """The names in order, or None if there are none, or only ``LABEL_0`` or ``0`` and so on."""
+    if not isinstance(id2label, Mapping):
+        return None
+    names = {str(index): name for index, name in id2label.items()}
+    if all(str(name) in (f"LABEL_{index}", index) for index, name in names.items()):
+        return None
+    order = [str(index) for index in range(len(names))]
+    if names.keys() != {*order} or not all(isinstance(name, str) for name in names.values()):
+        raise ConversionError(
+            f"config id2label: found {quote(dict(id2label))}, expected a name for each of 0 .. n-1"
+        )
+    try:
+        for index in order:
+            check_text(f"config id2label {index}", names[index])
+    except InputError as error:
+        raise ConversionError(str(error)) from None
+    return tuple(names[index] for index in order)
+
+
+# ---- tensors
 
 
 def layer_key(index: int) -> str:
@@ -55,167 +225,27 @@ def head_key(config: Config) -> str:
     return find_head(config.head, config.labels).key
 
 
-# ---- settings
+def shared_keys(config: Config) -> dict[str, str]:
+    """The keys of what no family changes: embeddings, normalizations and head, by their names."""
+    modules = {"embeddings.norm": "bert.embeddings.LayerNorm", "head": head_key(config)}
+    for index in range(config.layers):
+        norms = zip(NORMS, _NORM_KEYS, strict=True)
+        modules |= {f"layer.{index}.{name}": f"{layer_key(index)}.{key}" for name, key in norms}
+    words = ("word", "position", "token_type")
+    keys = {f"embeddings.{name}": f"bert.embeddings.{name}_embeddings.weight" for name in words}
+    for name, key in modules.items():
+        keys |= {f"{name}.weight": f"{key}.weight", f"{name}.bias": f"{key}.bias"}
+    return keys
 
 
-def read_config(files: CheckpointFiles) -> Config:
-    """Sizes and kinds, checked.
-
-    Raises:
-        ConversionError: naming the setting or key.
-    """
-    settings = files.config
-    sizes = {name: _size(settings, key) for name, key in _SIZES.items()}
-    if sizes["layers"] > len(files.state):
-        raise ConversionError(
-            f"config num_hidden_layers: found {sizes['layers']}, "
-            f"expected fewer than the {len(files.state)} keys of {files.file}"
-        )
-    if sizes["hidden"] % sizes["heads"]:
-        raise ConversionError(
-            f"config num_attention_heads: found {sizes['heads']}, "
-            f"expected a divisor of hidden_size {sizes['hidden']}"
-        )
-    activation = settings.get("hidden_act")
-    if activation not in ("relu", "gelu"):
-        raise ConversionError(
-            f"config hidden_act: found {quote(activation)}, expected 'relu' or 'gelu'"
-        )
-    name, labels = _head(files)
-    return Config(**sizes, labels=labels, activation=activation, head=name)
-
-
-def write_config(description: Description) -> dict[str, Any]:
-    """The settings that `read_config` and `task_and_names` read."""
-    config = description.config._asdict()
-    names = description.label_names
-    labels = {"id2label": {str(i): name for i, name in enumerate(names)}} if names else {}
-    return {
-        "model_type": "bert",
-        **{key: config[name] for name, key in _SIZES.items()},
-        "hidden_act": config["activation"],
-        "layer_norm_eps": 1e-12,
-        "num_labels": config["labels"],
-        "finetuning_task": description.task,
-        **labels,
-    }
-
-
-def task_and_names(
-    files: CheckpointFiles, config: Config, wishes: Wishes
-) -> tuple[str | None, tuple[str, ...]]:
-    """Name of the task, if it has one, and names of the classes.
-
-    Raises:
-        ConversionError: they do not fit the head, or the user's task is not a known one.
-    """
-    own = files.config.get("finetuning_task")
-    own_name = own if isinstance(own, str) else None
-    task = _task(wishes.task, own_name)
-    names = label_names(
-        config,
-        labels=wishes.labels,
-        id2label=files.config.get("id2label"),
-        task=task,
-        task_given=wishes.task is not None,
-    )
-    return task.name if task else own_name, names
-
-
-def check_vocab(files: CheckpointFiles, config: Config) -> None:
-    """Whether every token has an embedding.
-
-    Raises:
-        ConversionError: there are more tokens.
-    """
-    if len(files.vocab) > config.vocab:
-        raise ConversionError(
-            f"vocab: found {len(files.vocab)} tokens, expected at most vocab_size {config.vocab}"
-        )
-
-
-def remarks(files: CheckpointFiles, config: Config) -> tuple[str, ...]:
-    """What a user may want to know of any checkpoint."""
-    found = []
-    if len(files.vocab) < config.vocab:
-        found.append(f"the vocabulary has {len(files.vocab)} tokens for {config.vocab} embeddings")
-    epsilon = files.config.get("layer_norm_eps", 1e-12)
-    if epsilon != 1e-12:
-        found.append(
-            f"layer_norm_eps is {epsilon!r}; the published model uses 1e-12 whatever it says"
-        )
-    types = sorted({str(each.dtype) for each in files.state.values()} - {"torch.float32"})
-    types = [each for each in types if "float" in each]
-    if types:
-        found.append(f"some tensors were {' and '.join(types)}; their values are kept exactly")
-    return tuple(found)
-
-
-def _size(settings: Mapping[str, Any], key: str) -> int:
-    value = settings.get(key)
-    if type(value) is not int or value < 1:
-        raise ConversionError(f"config {key}: found {quote(value)}, expected a positive integer")
-    return value
-
-
-def _head(files: CheckpointFiles) -> tuple[str, int]:
-    """Name of the head and number of its rows, checked where the configuration tells it."""
-    keys = {head.key: head.name for head in heads()}
-    found = [key for key in keys if f"{key}.weight" in files.state]
-    if len(found) != 1:
-        raise ConversionError(
-            f"head: found {[f'{key}.weight' for key in found] or 'none'}, "
-            f"expected one of {' and '.join(f'{key}.weight' for key in keys)}"
-        )
-    [key] = found
-    shape = tuple(files.state[f"{key}.weight"].shape)
-    rows = shape[0] if len(shape) == 2 else 0
-    [first, *others] = [head for head in heads() if head.key == key]
-    fixed = first.outputs.start if len(first.outputs) == 1 and not others else None
-    named = files.config.get("num_labels", fixed or rows)
-    if fixed and named != fixed:
-        raise ConversionError(
-            f"config num_labels: found {quote(named)}, expected {fixed} for a {first.kind} head"
-        )
-    if type(named) is not int or rows != named or rows < 1:
-        raise ConversionError(
-            f"{key}.weight: found shape {list(shape)}, expected {quote(named)} rows (num_labels)"
-        )
-    return keys[key], rows
-
-
-def _task(given: str | None, own: str | None) -> Task | None:
-    """The task; the user's must be a known one, the checkpoint's may be any."""
-    task = find_task(own if given is None else given)
-    if given is not None and task is None:
-        known = ", ".join(each.name for each in TASKS)
-        raise ConversionError(f"task: found {given!r}, expected one of {known}")
-    return task
-
-
-# ---- tensors
-
-
-def embedding_shapes(config: Config) -> Shapes:
-    """Keys and shapes of the embeddings and of the head."""
-    embeddings, head = "bert.embeddings", head_key(config)
-    return {
-        f"{embeddings}.word_embeddings.weight": (config.vocab, config.hidden),
-        f"{embeddings}.position_embeddings.weight": (config.positions, config.hidden),
-        f"{embeddings}.token_type_embeddings.weight": (config.token_types, config.hidden),
-        **norm_shapes(f"{embeddings}.LayerNorm", config.hidden),
-        f"{head}.weight": (config.labels, config.hidden),
-        f"{head}.bias": (config.labels,),
-    }
-
-
-def norm_shapes(key: str, size: int) -> Shapes:
-    """Keys and shapes of a layer normalization."""
-    return {f"{key}.weight": (size,), f"{key}.bias": (size,)}
+def key_shapes(config: Config, keys: Mapping[str, str]) -> Shapes:
+    """The shape of each of the keys that hold a model's parts."""
+    shapes = matrix_shapes(config) | array_shapes(config)
+    return {key: shapes[name] for name, key in keys.items()}
 
 
 def check_keys(files: CheckpointFiles, shapes: Shapes, what: str) -> None:
-    """Whether every key is known, present and of its shape; ``()`` also stands for ``(1,)``.
+    """Whether every key is known, present and of its shape; ``(1,)`` also stands for ``()``.
 
     Raises:
         ConversionError: naming the keys; ``what`` says whose keys were expected.
@@ -233,7 +263,7 @@ def check_keys(files: CheckpointFiles, shapes: Shapes, what: str) -> None:
         )
     for key, expected in shapes.items():
         found = tuple(files.state[key].shape)
-        if found != expected and not (expected == () and found == (1,)):
+        if found != expected and (found or expected != (1,)):
             raise ConversionError(f"{key}: found shape {list(found)}, expected {list(expected)}")
 
 
@@ -246,11 +276,40 @@ def read_values(files: CheckpointFiles, key: str) -> F32:
     return to_float32(key, files.state[key])
 
 
-def read_norm(files: CheckpointFiles, key: str) -> LayerNorm:
-    """A layer normalization by what its keys begin with."""
-    return LayerNorm(read_values(files, f"{key}.weight"), read_values(files, f"{key}.bias"))
+def shared_fields(files: CheckpointFiles, config: Config, wishes: Wishes) -> dict[str, Any]:
+    """The fields of a `Description` that tell labels, vocabulary and source.
+
+    Raises:
+        ConversionError: they do not fit the sizes.
+    """
+    task, names = task_and_names(files, config, wishes)
+    if len(files.vocab) > config.vocab:
+        raise ConversionError(
+            f"vocab: found {len(files.vocab)} tokens, expected at most vocab_size {config.vocab}"
+        )
+    return {
+        "config": config,
+        "label_names": names,
+        "task": task,
+        "vocab": files.vocab,
+        "lowercase": files.lowercase,
+        "source_file": files.file,
+        "source_sha256": files.sha256,
+    }
 
 
-def write_norm(key: str, norm: LayerNorm) -> dict[str, F32]:
-    """The inverse of `read_norm`."""
-    return {f"{key}.weight": norm.weight, f"{key}.bias": norm.bias}
+def remarks(files: CheckpointFiles, config: Config) -> tuple[str, ...]:
+    """What a user may want to know of any checkpoint."""
+    found = []
+    if len(files.vocab) < config.vocab:
+        found.append(f"the vocabulary has {len(files.vocab)} tokens for {config.vocab} embeddings")
+    epsilon = files.config.get("layer_norm_eps", 1e-12)
+    if epsilon != 1e-12:
+        found.append(
+            f"layer_norm_eps is {epsilon!r}; the published model uses 1e-12 whatever it says"
+        )
+    types = sorted({str(each.dtype) for each in files.state.values()} - {"torch.float32"})
+    types = [each for each in types if "float" in each]
+    if types:
+        found.append(f"some tensors were {' and '.join(types)}; their values are kept exactly")
+    return tuple(found)

@@ -20,29 +20,18 @@ not ``input_bits``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 
 from bitinfer.codes import FLOAT, MOST_BITS, POINTS, UNSIGNED, Bits, Codes
-from bitinfer.description import (
-    F32,
-    LINEARS,
-    BinaryLinear,
-    BinaryMatrix,
-    Config,
-    Description,
-    Layer,
-    Notes,
-)
+from bitinfer.config import Config
+from bitinfer.description import F32, BinaryMatrix, Description, Notes, matrix_shapes
 from bitinfer.errors import ConversionError, quote
 from bitinfer.families import Family, Wishes, bert, register
 from bitinfer.families.checkpoint import CheckpointFiles
 from bitinfer.families.exact import means
 from bitinfer.families.latent import latent_weights
-
-__all__ = ["DEAD", "STEP_FLOOR", "binarize", "quantization"]
 
 STEP_FLOOR: Final[np.float32] = np.float32(1e-5)
 
@@ -56,14 +45,14 @@ _LINEARS = {
     "output": "output.dense",
 }
 _STEPS = {
-    "query": "attention.self.clip_query",
-    "key": "attention.self.clip_key",
-    "value": "attention.self.clip_value",
-    "attention.probs": "attention.self.clip_attn",
+    "query.code_step": "attention.self.clip_query",
+    "key.code_step": "attention.self.clip_key",
+    "value.code_step": "attention.self.clip_value",
+    "attention.probs.step": "attention.self.clip_attn",
 }
-_NORMS = {"attention.norm": "attention.output.LayerNorm", "output.norm": "output.LayerNorm"}
+# What a linear is made of.
+_PARAMETERS = {"": "weight", ".bias": "bias", ".shift": "move.bias", ".step": "input_clip_val"}
 DEAD = ("move_q.bias", "move_k.bias", "move_v.bias")
-_POOLER = "bert.pooler.dense"
 
 # Settings that may have no other value.
 _METHOD = {
@@ -126,57 +115,35 @@ def quantization(bits: Bits, *, from_zero: bool = True) -> dict[str, Any]:
 # ---- settings
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """What the configuration says, checked."""
-
-    config: Config
-    codes: dict[str, Codes]
-    weight_layerwise: bool
-    embed_layerwise: bool
-    remarks: tuple[str, ...]
-
-    @classmethod
-    def of(cls, files: CheckpointFiles, bits: Bits | None) -> _Settings:
-        settings, named = _named(files.config, bits)
-        for key, expected in _METHOD.items():
-            found = settings[key]
-            if type(found) is not type(expected) or found != expected:
-                raise ConversionError(f"config {key}: found {quote(found)}, expected {expected!r}")
-        return cls(
-            config=bert.read_config(files),
-            codes=_codes(settings),
-            weight_layerwise=_flag(settings, "weight_layerwise"),
-            embed_layerwise=_flag(settings, "embed_layerwise"),
-            remarks=named,
-        )
-
-
-def _named(
+def _checked(
     settings: Mapping[str, Any], bits: Bits | None
 ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """Settings that tell the bits: those of the configuration, or what the user says they are."""
-    needed = {"weight_bits": "1", "input_bits": f"1 .. {MOST_BITS}"}
-    needed |= {key: repr(value) for key, value in _METHOD.items() if key != "weight_bits"}
-    missing = [f"{key} (expected {value})" for key, value in needed.items() if key not in settings]
-    if bits is None:
-        if missing:
-            raise ConversionError(
-                f"config: missing {', '.join(missing)}; 1-1-1, 1-1-2 and 1-1-4 checkpoints have "
-                "the same keys, so pass config= (--config), the config.json saved with this one, "
-                "or bits= (--bits 1-1-2) to name its bits"
-            )
-        return settings, ()
+    """Settings that tell the bits, and remarks: what the configuration or the user says."""
+    found, remarks = (settings, ()) if bits is None else _named(settings, bits)
+    if missing := [key for key in (*_METHOD, "input_bits") if key not in found]:
+        raise ConversionError(
+            f"config: missing {', '.join(missing)}; 1-1-1, 1-1-2 and 1-1-4 checkpoints have "
+            "the same keys, so pass config= (--config), the config.json saved with this one, "
+            "or bits= (--bits 1-1-2) to name its bits"
+        )
+    for key, only in _METHOD.items():
+        same = type(found[key]) is type(only) and found[key] == only
+        bert.check_setting(key, found[key], same, repr(only))
+    for key in _SCALES:
+        bert.check_setting(key, found.get(key), type(found.get(key)) is bool, "true or false")
+    return found, remarks
+
+
+def _named(settings: Mapping[str, Any], bits: Bits) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Settings of the bits that the user names, which may not contradict the configuration."""
     if bits.embeddings != 1:
         raise ConversionError(f"bits: found {bits}, expected embeddings of 1 bit")
-    wanted = quantization(bits, from_zero=settings.get("unsigned_codes") == "from_zero")
-    for key in ("weight_bits", "input_bits", "point_bits"):
-        if key in settings and settings[key] != wanted.get(key):
-            raise ConversionError(
-                f"config {key}: found {quote(settings[key])}, expected what bits {bits} mean, "
-                f"{quote(wanted.get(key))}"
-            )
-    assumed = {**_SCALES, **wanted}
+    meant = quantization(bits, from_zero=settings.get("unsigned_codes") == "from_zero")
+    for key in {"weight_bits", "input_bits", "point_bits"} & settings.keys():
+        value, expected = settings[key], meant.get(key)
+        what = f"what bits {bits} mean, {quote(expected)}"
+        bert.check_setting(key, value, value == expected, what)
+    assumed = {**_SCALES, **meant}
     added = [key for key in assumed if key not in settings]
     remark = f"the configuration does not tell {', '.join(added)}: taken from bits {bits}"
     return {**assumed, **settings}, (remark,) if added else ()
@@ -184,198 +151,94 @@ def _named(
 
 def _codes(settings: Mapping[str, Any]) -> dict[str, Codes]:
     """The codes of every point."""
-    rule = settings.get("unsigned_codes")
-    if rule not in (None, "from_zero"):
-        raise ConversionError(f"config unsigned_codes: found {quote(rule)}, expected 'from_zero'")
-    bits = dict.fromkeys(POINTS, _few("input_bits", settings["input_bits"]))
-    others = settings.get("point_bits", {})
-    if not isinstance(others, Mapping) or not others.keys() <= bits.keys():
-        raise ConversionError(
-            f"config point_bits: found {quote(others)}, expected bits of {', '.join(POINTS)}"
-        )
-    bits |= {point: _few(f"point_bits {point}", each) for point, each in others.items()}
+    rule, others = settings.get("unsigned_codes"), settings.get("point_bits", {})
+    bert.check_setting("unsigned_codes", rule, rule in (None, "from_zero"), "'from_zero'")
+    known = isinstance(others, Mapping) and others.keys() <= {*POINTS}
+    bert.check_setting("point_bits", others, known, f"bits of {', '.join(POINTS)}")
+    bits = dict.fromkeys(POINTS, settings["input_bits"]) | dict(others)
+    for point, n in bits.items():
+        key = f"point_bits {point}" if point in others else "input_bits"
+        few = type(n) is int and 1 <= n <= MOST_BITS
+        bert.check_setting(key, n, few, f"1 .. {MOST_BITS}")
     return {
         point: Codes(n, point not in UNSIGNED, point in UNSIGNED and n > 1 and rule is None)
         for point, n in bits.items()
     }
 
 
-def _few(key: str, value: object) -> int:
-    if type(value) is not int or not 1 <= value <= MOST_BITS:
-        raise ConversionError(f"config {key}: found {quote(value)}, expected 1 .. {MOST_BITS}")
-    return value
-
-
-def _flag(settings: Mapping[str, Any], key: str) -> bool:
-    value = settings.get(key)
-    if not isinstance(value, bool):
-        raise ConversionError(f"config {key}: found {quote(value)}, expected true or false")
-    return value
-
-
 # ---- tensors
 
 
-def _shapes(config: Config) -> bert.Shapes:
-    """Every key of a checkpoint and its shape."""
-    shapes = bert.embedding_shapes(config)
+def _keys(config: Config) -> dict[str, str]:
+    """The key of every part of a model: the one table for shapes, reading and writing."""
+    keys = bert.shared_keys(config)
+    linears = {"pooler": "bert.pooler.dense"}
     for index in range(config.layers):
         layer = bert.layer_key(index)
-        for name, key in _LINEARS.items():
-            outputs, inputs = (getattr(config, size) for size in LINEARS[name])
-            shapes |= _linear_shapes(f"{layer}.{key}", outputs, inputs)
-        for key in _STEPS.values():
-            shapes[f"{layer}.{key}"] = ()
-        for key in _NORMS.values():
-            shapes |= bert.norm_shapes(f"{layer}.{key}", config.hidden)
-        for name in DEAD:
-            shapes[f"{layer}.attention.self.{name}"] = (config.hidden,)
-    return shapes | _linear_shapes(_POOLER, config.hidden, config.hidden)
+        linears |= {f"layer.{index}.{name}": f"{layer}.{key}" for name, key in _LINEARS.items()}
+        keys |= {f"layer.{index}.{name}": f"{layer}.{key}" for name, key in _STEPS.items()}
+    for name, key in linears.items():
+        keys |= {f"{name}{part}": f"{key}.{each}" for part, each in _PARAMETERS.items()}
+    return keys
 
 
-def _linear_shapes(key: str, outputs: int, inputs: int) -> bert.Shapes:
-    return {
-        f"{key}.weight": (outputs, inputs),
-        f"{key}.bias": (outputs,),
-        f"{key}.move.bias": (inputs,),
-        f"{key}.input_clip_val": (),
-    }
-
-
-@dataclass
-class _Reader:
-    """Turns checked tensors into a description, and notes what is odd on the way."""
-
-    files: CheckpointFiles
-    settings: _Settings
-    untrained: list[str] = field(default_factory=list)
-    floored: list[tuple[str, float]] = field(default_factory=list)
-
-    def description(self, task: str | None, names: tuple[str, ...]) -> Description:
-        files, settings, config = self.files, self.settings, self.settings.config
-        embeddings, head = "bert.embeddings", bert.head_key(config)
-        word = self._values(f"{embeddings}.word_embeddings.weight")
-        return Description(
-            family=BIT.name,
-            config=config,
-            codes=settings.codes,
-            word=binarize(word, layerwise=settings.embed_layerwise),
-            position=self._values(f"{embeddings}.position_embeddings.weight"),
-            token_type=self._values(f"{embeddings}.token_type_embeddings.weight"),
-            embedding_norm=bert.read_norm(files, f"{embeddings}.LayerNorm"),
-            layers=tuple(self._layer(bert.layer_key(i)) for i in range(config.layers)),
-            pooler=self._linear(_POOLER),
-            head_weight=self._values(f"{head}.weight"),
-            head_bias=self._values(f"{head}.bias"),
-            label_names=names,
-            task=task,
-            vocab=files.vocab,
-            lowercase=files.lowercase,
-            source_file=files.file,
-            source_sha256=files.sha256,
-            notes=Notes(
-                dropped=self._dropped(),
-                untrained=tuple(self.untrained),
-                floored=tuple(self.floored),
-                remarks=bert.remarks(files, config) + settings.remarks,
-            ),
-        )
-
-    def _layer(self, layer: str) -> Layer:
-        return Layer(
-            linears={name: self._linear(f"{layer}.{key}") for name, key in _LINEARS.items()},
-            steps={point: self._step(f"{layer}.{key}") for point, key in _STEPS.items()},
-            norms={n: bert.read_norm(self.files, f"{layer}.{key}") for n, key in _NORMS.items()},
-        )
-
-    def _linear(self, key: str) -> BinaryLinear:
-        weight = self._values(f"{key}.weight")
-        return BinaryLinear(
-            weight=binarize(weight, layerwise=self.settings.weight_layerwise),
-            bias=self._values(f"{key}.bias"),
-            shift=self._values(f"{key}.move.bias"),
-            step=self._step(f"{key}.input_clip_val"),
-        )
-
-    def _step(self, key: str) -> np.float32:
-        """A learned step.  1.0 is what it starts from, so a step of exactly 1.0 was not trained."""
-        step: np.float32 = np.float32(self._values(key).item())
-        if step == 1:
-            self.untrained.append(key)
-        if step > STEP_FLOOR:
-            return step
-        self.floored.append((key, float(step)))
-        return STEP_FLOOR
-
-    def _values(self, key: str) -> F32:
-        return bert.read_values(self.files, key)
-
-    def _dropped(self) -> tuple[str, ...]:
-        suffixes = tuple(f".{name}" for name in DEAD)
-        dead = tuple(key for key in self.files.state if key.endswith(suffixes))
-        for key in dead:
-            self._values(key)  # dead, but a value that is not finite means a damaged file
-        return dead + ((bert.IGNORED,) if bert.IGNORED in self.files.state else ())
+def _dead_keys(config: Config) -> list[str]:
+    layers = map(bert.layer_key, range(config.layers))
+    return [f"{layer}.attention.self.{name}" for layer in layers for name in DEAD]
 
 
 def _recognises(files: CheckpointFiles) -> str | None:
     """No other family shifts the inputs of its linears."""
-    shifted = any(str(key).endswith(".move.bias") for key in files.state)
+    shifted = any(key.endswith(".move.bias") for key in files.state)
     return None if shifted else "no key ends in .move.bias"
 
 
 def _read(files: CheckpointFiles, wishes: Wishes) -> Description:
-    settings = _Settings.of(files, wishes.bits)
-    config = settings.config
-    what = f"a BiT model with {config.layers} layers"
-    bert.check_keys(files, _shapes(config), what)
-    bert.check_vocab(files, config)
-    return _Reader(files, settings).description(*bert.task_and_names(files, config, wishes))
-
-
-# ---- back to the published form
+    settings, remarks = _checked(files.config, wishes.bits)
+    codes, config = _codes(settings), bert.read_config(files)
+    keys, dead = _keys(config), _dead_keys(config)
+    shapes = bert.key_shapes(config, keys) | dict.fromkeys(dead, (config.hidden,))
+    bert.check_keys(files, shapes, f"a BiT model with {config.layers} layers")
+    values = {key: bert.read_values(files, key) for key in shapes}
+    layerwise = dict.fromkeys(matrix_shapes(config), settings["weight_layerwise"])
+    layerwise["embeddings.word"] = settings["embed_layerwise"]
+    steps = {name: values[key].item() for name, key in keys.items() if name.endswith("step")}
+    arrays = {name: values[key] for name, key in keys.items() if name not in layerwise}
+    arrays |= {name: np.maximum([step], STEP_FLOOR, dtype="f") for name, step in steps.items()}
+    return Description(
+        family=BIT.name,
+        codes=codes,
+        matrices={
+            name: binarize(values[keys[name]], layerwise=whole) for name, whole in layerwise.items()
+        },
+        arrays=arrays,
+        notes=Notes(
+            dropped=(*dead, *({bert.IGNORED} & files.state.keys())),
+            # 1.0 is what a step starts from.
+            untrained=tuple(keys[name] for name, step in steps.items() if step == 1),
+            floored=tuple((keys[n], step) for n, step in steps.items() if step <= STEP_FLOOR),
+            remarks=bert.remarks(files, config) + remarks,
+        ),
+        **bert.shared_fields(files, config, wishes),
+    )
 
 
 def _write(description: Description) -> tuple[dict[str, F32], dict[str, Any]]:
     """Weights that lead back to the very codes and scales; the dead parameters are 0."""
-    embeddings, head = "bert.embeddings", bert.head_key(description.config)
-    words = f"{embeddings}.word_embeddings.weight"
-    state: dict[str, F32] = {
-        words: _weights(words, description.word),
-        f"{embeddings}.position_embeddings.weight": description.position,
-        f"{embeddings}.token_type_embeddings.weight": description.token_type,
-        **bert.write_norm(f"{embeddings}.LayerNorm", description.embedding_norm),
-        f"{head}.weight": description.head_weight,
-        f"{head}.bias": description.head_bias,
-    }
-    for index, layer in enumerate(description.layers):
-        prefix = bert.layer_key(index)
-        for name, key in _LINEARS.items():
-            state |= _write_linear(f"{prefix}.{key}", layer.linears[name])
-        for point, key in _STEPS.items():
-            state[f"{prefix}.{key}"] = np.array(layer.steps[point])
-        for name, key in _NORMS.items():
-            state |= bert.write_norm(f"{prefix}.{key}", layer.norms[name])
-        for name in DEAD:
-            state[f"{prefix}.attention.self.{name}"] = np.zeros_like(layer.linears["query"].bias)
+    config, matrices, arrays = description.config, description.matrices, description.arrays
+    keys = _keys(config)
+    state = {keys[name]: _weights(keys[name], matrix) for name, matrix in matrices.items()}
+    for name, array in arrays.items():
+        state[keys[name]] = array.reshape(()) if name.endswith("step") else array
+    state |= dict.fromkeys(_dead_keys(config), np.zeros(config.hidden, np.float32))
     from_zero = not any(codes.from_min for codes in description.codes.values())
-    settings = {
+    return state, {
         **bert.write_config(description),
         **quantization(description.bits, from_zero=from_zero),
-        "weight_layerwise": len(description.pooler.weight.scale) == 1,
-        "embed_layerwise": len(description.word.scale) == 1,
+        "weight_layerwise": len(matrices["pooler"].scale) == 1,
+        "embed_layerwise": len(matrices["embeddings.word"].scale) == 1,
         "learnable_scaling": True,
         "clip_init_val": 2.5,
-    }
-    return state | _write_linear(_POOLER, description.pooler), settings
-
-
-def _write_linear(key: str, linear: BinaryLinear) -> dict[str, F32]:
-    return {
-        f"{key}.weight": _weights(f"{key}.weight", linear.weight),
-        f"{key}.bias": linear.bias,
-        f"{key}.move.bias": linear.shift,
-        f"{key}.input_clip_val": np.array(linear.step),
     }
 
 

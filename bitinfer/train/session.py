@@ -18,7 +18,7 @@ from torch import Tensor
 from bitinfer.data.tables import LabelledTexts
 from bitinfer.diagnostics import cpu_name, package_version
 from bitinfer.errors import ConversionError, InputError, quote
-from bitinfer.families.glue import real_names
+from bitinfer.families.bert import real_names
 from bitinfer.files import locked_folder, new_folder
 from bitinfer.heads.classify import class_indices
 from bitinfer.kinds import check_int, shows_progress
