@@ -242,9 +242,9 @@ def test_ways_to_pass_pairs(model: bitinfer.BitModel) -> None:
         ((np.array("a"),), InputTypeError, "texts: found ndarray"),
         ((str,), InputTypeError, "texts: found type"),
         ((("a", "b", "c"),), InputError, "text 0: found 3 texts in a tuple"),
-        ((["a", 3],), InputTypeError, "text 1: expected str, found int"),
-        ((["a"] * 40 + [None],), InputTypeError, "text 40: expected str, found NoneType"),
-        ((["a", ("a", 3)],), InputTypeError, "second text 1: expected str, found int"),
+        ((["a", 3],), InputTypeError, "text 1: found int, expected str"),
+        ((["a"] * 40 + [None],), InputTypeError, "text 40: found NoneType, expected str"),
+        ((["a", ("a", 3)],), InputTypeError, "second text 1: found int, expected str"),
         ((["a", "\udc80"],), InputError, r"text 1: lone surrogate U\+DC80 at position 0"),
         ((["a", ["a"]],), InputError, "text 1: found 1 texts in a list, expected a pair"),
         ((["a", {"txt": "b"}],), InputError, "text 1: found keys"),
@@ -257,7 +257,7 @@ def test_ways_to_pass_pairs(model: bitinfer.BitModel) -> None:
         ((["a"], {"a": "b"}), InputTypeError, "text_pairs: found dict"),
         ((("a", "b"), "c"), InputError, "found a pair, and text_pairs as well"),
         (([("a", "b")], ["c"]), InputError, "text 0: found a pair"),
-        (("a", 3), InputTypeError, "second text 0: expected str, found int"),
+        (("a", 3), InputTypeError, "second text 0: found int, expected str"),
     ],
 )
 def test_bad_texts(

@@ -125,10 +125,10 @@ def test_truncation_off(tokenizer: TextTokenizer) -> None:
 @pytest.mark.parametrize("text", [None, 3, b"bytes", ["a"], 1.5])
 def test_text_that_is_no_string(tokenizer: TextTokenizer, text: object) -> None:
     name = type(text).__name__
-    with pytest.raises(InputTypeError, match=f"text 1: expected str, found {name}"):
+    with pytest.raises(InputTypeError, match=f"text 1: found {name}, expected str"):
         tokenizer.encode([("a", None), (text, None)], max_length=9)  # type: ignore[list-item]
     if text is not None:
-        with pytest.raises(InputTypeError, match=f"second text 0: expected str, found {name}"):
+        with pytest.raises(InputTypeError, match=f"second text 0: found {name}, expected str"):
             tokenizer.encode([("a", text)], max_length=9)  # type: ignore[list-item]
 
 

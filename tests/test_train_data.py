@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 import bitinfer
 from bitinfer.data.tables import LabelledTexts
 from bitinfer.errors import InputError, InputTypeError
-from bitinfer.runtime.inputs import Call
 from bitinfer.runtime.text import TextTokenizer
 from bitinfer.train.data import (
     Dataset,
@@ -143,7 +142,7 @@ def test_bad_examples(
 
 def test_a_text_that_is_none(tokenizer: TextTokenizer, torch: Any) -> None:
     texts: Any = LabelledTexts([(5, None)], ["no"])  # type: ignore[list-item]
-    with pytest.raises(InputTypeError, match="dev: text 0: expected str, found int"):
+    with pytest.raises(InputTypeError, match="dev: text 0: found int, expected str"):
         tokenize(texts, CLASSES, tokenizer, 8, name="dev")
 
 
@@ -157,7 +156,7 @@ def test_tokens_are_those_of_predict(packed: Callable[..., Path], torch: Any) ->
     data = tokenize(
         LabelledTexts(texts, ["no"] * len(texts)), CLASSES, model._tokenizer, length, name="dev"
     )
-    _, batches = model._batches(Call(texts, batch_size=2))
+    _, batches = model._batches(texts, batch_size=2)
     predicted = list(batches)
     for part in ("ids", "segments", "positions"):
         whole = np.concatenate([getattr(batch, part) for batch in predicted])

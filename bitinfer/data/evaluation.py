@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 from bitinfer.data.tables import LabelledTexts
 from bitinfer.errors import InputError, UnsupportedError
-from bitinfer.runtime.inputs import Call
 from bitinfer.runtime.model import BitModel
-
-__all__ = ["Evaluation", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,6 @@ def evaluate(model: BitModel, data: LabelledTexts, *, batch_size: int = 32) -> E
         raise InputError("data: found no rows")
     # Labels first: predicting may take long.
     targets = head.targets(data.labels, model.labels)
-    _, logits = model._logits(Call(data.texts, batch_size=batch_size))
+    _, logits = model._logits(data.texts, batch_size=batch_size)
     answers = head.answers(logits).tolist()
     return Evaluation(head.metric.name, head.metric.score(answers, targets), len(targets))

@@ -9,8 +9,6 @@ from bitinfer import _core
 from bitinfer.heads import find_head
 from bitinfer.runtime.format import SIZES, Tensors
 
-__all__ = ["make_engine"]
-
 
 def make_engine(
     metadata: Mapping[str, Any],
@@ -22,8 +20,8 @@ def make_engine(
     """The engine for the metadata (``config`` and ``codes``) and the tensors of a packed file.
 
     Raises:
-        FormatError: sizes or tensors do not fit each other.
-        UnsupportedError: the head or the instruction set is not there.
+        FormatError: Sizes or tensors do not fit each other.
+        UnsupportedError: The head or the instruction set is not there.
     """
     config = metadata["config"]
     settings = {

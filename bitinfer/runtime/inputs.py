@@ -4,25 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count, zip_longest
+from itertools import zip_longest
 from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitinfer.errors import InputError, InputTypeError
-from bitinfer.runtime.text import TextPair
-
-__all__ = [
-    "Call",
-    "Columns",
-    "Running",
-    "Text",
-    "TextPairs",
-    "read_array",
-    "read_columns",
-    "read_texts",
-]
+from bitinfer.runtime.text import TextPair, TokenBatch
 
 Text: TypeAlias = str | tuple[str, str | None] | Mapping[str, str | None]
 Integers: TypeAlias = NDArray[np.int64]
@@ -31,24 +20,12 @@ _END: Any = object()
 
 
 class Running(TypedDict, total=False):
-    """How the texts of a call are run, as type checkers see it; `Call` has the defaults."""
+    """How the texts of a call are run; ``BitModel.predict`` says what each means."""
 
     batch_size: int
     max_length: int | None
     truncation: bool
     show_progress_bar: bool | None
-
-
-@dataclass(frozen=True)
-class Call:
-    """The arguments that `predict`, `predict_proba`, `logits` and `encode` share, not checked."""
-
-    texts: Any
-    text_pairs: Any = None
-    batch_size: int = 32
-    max_length: int | None = None
-    truncation: bool = True
-    show_progress_bar: bool | None = None
 
 
 # ---- texts
@@ -70,12 +47,9 @@ class TextPairs:
 
 
 def read_texts(texts: Any, text_pairs: Any = None) -> TextPairs:
-    """Sort out the ways to pass texts.
+    """Sort out the ways to pass texts, which ``BitModel.predict`` lists.
 
-    A string, a tuple ``(text, second)`` or a mapping ``{"text": ..., "text_pair": ...}`` is one
-    text; any other iterable holds many, each a string, tuple, list of two, or mapping.
-    ``text_pairs`` gives the second texts of strings, one for each.  Iterables are read as the
-    result is, never ahead.
+    Iterables are read as the result is, never ahead.
 
     Raises:
         InputTypeError: ``texts`` is neither a text nor an iterable of texts.
@@ -87,16 +61,12 @@ def read_texts(texts: Any, text_pairs: Any = None) -> TextPairs:
     _check_iterable("texts", texts)
     if text_pairs is not None:
         _check_iterable("text_pairs", text_pairs)
-    total = _length(texts)
-    if None not in (total, others := _length(text_pairs)) and total != others:
+    total, others = (
+        len(each) if hasattr(each, "__len__") else None for each in (texts, text_pairs)
+    )
+    if None not in (total, others) and total != others:
         raise InputError(f"text_pairs: found {others}, expected {total}, one for each text")
     return TextPairs(_pairs(texts, text_pairs), single=False, total=total)
-
-
-def _pairs(texts: Iterable[Any], seconds: Iterable[Any] | None) -> Iterator[TextPair]:
-    if seconds is None:
-        return map(_pair, texts, count())
-    return map(_with_second, zip_longest(texts, seconds, fillvalue=_END), count())
 
 
 def _check_iterable(name: str, value: Any) -> None:
@@ -111,13 +81,23 @@ def _check_iterable(name: str, value: Any) -> None:
         raise InputTypeError(f"{name}: found {found}, expected a string or an iterable of strings")
 
 
-def _length(items: Any) -> int | None:
-    return len(items) if hasattr(items, "__len__") else None
+def _pairs(texts: Iterable[Any], seconds: Iterable[Any] | None) -> Iterator[TextPair]:
+    if seconds is None:
+        yield from (_pair(item, index) for index, item in enumerate(texts))
+        return
+    for index, (text, second) in enumerate(zip_longest(texts, seconds, fillvalue=_END)):
+        if text is _END or second is _END:
+            raise InputError(
+                f"text_pairs: one of both lists ends at index {index}, the other goes on"
+            )
+        if isinstance(text, (tuple, list, Mapping)):
+            raise InputError(
+                f"text {index}: found a pair, and text_pairs as well; pass one of them"
+            )
+        yield text, second
 
 
 def _pair(item: Any, index: int) -> TextPair:
-    if isinstance(item, str):
-        return item, None
     if isinstance(item, Mapping):
         if "text" not in item or set(item) - {"text", "text_pair"}:
             raise InputError(
@@ -134,15 +114,6 @@ def _pair(item: Any, index: int) -> TextPair:
     return item, None
 
 
-def _with_second(both: tuple[Any, Any], index: int) -> TextPair:
-    text, second = both
-    if _END in both:
-        raise InputError(f"text_pairs: one of both lists ends at index {index}, the other goes on")
-    if isinstance(text, (tuple, list, Mapping)):
-        raise InputError(f"text {index}: found a pair, and text_pairs as well; pass one of them")
-    return text, second
-
-
 # ---- arrays
 
 
@@ -154,16 +125,13 @@ class Columns:
     pooler reads column 0 in any case, so there it asks without being asked.
 
     Attributes:
-        ids, positions, segments: int32 [T] for each token; its position is its column.
-        offsets: int64 [B+1]; keys: int32 [B] attended tokens; first: int64 [B] token of column 0.
+        batch: the T tokens; the position of each is its column.
+        keys: int32 [B] attended tokens; first: int64 [B] token of column 0.
         rows, columns: int64 [K] of the attended tokens, and `tokens` int64 [K] where they stand.
         shape: (B, S).
     """
 
-    ids: NDArray[np.int32]
-    positions: NDArray[np.int32]
-    segments: NDArray[np.int32]
-    offsets: Integers
+    batch: TokenBatch
     keys: NDArray[np.int32]
     first: Integers
     rows: Integers
@@ -175,30 +143,27 @@ class Columns:
 def read_columns(
     input_ids: Any, attention_mask: Any, token_type_ids: Any, config: Mapping[str, Any]
 ) -> Columns:
-    """Check a padded batch and lay its tokens out one after the other.
-
-    Raises:
-        InputTypeError: An argument is not an array of integers.
-        InputError: A shape, id, token type or mask value is not allowed, or a mask is all zero.
-    """
-    ids = _integer_array("input_ids", input_ids)
+    """Check a padded batch, as of ``BitModel.forward``, and lay out its tokens one by one."""
+    ids = _integers("input_ids", input_ids)
     if ids.ndim != 2 or ids.size == 0:
         raise InputError(f"input_ids: found shape {ids.shape}, expected [batch >= 1, length >= 1]")
     if ids.shape[1] > config["positions"]:
         raise InputError(
             f"input_ids: found {ids.shape[1]} columns, expected at most {config['positions']}"
         )
-    mask = _like(ids, "attention_mask", attention_mask, default=1, kinds="iub")
-    types = _like(ids, "token_type_ids", token_type_ids, default=0)
-    if mask.dtype.kind != "b":
-        _check_range("attention_mask", mask, 2)
-    _check_range("token_type_ids", types, config["token_types"])
+    mask = np.ones_like(ids, bool)
+    if attention_mask is not None:
+        mask = _integers("attention_mask", attention_mask, "iub", shape=ids.shape, count=2)
+    types = np.zeros_like(ids)
+    if token_type_ids is not None:
+        count = config["token_types"]
+        types = _integers("token_type_ids", token_type_ids, shape=ids.shape, count=count)
     _check_range("input_ids", ids, config["vocab"])
-    attended = mask.astype(bool)
-    if not attended.any(axis=1).all():
-        row = int(np.argmin(attended.any(axis=1)))
+    empty = ~mask.any(axis=1)
+    if empty.any():
+        row = int(np.argmax(empty))
         raise InputError(f"attention_mask: row {row} is all zero, expected at least one 1")
-    return _ragged(ids.astype(np.int32), attended, types.astype(np.int32))
+    return _ragged(ids.astype(np.int32), mask.astype(bool), types.astype(np.int32))
 
 
 def _ragged(ids: NDArray[np.int32], mask: NDArray[np.bool_], types: NDArray[np.int32]) -> Columns:
@@ -211,10 +176,7 @@ def _ragged(ids: NDArray[np.int32], mask: NDArray[np.bool_], types: NDArray[np.i
     offsets = np.concatenate([[0], np.cumsum(asking.sum(axis=1))]).astype(np.int64)
     keys = mask.sum(axis=1)
     return Columns(
-        ids=ids[rows, columns],
-        positions=columns.astype(np.int32),
-        segments=types[rows, columns],
-        offsets=offsets,
+        TokenBatch(ids[rows, columns], columns.astype(np.int32), types[rows, columns], offsets),
         keys=keys.astype(np.int32),
         first=offsets[:-1] + np.where(mask[:, 0], 0, keys),
         rows=rows[attended],
@@ -222,17 +184,6 @@ def _ragged(ids: NDArray[np.int32], mask: NDArray[np.bool_], types: NDArray[np.i
         tokens=np.flatnonzero(attended),
         shape=(len(ids), length),
     )
-
-
-def _like(
-    ids: NDArray[Any], name: str, value: Any, *, default: int, kinds: str = "iu"
-) -> NDArray[Any]:
-    if value is None:
-        return np.full(ids.shape, default, dtype=np.int32)
-    array = _integer_array(name, value, kinds)
-    if array.shape != ids.shape:
-        raise InputError(f"{name}: found shape {array.shape}, expected {ids.shape} of input_ids")
-    return array
 
 
 def read_array(name: str, value: Any) -> NDArray[Any]:
@@ -249,16 +200,28 @@ def read_array(name: str, value: Any) -> NDArray[Any]:
         raise InputTypeError(f"{name}: found {found}, expected an array: {error}") from error
 
 
-def _integer_array(name: str, value: Any, kinds: str = "iu") -> NDArray[Any]:
+def _integers(
+    name: str,
+    value: Any,
+    kinds: str = "iu",
+    *,
+    shape: tuple[int, ...] | None = None,
+    count: int | None = None,
+) -> NDArray[Any]:
+    """An array of integers, if asked for of the shape of the ids, and of values below a count."""
     array = read_array(name, value)
     if array.dtype.kind not in kinds:
         raise InputTypeError(f"{name}: found dtype {array.dtype}, expected integers")
+    if shape is not None and array.shape != shape:
+        raise InputError(f"{name}: found shape {array.shape}, expected {shape} of input_ids")
+    if count is not None:
+        _check_range(name, array, count)
     return array
 
 
 def _check_range(name: str, array: NDArray[Any], count: int) -> None:
-    wrong = (array < 0) | (array >= count)
-    if wrong.any():
-        row, column = (int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
+    wrong = np.argwhere((array < 0) | (array >= count))
+    if len(wrong):
+        row, column = wrong[0].tolist()
         found = int(array[row, column])
         raise InputError(f"{name}[{row}, {column}]: found {found}, expected 0..{count - 1}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,28 +21,16 @@ from bitinfer.kinds import check_bool, check_choice, check_engine, check_int, sh
 from bitinfer.results import EncoderOutput, Prediction
 from bitinfer.runtime.engine import make_engine
 from bitinfer.runtime.format import Tensors
-from bitinfer.runtime.inputs import (
-    Call,
-    Columns,
-    Running,
-    Text,
-    TextPairs,
-    read_columns,
-    read_texts,
-)
+from bitinfer.runtime.inputs import Columns, Running, Text, read_columns, read_texts
 from bitinfer.runtime.origin import Origin, find_builtin, find_model, read_model
 from bitinfer.runtime.sizes import by_part
-from bitinfer.runtime.text import MIN_LENGTH, TextPair, TextTokenizer, TokenBatch
+from bitinfer.runtime.text import MIN_LENGTH, TextTokenizer, TokenBatch
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["BitModel", "load"]
-
 Pooling = Literal["cls", "mean", "pooler"]
 Floats = NDArray[np.float64]
-
-_POOLINGS = ("cls", "mean", "pooler")
 
 
 def load(
@@ -55,9 +44,9 @@ def load(
 
     Args:
         path: A packed file, a folder that holds one as ``packed.safetensors`` (as `distill` makes
-            it), a checkpoint folder, a ``.pt`` / ``.bin`` checkpoint, or the name of a built-in
-            model.  The content decides, not the ending, and an existing path wins over a name.
-            Checkpoints are converted in memory, which needs PyTorch.
+            it), a checkpoint folder or file, which is converted in memory (needs PyTorch), or the
+            name of a built-in model.  The content decides, not the ending, and an existing path
+            wins over a name.
         device: ``"cpu"``.
         num_threads: Threads of one call; default ``BITINFER_NUM_THREADS``, else the CPUs this
             process may use.
@@ -68,8 +57,7 @@ def load(
         FormatError: The packed file is damaged or of an unknown version.
         ConversionError: The checkpoint cannot be converted exactly.
         UnsupportedError: The device or instruction set is not there, or PyTorch is missing.
-        InputError: There is no such path or name, or an option or variable is not allowed.
-        InputTypeError: An argument has a type that is not allowed.
+        InputError, InputTypeError: There is no such path or name, or an option is not allowed.
         OSError: The file cannot be read.
 
     >>> model = load("sst2")
@@ -98,7 +86,7 @@ class BitModel:
         *,
         content: tuple[dict[str, Any], Tensors] | None = None,
     ) -> None:
-        """Not for users.  ``content`` is what `read_model` returned, if that was called before."""
+        """Not for users.  ``content`` is what `read_model` returned, if it was called before."""
         if not isinstance(origin, Origin):
             raise InputTypeError(
                 f"BitModel: found {type(origin).__name__}; models are made by bitinfer.load"
@@ -137,7 +125,7 @@ class BitModel:
         """Everything known about the model as plain data, ready for JSON.
 
         ``bits`` are those of weights, embeddings and activations.  ``bytes`` is the size of each
-        part of the packed file and their ``total``, the metadata except the vocabulary left out.
+        part of the packed file and their ``total``, without metadata other than the vocabulary.
         ``sha256`` is the checksum of the packed file, ``None`` for a checkpoint that was converted
         in memory; ``source`` has that of the weights.  ``weight_bytes`` is the memory of the loaded
         weights, ``workspace_bytes`` that of the largest call so far, kept for the next one; up to
@@ -146,12 +134,11 @@ class BitModel:
         4)``.
         """
         described = copy.deepcopy({k: v for k, v in self._metadata.items() if k != "vocab"})
+        activations = {point: Codes.parse(n).bits for point, n in described["codes"].items()}
         return {
             "model": str(self._origin),
             **described,
-            "bits": str(
-                Bits.of(1, 1, {p: Codes.parse(n).bits for p, n in described["codes"].items()})
-            ),
+            "bits": str(Bits.of(1, 1, activations)),
             "sha256": described.get("sha256"),
             "bytes": {**self._sizes, "total": sum(self._sizes.values())},
             "isa": self._core.isa,
@@ -169,8 +156,6 @@ class BitModel:
 
     def _identity(self) -> str:
         """Differs between models: the metadata hold checksums of all that is not in them."""
-        import hashlib
-
         return hashlib.sha256(json.dumps(self._metadata, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -238,22 +223,16 @@ class BitModel:
                 a string, or a pair as a tuple ``(text, second)`` or a mapping
                 ``{"text": ..., "text_pair": ...}``.
             text_pairs: The second texts, if ``texts`` holds strings.
-            top_k: 1 gives the best `Prediction` of each text; any other number up to that of the
-                classes, or ``None`` for all of them, gives a list, best first.
+            top_k: 1 gives the best `Prediction` of each text; another number, or ``None`` for all
+                classes, a list, best first.
             batch_size: Texts that are run together; it changes the speed and nothing else.
             max_length: Most tokens of a sequence; default :attr:`max_length`, at most
                 ``config["positions"]``.
             truncation: Cut longer sequences; otherwise they are an error.
-            show_progress_bar: ``None`` shows one if the logger ``bitinfer`` is at level INFO or
-                below.
-
-        Returns:
-            `Prediction`, ``list[Prediction]``, or a list of those lists.  For a regression model
-            ``label`` and ``index`` are ``None`` and ``score`` is the value.
+            show_progress_bar: ``None`` shows one if the logger ``bitinfer`` is at level INFO.
 
         Raises:
-            InputError: An option or text is not allowed; names it.
-            InputTypeError: A text is not a string.
+            InputError, InputTypeError: An option or text is not allowed; names it.
             UnsupportedError: The model has a span head.
 
         >>> label, score, _ = model.predict("a warm and funny film")
@@ -264,7 +243,12 @@ class BitModel:
         classes = self._metadata["config"]["labels"]
         count = classes if top_k is None else check_int("top_k", top_k, 1, classes)
         single, batches = self._batches(
-            Call(texts, text_pairs, batch_size, max_length, truncation, show_progress_bar)
+            texts,
+            text_pairs,
+            batch_size=batch_size,
+            max_length=max_length,
+            truncation=truncation,
+            show_progress_bar=show_progress_bar,
         )
         results: list[Any] = []
         for batch in batches:
@@ -277,11 +261,7 @@ class BitModel:
         self,
         texts: Text | Iterable[Text],
         text_pairs: str | Iterable[str | None] | None = None,
-        *,
-        batch_size: int = 32,
-        max_length: int | None = None,
-        truncation: bool = True,
-        show_progress_bar: bool | None = None,
+        **running: Unpack[Running],
     ) -> Floats:
         """Probabilities of all classes: float64 [n, labels], or [labels] for one text.
 
@@ -294,9 +274,7 @@ class BitModel:
         head = self._text_head("predict_proba")
         if not head.has_names:
             raise UnsupportedError(f"predict_proba: a {head.kind} model has none; use logits")
-        single, logits = self._logits(
-            Call(texts, text_pairs, batch_size, max_length, truncation, show_progress_bar)
-        )
+        single, logits = self._logits(texts, text_pairs, **running)
         probabilities = head.probabilities(logits)
         return probabilities[0] if single else probabilities
 
@@ -304,11 +282,7 @@ class BitModel:
         self,
         texts: Text | Iterable[Text],
         text_pairs: str | Iterable[str | None] | None = None,
-        *,
-        batch_size: int = 32,
-        max_length: int | None = None,
-        truncation: bool = True,
-        show_progress_bar: bool | None = None,
+        **running: Unpack[Running],
     ) -> Floats:
         """What the head computes: float64 [n, labels], or [labels] for one text.
 
@@ -316,9 +290,7 @@ class BitModel:
         are those of :meth:`predict`.
         """
         head = self._text_head("logits")
-        single, logits = self._logits(
-            Call(texts, text_pairs, batch_size, max_length, truncation, show_progress_bar)
-        )
+        single, logits = self._logits(texts, text_pairs, **running)
         values = head.values(logits)
         return values[0] if single else values
 
@@ -329,10 +301,7 @@ class BitModel:
         *,
         pooling: Pooling = "cls",
         normalize_embeddings: bool = False,
-        batch_size: int = 32,
-        max_length: int | None = None,
-        truncation: bool = True,
-        show_progress_bar: bool | None = None,
+        **running: Unpack[Running],
     ) -> NDArray[np.float32]:
         """One vector for each text: float32 [n, hidden], or [hidden] for one text.
 
@@ -346,11 +315,9 @@ class BitModel:
         >>> model.encode(["a film", "a book"], pooling="mean").shape
         (2, 384)
         """
-        check_choice("pooling", pooling, _POOLINGS)
+        check_choice("pooling", pooling, get_args(Pooling))
         normalize = check_bool("normalize_embeddings", normalize_embeddings)
-        single, batches = self._batches(
-            Call(texts, text_pairs, batch_size, max_length, truncation, show_progress_bar)
-        )
+        single, batches = self._batches(texts, text_pairs, **running)
         vectors = [np.zeros((0, self._metadata["config"]["hidden"]), dtype=np.float32)]
         for batch in batches:
             output = self._run(batch, hidden=pooling != "pooler")
@@ -359,26 +326,37 @@ class BitModel:
         result = np.concatenate(vectors)
         return result[0] if single else result
 
-    def _logits(self, call: Call) -> tuple[bool, Floats]:
+    def _logits(
+        self, texts: Any, text_pairs: Any = None, **running: Unpack[Running]
+    ) -> tuple[bool, Floats]:
         """Whether there is one text, and the logits of all, [n, labels]."""
-        single, batches = self._batches(call)
+        single, batches = self._batches(texts, text_pairs, **running)
         empty = np.zeros((0, self._metadata["config"]["labels"]))
         logits = [self._run(batch, hidden=False)["logits"] for batch in batches]
         return single, np.concatenate([empty, *logits])
 
-    def _batches(self, call: Call) -> tuple[bool, Iterator[TokenBatch]]:
+    def _batches(
+        self,
+        texts: Any,
+        text_pairs: Any = None,
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        truncation: bool = True,
+        show_progress_bar: bool | None = None,
+    ) -> tuple[bool, Iterator[TokenBatch]]:
         """Whether there is one text, and the batches of tokens, made as they are asked for."""
-        size = check_int("batch_size", call.batch_size, 1, sys.maxsize)
+        size = check_int("batch_size", batch_size, 1, sys.maxsize)
         length = self.max_length
-        if call.max_length is not None:
+        if max_length is not None:
             positions = self._metadata["config"]["positions"]
-            length = check_int("max_length", call.max_length, MIN_LENGTH, positions)
-        truncate = check_bool("truncation", call.truncation)
-        shown = shows_progress(call.show_progress_bar)
-        given = read_texts(call.texts, call.text_pairs)
+            length = check_int("max_length", max_length, MIN_LENGTH, positions)
+        truncate = check_bool("truncation", truncation)
+        shown = shows_progress(show_progress_bar)
+        given = read_texts(texts, text_pairs)
 
         def encode() -> Iterator[TokenBatch]:
-            pairs = _with_progress(given) if shown else given.pairs
+            pairs = _with_progress(given.pairs, given.total) if shown else given.pairs
             first = 0
             while batch := list(islice(pairs, size)):
                 yield self._tokenizer.encode(
@@ -388,18 +366,18 @@ class BitModel:
 
         return given.single, encode()
 
-    def _run(self, batch: TokenBatch, *, hidden: bool, stages: bool = False) -> dict[str, Any]:
-        keys = (batch.offsets[1:] - batch.offsets[:-1]).astype(np.int32)
-        return self._core.forward(
-            batch.ids,
-            batch.positions,
-            batch.segments,
-            batch.offsets,
-            keys,
-            batch.offsets[:-1],
-            hidden,
-            stages,
-        )
+    def _run(
+        self,
+        batch: TokenBatch,
+        *,
+        hidden: bool,
+        stages: bool = False,
+        padded: Columns | None = None,
+    ) -> dict[str, Any]:
+        keys = np.diff(batch.offsets).astype(np.int32) if padded is None else padded.keys
+        first = batch.offsets[:-1] if padded is None else padded.first
+        tokens = batch.ids, batch.positions, batch.segments, batch.offsets
+        return self._core.forward(*tokens, keys, first, hidden, stages)
 
     def _text_head(self, method: str) -> Head:
         """The head, which must give one row of logits for each text."""
@@ -427,29 +405,18 @@ class BitModel:
         The position of a token is its column.  Masked columns cost nothing and are zero in the
         result; only column 0 is computed in any case, because the pooler reads it.
 
-        Returns:
-            `EncoderOutput` of float32 arrays.
-
         Raises:
             InputTypeError: An argument is not an array of integers.
             InputError: A shape or value is not allowed, or a row of the mask is all zero.
         """
-        batch = read_columns(input_ids, attention_mask, token_type_ids, self._metadata["config"])
-        output = self._core.forward(
-            batch.ids,
-            batch.positions,
-            batch.segments,
-            batch.offsets,
-            batch.keys,
-            batch.first,
-            True,
-        )
+        given = read_columns(input_ids, attention_mask, token_type_ids, self._metadata["config"])
+        output = self._run(given.batch, hidden=True, padded=given)
         of_tokens = self._head.reads == "tokens"
         logits = output["logits"]
         return EncoderOutput(
-            last_hidden_state=_padded(output["hidden"], batch),
+            last_hidden_state=_padded(output["hidden"], given),
             pooler_output=_float32(output["pooled"]),
-            logits=_padded(logits, batch) if of_tokens else _float32(logits),
+            logits=_padded(logits, given) if of_tokens else _float32(logits),
         )
 
     def _trace(
@@ -460,23 +427,15 @@ class BitModel:
         layer: int = 0,
         hidden: Floats | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """The codes at every binarization point of one sequence, from the code that predicts.
+        """The codes at every point of one sequence [S], from the code that predicts.
 
-        Args:
-            ids: Integers [S], special tokens included.
-            token_type_ids: Integers [S]; default 0.
-            layer: Layer to start at, if ``hidden`` gives its input, float64 [S, H].
-
-        Returns:
-            ``codes.layer{i}.{point}`` int8, ``hidden0``, ..., ``pooled`` and ``logits`` float64.
+        They are ``codes.layer{i}.{point}``, beside ``hidden0``, ..., ``pooled`` and ``logits``.  It
+        starts at ``layer`` if ``hidden`` gives the input of that, float64 [S, H].
         """
         types = None if token_type_ids is None else [token_type_ids]
-        batch = read_columns([ids], None, types, self._metadata["config"])
+        batch = read_columns([ids], None, types, self._metadata["config"]).batch
         count = len(batch.ids)
         return self._core.trace(batch.ids, batch.positions, batch.segments, count, 0, layer, hidden)
-
-
-# ---- helpers
 
 
 def _reopen(origin: Origin, identity: str, num_threads: int | None, isa: str | None) -> BitModel:
@@ -489,10 +448,10 @@ def _reopen(origin: Origin, identity: str, num_threads: int | None, isa: str | N
     return model
 
 
-def _padded(values: Floats, batch: Columns) -> NDArray[np.float32]:
+def _padded(values: Floats, given: Columns) -> NDArray[np.float32]:
     """Values of tokens [T, n] as float32 [B, S, n], zero where the mask is."""
-    result = np.zeros((*batch.shape, values.shape[1]), dtype=np.float32)
-    result[batch.rows, batch.columns] = _float32(values[batch.tokens])
+    result = np.zeros((*given.shape, values.shape[1]), dtype=np.float32)
+    result[given.rows, given.columns] = _float32(values[given.tokens])
     return result
 
 
@@ -526,7 +485,7 @@ def _normalize(vectors: Floats) -> Floats:
     return normalized
 
 
-def _with_progress(given: TextPairs) -> Iterator[TextPair]:
+def _with_progress(pairs: Iterator[Any], total: int | None) -> Iterator[Any]:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    return iter(tqdm(given.pairs, total=given.total, unit="text"))
+    return iter(tqdm(pairs, total=total, unit="text"))

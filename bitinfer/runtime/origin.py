@@ -10,16 +10,6 @@ from typing import Any
 from bitinfer.errors import InputError, InputTypeError
 from bitinfer.runtime.format import Tensors, looks_packed, read_packed
 
-__all__ = [
-    "PACKED",
-    "Origin",
-    "builtin_names",
-    "find_builtin",
-    "find_model",
-    "looks_like_checkpoint",
-    "read_model",
-]
-
 _BUILTIN = Path(__file__).parents[1] / "builtin"
 _SUFFIX = ".safetensors"
 # What `bitinfer.train.distill` names the packed file beside the checkpoint it is made from.
@@ -45,12 +35,7 @@ class Origin:
 
 
 def find_model(path: str | os.PathLike[str]) -> Origin:
-    """What `load` means by its argument; of a folder with a packed file, that file.
-
-    Raises:
-        InputTypeError: It is not a path.
-        InputError: There is no such file or folder, nor a built-in model of that name.
-    """
+    """What `load` means by its argument; of a folder with a packed file, that file."""
     try:
         name = os.fsdecode(path)
     except TypeError:
@@ -67,14 +52,7 @@ def find_model(path: str | os.PathLike[str]) -> Origin:
 
 
 def read_model(origin: Origin) -> tuple[dict[str, Any], Tensors]:
-    """Metadata and tensors of a packed file, or of a checkpoint, which is converted in memory.
-
-    Raises:
-        FormatError: The packed file is damaged or of an unknown version.
-        ConversionError: The checkpoint cannot be converted exactly.
-        UnsupportedError: PyTorch is needed and missing.
-        OSError: It cannot be read.
-    """
+    """Metadata and tensors of a packed file, or of a checkpoint, which is converted in memory."""
     if os.path.isdir(origin.path) or looks_like_checkpoint(origin.path):
         from bitinfer.conversion.convert import pack_checkpoint
 
@@ -85,11 +63,7 @@ def read_model(origin: Origin) -> tuple[dict[str, Any], Tensors]:
 def looks_like_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Whether a path holds a PyTorch checkpoint, judged by its first bytes or its ``config.json``.
 
-    Reads at most a few bytes, imports nothing, and never raises for a path that cannot be read.
-
-    Example:
-        >>> looks_like_checkpoint("model.safetensors")
-        False
+    Imports nothing, and never raises for a path that cannot be read.
     """
     if os.path.isdir(path):
         return os.path.isfile(os.path.join(path, "config.json"))
@@ -102,11 +76,7 @@ def looks_like_checkpoint(path: str | os.PathLike[str]) -> bool:
 
 
 def find_builtin(name: str) -> Origin:
-    """The built-in model of that name.
-
-    Raises:
-        InputError: There is none; lists those there are.
-    """
+    """The built-in model of that name; an InputError lists those there are."""
     names = builtin_names()
     if name not in names:
         raise InputError(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["by_part", "part_of"]
-
 _PARTS = {
     "bits": "weight bits",
     "nonzero": "exact zeros",
@@ -23,9 +21,8 @@ _PARTS = {
 def by_part(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
     """Adds up sizes of tensors, given by name, to sizes of parts; the largest first.
 
-    Example:
-        >>> by_part([("layer.0.query.bits", 96), ("head.bias", 8), ("pooler.bits", 96)])
-        {'weight bits': 192, 'head': 8}
+    >>> by_part([("layer.0.query.bits", 96), ("head.bias", 8), ("pooler.bits", 96)])
+    {'weight bits': 192, 'head': 8}
     """
     parts: dict[str, int] = {}
     for name, size in sizes:

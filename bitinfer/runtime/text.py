@@ -12,18 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitinfer.errors import FormatError, InputError, InputTypeError
+from bitinfer.errors import FormatError, InputError
 from bitinfer.kinds import check_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-__all__ = ["TextTokenizer", "TokenBatch", "truncate_pair"]
 
 Ints: TypeAlias = NDArray[np.int32]
 TextPair: TypeAlias = tuple[str, str | None]
@@ -79,20 +77,15 @@ class TokenBatch:
 
 
 class TextTokenizer:
-    """The tokenizer described by a packed file's metadata.
+    """The tokenizer of a vocabulary: one token a line, the line number is the token id.
 
-    Text is cleaned (control characters and NUL are dropped), lower-cased if the model is, stripped
+    Text is cleaned (control characters and NUL are dropped), if asked for lower-cased and stripped
     of accents, and split into WordPiece tokens; an unknown word is ``[UNK]``.  A special token that
     is spelled out in a text, such as ``[SEP]``, is that token: the tokenizers BERT models are
     trained with do the same.
 
-    Args:
-        vocab: One token per line; the line number is the token id.
-        lowercase: Whether the model was trained on lower-cased text.
-        name: The model, for error messages.
-
     Raises:
-        FormatError: A special token is missing from the vocabulary.
+        FormatError: A special token is missing from the vocabulary; names the model.
     """
 
     def __init__(self, vocab: str, *, lowercase: bool = True, name: str = "model") -> None:
@@ -112,18 +105,13 @@ class TextTokenizer:
     ) -> TokenBatch:
         """Encode each pair as ``[CLS] text [SEP]`` or ``[CLS] text [SEP] second [SEP]``.
 
-        A second text that is ``None`` or holds no token adds no ``[SEP]``.
-
-        Args:
-            pairs: ``(text, second text or None)`` per sequence.
-            max_length: Most tokens of a sequence, special ones included.
-            truncation: Cut longer sequences, pairs by :func:`truncate_pair`; otherwise raise.
-            first: Index of ``pairs[0]`` in the caller's list, for error messages.
+        A second text that is ``None`` or holds no token adds no ``[SEP]``.  Sequences of more than
+        ``max_length`` tokens are cut, pairs by :func:`truncate_pair`.
 
         Raises:
-            InputTypeError: A text is not a string; names its index.
-            InputError: A text holds a lone surrogate (names index and position), or is too long and
-                ``truncation`` is false (names index and length).
+            InputTypeError: A text is not a string.
+            InputError: A text holds a lone surrogate, or is too long and ``truncation`` is false.
+                Messages name the index, which is ``first`` for the first pair.
         """
         parts: list[bytes] = []
         sizes: list[tuple[int, int]] = []
@@ -145,7 +133,8 @@ class TextTokenizer:
         No token crosses the end of a word, so the tokens of a prefix that stops there are the first
         tokens of the whole.  A prefix is enough as soon as it holds as many as can be kept.
         """
-        _check_text(text, what, index)
+        if not isinstance(text, str) or not text.isascii():
+            check_text(f"{what} {index}", text)
         size = needed * _CHARACTERS_PER_TOKEN
         if len(text) <= size:
             return self._ids_of(text)
@@ -176,10 +165,8 @@ class TextTokenizer:
         new = list({piece: None for piece, known in zip(pieces, ids, strict=True) if known is None})
         found = self._look_up(new)
         self._remember(found)
-        return b"".join(
-            found[piece] if known is None else known
-            for piece, known in zip(pieces, ids, strict=True)
-        )
+        both = zip(pieces, ids, strict=True)
+        return b"".join(found[piece] if known is None else known for piece, known in both)
 
     def _look_up(self, pieces: list[str]) -> dict[str, bytes]:
         """The ids of each piece, as the tokenizer says."""
@@ -240,14 +227,10 @@ def truncate_pair(first: int, second: int, budget: int) -> tuple[int, int]:
 def _fit(a: bytes, b: bytes, max_length: int, truncation: bool, index: int) -> tuple[bytes, bytes]:
     special = 3 if b else 2
     length = _count(a) + _count(b) + special
-    if length <= max_length:
-        return a, b
-    if not truncation:
+    if length > max_length and not truncation:
         raise InputError(
             f"text {index}: {length} tokens, at most {max_length} fit and truncation is off"
         )
-    if not b:
-        return a[: (max_length - special) * _ID_BYTES], b
     keep_a, keep_b = truncate_pair(_count(a), _count(b), max_length - special)
     return a[: keep_a * _ID_BYTES], b[: keep_b * _ID_BYTES]
 
@@ -274,21 +257,13 @@ def _count(ids: bytes) -> int:
     return len(ids) // _ID_BYTES
 
 
-def _check_text(text: Any, what: str, index: int) -> None:
-    if not isinstance(text, str):
-        raise InputTypeError(f"{what} {index}: expected str, found {type(text).__name__}")
-    if not text.isascii():
-        check_text(f"{what} {index}", text)
-
-
 def _build_tokenizer(ids: dict[str, int], lowercase: bool) -> Tokenizer:
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
-    model = WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=_MAX_WORD)
-    tokenizer = Tokenizer(model)
+    tokenizer = Tokenizer(WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=_MAX_WORD))
     tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.add_special_tokens([t for t in (*SPECIAL_TOKENS, "[MASK]") if t in ids])
