@@ -114,7 +114,7 @@ def _changed(arm: Arm, teacher: Student) -> Student:
             super().__init__(*given, **named)
             for each in self.modules():
                 if isinstance(each, Quantizer) and each.codes is not None and not arm.two_set:
-                    each.codes = replace(each.codes, signed=True)
+                    each.codes = each.codes._replace(signed=True)
             for each in self.parameters():
                 each.requires_grad = not (arm.fixed_steps and each.ndim == 0)
 

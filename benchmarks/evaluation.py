@@ -19,7 +19,7 @@ import bitinfer
 from bitinfer.data.evaluation import evaluate
 from bitinfer.data.tables import LabelledTexts, read_rows
 from bitinfer.runtime.origin import builtin_names
-from bitinfer.train.report import standard_error
+from bitinfer.train.report import METRICS
 
 _ROOT = Path(__file__).parents[1]
 _DATA = Path(os.environ.get("BITINFER_SHARED", _ROOT.parent / "shared")) / "data"
@@ -42,7 +42,7 @@ def _model(name: str) -> dict[str, Any]:
         "rows": found.count,
         "metric": found.metric,
         "value": found.value,
-        "standard_error": standard_error(found.metric, found.value, found.count),
+        "standard_error": METRICS[found.metric].standard_error(found.value, found.count),
         "sha256": model.info()["sha256"],
     }
 

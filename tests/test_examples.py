@@ -430,4 +430,4 @@ def test_toy_trains(bitinfer_command: Path, tmp_path: Path) -> None:
     done = run("tiny/train.sh", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert re.search(r"^food\b", done.stdout, re.MULTILINE)
-    assert (tmp_path / "out" / "student" / "report.md").is_file()
+    assert (tmp_path / "out" / "student" / "README.md").is_file()

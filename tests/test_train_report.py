@@ -18,7 +18,7 @@ import bitinfer.train
 from bitinfer.errors import FormatError, UnsupportedError
 from bitinfer.train.markdown import code, fence
 from bitinfer.train.options import check_installed
-from bitinfer.train.pages import model_card, recipe, report_page, write_pages
+from bitinfer.train.pages import model_card, recipe, write_pages
 from bitinfer.train.plot import as_svg
 from bitinfer.train.report import (
     METRICS,
@@ -61,7 +61,7 @@ def test_json_is_stable(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         write_pages(tmp_path / folder, distilled(), name="x", licence=None)
-    names = ["README.md", "report.json", "report.md"]
+    names = ["README.md", "report.json"]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -90,7 +90,7 @@ def test_what_is_not_a_number_is_null(tmp_path: Path) -> None:
     assert math.isnan(found.stages[0].best)
     assert found.stages[0].points[0].loss is None
     assert found.options == {"x": None}
-    assert "| undefined |" in report_page(report)
+    assert "| undefined |" in found.table()
 
 
 def changed(where: str, value: Any) -> bytes:
@@ -166,7 +166,7 @@ def test_standard_error(metric: str, value: float, count: int, expected: float |
     assert METRICS[metric].standard_error(value, count) == pytest.approx(expected)
 
 
-# ---- report.md
+# ---- the table
 
 
 def test_table() -> None:
@@ -193,10 +193,10 @@ def test_table_without_packed_model() -> None:
     assert report.table().splitlines()[-1] == last
 
 
-def test_markdown_tells_how_it_was_made() -> None:
-    report = distilled(options={**distilled().options, "warmup": 100})
-    text = report_page(report)
-    assert text.startswith(f"# Report of bitinfer distill\n\n{report.table()}\n\n")
+def test_the_card_tells_how_it_was_made() -> None:
+    """All that a report holds but for the points."""
+    options = {**distilled().options, "warmup": 100}
+    text = model_card(distilled(options=options), name="x")
     for part in (
         "± is one standard error of 80 rows.",
         "Parity: exact. Packed engine against float64 reference: 0 of 12,345 codes differ, logits "
@@ -205,23 +205,21 @@ def test_markdown_tells_how_it_was_made() -> None:
         "bitinfer distill bert-sst2 --train train.tsv --dev 'my dev.tsv' --output out --epochs 2.5 "
         "--no-bf16 --licence Apache-2.0 --bits 1-1-2,1-1-1 --learning-rate 0.0005\n",
         f"| train | `train.tsv` | 500 | `{'a' * 64}` |\n| dev | `my dev.tsv` | 80 |",
-        "- Started, or last resumed, 2026-11-22T20:00:00+00:00, 2.5 min in all.",
-        "- Machine: a processor, 2 threads.",
-        "- Versions: bitinfer 0.1.0, torch 2.13.0.",
-        "- warmup: `100`",
+        "2.5 min on a processor, 2 threads, begun or last resumed 2026-11-22T20:00:00+00:00; "
+        "bitinfer 0.1.0, torch 2.13.0. Found: warmup: `100`. Everything",
     ):
         assert part in text
     assert "--resume" not in text
     assert "report.svg" not in text
-    drawn = report_page(distilled(options={**distilled().options, "plot": True}))
+    drawn = model_card(distilled(options={**options, "plot": True}), name="x")
     assert "\n\n![dev metric against steps](report.svg)\n\n" in drawn
 
 
-def test_markdown_does_not_hide_a_difference() -> None:
+def test_the_card_does_not_hide_a_difference() -> None:
     packed = distilled().packed
     assert packed is not None
     parity = Parity(80, 900, 12_345, 7, "layer.0.query", 0.5)
-    text = report_page(distilled(packed=replace(packed, parity=parity)))
+    text = model_card(distilled(packed=replace(packed, parity=parity)), name="x")
     assert "**Parity: NOT exact.** Packed engine against float64 reference: 7 of 12,345" in text
 
 
@@ -246,7 +244,7 @@ def test_metrics_as_text(metric: str, value: float, error: float | None, expecte
 
 
 def test_recipe_of_labels_that_no_command_can_name() -> None:
-    report = distilled(options={"teacher": "t", "labels": ("a,b", "c"), "resume": False})
+    report = distilled(options={"teacher": "t", "labels": ["a,b", "c"], "resume": False})
     text = recipe(report)
     assert text.startswith(
         "```python\nbitinfer.train.distill(\n    teacher='t',\n    labels=['a,b', 'c']"
@@ -320,16 +318,11 @@ def test_card_of_a_packed_model() -> None:
         "of 2 layers x 64, 4 heads, intermediate 128, vocabulary of 1,000, 81 kB packed.",
         "It gives a text one of 2 labels: `negative`, `positive`.",
         'bitinfer.load("packed.safetensors").predict("some text")',
-        f"| train | `train.tsv` | 500 | `{'a' * 64}` |",
         "Licence of the model, as its maker says: Apache-2.0.",
         "Terms of the data and of the model it started from: not stated.",
-        "bitinfer distill bert-sst2 --train train.tsv",
-        "2.5 min on a processor, 2 threads, begun or last resumed 2026-11-22",
         "Accuracy **75.0 ± 4.8 %** on the 80 rows of `my dev.tsv`, measured with the packed "
         "engine; its float teacher `bert-sst2` reaches 90.0 % there.",
         distilled().table(),
-        "± is one standard error of 80 rows.",
-        "Parity: exact.",
         "The dev rows chose which steps were kept (6 measurements in all)",
         "texts are cut to 48 tokens",
         "- So few bits cost accuracy",

@@ -417,7 +417,7 @@ def test_finetuned_folder(toy: Toy, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert names(tmp_path) == {"out"}
     expected = {"config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json"}
-    expected |= {"report.json", "report.md", "README.md", "log.jsonl"}
+    expected |= {"report.json", "README.md", "log.jsonl"}
     assert names(out) == expected
     assert len({(out / name).stat().st_mode for name in expected}) == 1
     assert read_report(out) == replace(report, options=read_report(out).options)

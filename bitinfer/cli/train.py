@@ -18,7 +18,7 @@ from bitinfer.train.options import DistillOptions, FinetuneOptions, Options, nam
 _TABLES = """\
 tables: .tsv, .csv or .jsonl, UTF-8, columns named in the first line; by default sentence
 (or sentence1 and sentence2, premise and hypothesis, ...) and label are used. In OUT: the
-model and its card (README.md), report.md, log.jsonl."""
+model, its card and report (README.md), log.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ the teacher.
     def run(self) -> int:
         report = _train(self)
         if not report.packed.parity.exact:
-            print("FAILED: the packed engine and the float64 reference differ, see report.md")
+            print("FAILED: the packed engine and the float64 reference differ, see README.md")
             return CHECK_FAILED
         text = "--pair-sep '|' \"one text|another\"" if report.pairs else '"some text"'
         print(f"next: bitinfer predict {shlex.quote(str(self.output))} {text}")

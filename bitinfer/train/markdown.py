@@ -15,23 +15,21 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> s
 
 
 def code(text: str) -> str:
-    """Text as code, wherever it stands: also in a table.
-
-    >>> code("a|b")
-    '`a\\\\|b`'
-    """
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    space = " " if longest else ""
-    ticks = "`" * (longest + 1)
+    """Text as code, wherever it stands: also in a table."""
+    ticks, space = _ticks(text, 1), " " if "`" in text else ""
     flat = " ".join(text.split()).replace("|", "\\|")
     return f"{ticks}{space}{flat}{space}{ticks}"
 
 
 def fence(text: str, language: str) -> str:
     """Lines as a block of code."""
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    ticks = "`" * max(3, longest + 1)
+    ticks = _ticks(text, 3)
     return f"{ticks}{language}\n{text}\n{ticks}"
+
+
+def _ticks(text: str, least: int) -> str:
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    return "`" * max(least, longest + 1)
 
 
 def size_text(size: int) -> str:

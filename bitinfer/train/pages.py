@@ -1,4 +1,4 @@
-"""What a training run leaves for people: ``report.md``, the plot, and the model card.
+"""What a training run leaves for people: the model card, which is its report too, and the plot.
 
 Nothing on the card is guessed: what was not given is said not to be stated.
 """
@@ -18,28 +18,12 @@ from bitinfer.train.markdown import code, duration, fence, size_text, table
 from bitinfer.train.options import names_of
 from bitinfer.train.report import TrainingReport, write_report
 
-__all__ = ["model_card", "option_words", "recipe", "report_page", "write_pages"]
+__all__ = ["model_card", "option_words", "recipe", "write_pages"]
 
 # What is of no use to who does it again.
 _NOT_RECIPE = {"resume", "show_progress_bar"}
 _MOST_LABELS = 20
 _LICENCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
-
-_REPORT = """\
-# Report of bitinfer {command}
-
-{results}
-{plot}
-## How it was made
-
-{recipe}
-
-{data}
-
-- Started, or last resumed, {started}, {time} in all.
-- Machine: {machine}.
-- Versions: {versions}.
-{found}"""
 
 _CARD = """\
 ---
@@ -64,12 +48,12 @@ _CARD = """\
 
 {recipe}
 
-{time} on {machine}, begun or last resumed {started}; {versions}. Everything that was measured on \
-the way is in `report.json`.
+{time} on {report.machine}, begun or last resumed {report.started}; {versions}.{found} Everything \
+that was measured on the way is in `report.json`.
 
 ## {heading}
 
-{accuracy}
+{noun} **{value}** on the {dev.rows:,} rows of {table}, measured {where}{teacher}.
 
 {results}
 
@@ -77,39 +61,31 @@ the way is in `report.json`.
 
 {limits}
 """
+_LIMITS = (
+    "The dev rows chose which steps were kept ({looks} measurements in all): on rows that had no "
+    "part in it, expect a little less.",
+    "It knows the kind of text it was trained on; texts are cut to {length} tokens.",
+    "So few bits cost accuracy: where the difference to the teacher above matters, use the "
+    "teacher.",
+)
 
 
 def write_pages(folder: Path, report: TrainingReport, *, name: str, licence: str | None) -> None:
-    """Write ``report.json``, ``report.md``, the card ``README.md``, and the plot if it is wanted.
+    """Write ``report.json``, the card ``README.md``, and the plot if it is wanted.
 
     The same report gives the same files, byte for byte.
 
     Raises:
-        OSError: A file cannot be written.
-        UnsupportedError: A plot is wanted, and matplotlib is not installed.
+        OSError: a file cannot be written.
+        UnsupportedError: a plot is wanted, and matplotlib is not installed.
     """
     write_report(folder, report)
-    write_file(folder / "report.md", report_page(report).encode(), overwrite=True)
     card = model_card(report, name=name, licence=licence)
     write_file(folder / "README.md", card.encode(), overwrite=True)
     if report.options.get("plot"):
         from bitinfer.train.plot import as_svg
 
         write_file(folder / "report.svg", as_svg(report), overwrite=True)
-
-
-def report_page(report: TrainingReport) -> str:
-    """The whole of ``report.md``."""
-    known = names_of(report.command)
-    found = {key: value for key, value in sorted(report.options.items()) if key not in known}
-    return _REPORT.format(
-        command=report.command,
-        results=_paragraphs(report.table(), *report.notes()),
-        plot="\n![dev metric against steps](report.svg)\n" if report.options.get("plot") else "",
-        found="".join(f"- {key}: {code(json.dumps(value))}\n" for key, value in found.items()),
-        recipe=recipe(report),
-        **_made(report),
-    )
 
 
 def model_card(
@@ -135,20 +111,39 @@ def model_card(
         origin: paragraphs to put before the recipe, such as where the teacher came from.
         tests: paragraphs on what was measured on other rows than those of dev.
     """
-    name, licence = " ".join(name.split()), " ".join((licence or "").split())
+    name, licence, terms = (" ".join((each or "").split()) for each in (name, licence, terms))
+    looks = sum(len(stage.points) for stage in report.stages)
+    kept = _LIMITS if report.packed is not None else _LIMITS[:2]
+    own = [each.format(looks=looks, length=report.architecture.max_length) for each in kept]
+    others = sorted(report.options.keys() - names_of(report.command))
+    found = "; ".join(f"{key}: {code(json.dumps(report.options[key]))}" for key in others)
+    teacher = report.teacher and (
+        f"; its float teacher {code(report.teacher.name)} reaches "
+        f"{report.measured.text(report.teacher.value)} there"
+    )
+    plot = ["![dev metric against steps](report.svg)"] if report.options.get("plot") else []
     return _CARD.format(
+        report=report,
+        dev=report.data["dev"],
         front=_front(report, name, licence),
         name=name,
         what=_what(report),
         use=_use(report),
+        data=_data(report),
         licence=licence or "not stated",
-        terms=" ".join((terms or "").split()) or "not stated",
-        recipe=_paragraphs(*origin, recipe(report)),
+        terms=terms or "not stated",
+        recipe="\n\n".join((*origin, recipe(report))),
+        time=duration(report.seconds),
+        versions=", ".join(f"{key} {value}" for key, value in sorted(report.versions.items())),
+        found=f" Found: {found}." if found else "",
         heading="Accuracy" if report.metric == "accuracy" else "Correlation",
-        accuracy=_accuracy(report),
-        results=_paragraphs(report.table(), *report.notes(), *tests),
-        limits="\n".join(f"- {each}" for each in (*_limits(report), *limits)),
-        **_made(report),
+        noun=report.measured.title[0].upper() + report.measured.title[1:],
+        value=report.measured.text(report.value, report.standard_error),
+        table=code(report.data["dev"].name),
+        where="in PyTorch" if report.packed is None else "with the packed engine",
+        teacher=teacher or "",
+        results="\n\n".join((report.table(), *plot, *report.notes(), *tests)),
+        limits="\n".join(f"- {each}" for each in (*own, *limits)),
     )
 
 
@@ -157,27 +152,24 @@ def model_card(
 
 def recipe(report: TrainingReport) -> str:
     """The command that does it again, or the call where a command cannot say it."""
-    names = [name for name in names_of(report.command) if name not in _NOT_RECIPE]
-    given = {name: report.options.get(name) for name in names}
-    given = {name: value for name, value in given.items() if value is not None}
-    in_memory = any(isinstance(value, dict) for value in given.values())
+    given = {
+        name: value
+        for name in names_of(report.command)
+        if name not in _NOT_RECIPE and (value := report.options.get(name)) is not None
+    }
     lists = [value for value in given.values() if isinstance(value, (list, tuple))]
+    in_memory = any(isinstance(value, dict) for value in given.values())
     if in_memory or any("," in str(each) for value in lists for each in value):
-        arguments = "".join(
-            f"    {name}={_argument(name, each)},\n" for name, each in given.items()
-        )
-        return fence(f"bitinfer.train.{report.command}(\n{arguments})", "python")
+        # Rows that were in memory stand under the name of their argument.
+        words = [
+            f"    {name}={name if isinstance(value, dict) else repr(value)},\n"
+            for name, value in given.items()
+        ]
+        return fence(f"bitinfer.train.{report.command}(\n{''.join(words)})", "python")
     words = ["bitinfer", report.command]
     for name, value in given.items():
-        words += [_word(value)] if name in ("teacher", "encoder") else option_words(name, value)
+        words += [value] if name in ("teacher", "encoder") else option_words(name, value)
     return fence(shlex.join(words), "sh")
-
-
-def _argument(name: str, value: Any) -> str:
-    """As Python; rows that were in memory stand under the name of their argument."""
-    if isinstance(value, dict):
-        return name
-    return repr(list(value) if isinstance(value, tuple) else value)
 
 
 def option_words(name: str, value: Any) -> list[str]:
@@ -191,91 +183,61 @@ def option_words(name: str, value: Any) -> list[str]:
         return [option]
     if value is False:
         return ["--no-bf16"] if name == "bf16" else []
-    word = _word(value)
+    word = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     # Text that looks like an option has to be tied to its own.
     return [f"{option}={word}"] if word.startswith("-") else [option, word]
-
-
-def _word(value: Any) -> str:
-    return ",".join(map(_word, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 # ---- pieces
 
 
-def _made(report: TrainingReport) -> dict[str, str]:
-    """Of what, when and where."""
+def _data(report: TrainingReport) -> str:
     rows = [
         (name, code(file.name), f"{file.rows:,}", code(file.sha256))
         for name in ("train", "unlabelled", "dev")
         if (file := report.data.get(name)) is not None
     ]
-    return {
-        "data": table(("data", "file", "rows", "SHA-256"), rows, "llrl"),
-        "started": report.started,
-        "time": duration(report.seconds),
-        "machine": report.machine,
-        "versions": ", ".join(f"{key} {value}" for key, value in sorted(report.versions.items())),
-    }
-
-
-def _paragraphs(*parts: str) -> str:
-    return "\n\n".join(parts)
+    return table(("data", "file", "rows", "SHA-256"), rows, "llrl")
 
 
 def _front(report: TrainingReport, name: str, licence: str) -> str:
     """What the hub reads: each value as JSON, which YAML contains."""
     lines: dict[str, Any] = {}
-    if licence:
-        known = _LICENCE_ID.fullmatch(licence) is not None
-        lines = {"license": licence.lower()} if known else {"license": "other"}
-        lines |= {} if known else {"license_name": licence}
-    packed = report.packed
-    lines["library_name"] = "transformers" if packed is None else "bitinfer"
+    if _LICENCE_ID.fullmatch(licence):
+        lines["license"] = licence.lower()
+    elif licence:
+        lines |= {"license": "other", "license_name": licence}
+    packed, dev = report.packed is not None, report.data["dev"].name
+    lines["library_name"] = "bitinfer" if packed else "transformers"
     lines["pipeline_tag"] = "text-classification"
-    lines["tags"] = (
-        ["bert"] if packed is None else ["bert", "binarized", "quantized", _bits(report)]
-    )
-    dev = report.data["dev"].name
-    value = packed.value if packed is not None else _best(report)
-    if math.isfinite(value):
-        metric = {"type": report.metric, "value": value}
-        result = {"task": {"type": "text-classification"}, "metrics": [metric]}
-        result["dataset"] = {"name": dev, "type": dev, "split": "validation"}
+    lines["tags"] = ["bert", *(["binarized", "quantized", report.bits] if packed else [])]
+    if math.isfinite(report.value):
+        result = {
+            "task": {"type": "text-classification"},
+            "metrics": [{"type": report.metric, "value": report.value}],
+            "dataset": {"name": dev, "type": dev, "split": "validation"},
+        }
         lines["model-index"] = [{"name": name, "results": [result]}]
     return "".join(f"{key}: {json.dumps(each)}\n" for key, each in lines.items())
 
 
-def _bits(report: TrainingReport) -> str:
-    return report.stages[-1].bits if report.stages else "32-32-32"
-
-
-def _best(report: TrainingReport) -> float:
-    return report.stages[-1].best if report.stages else math.nan
-
-
 def _what(report: TrainingReport) -> str:
-    sizes, bits = report.architecture, _bits(report)
+    sizes, labels = report.architecture, report.labels
     size = size_text(report.float_bytes)
     if report.packed is not None:
-        kind = f"A binarized BERT (BiT, {bits}: bits of weights, embeddings, activations)"
+        kind = f"A binarized BERT (BiT, {report.bits}: bits of weights, embeddings, activations)"
         size = f"{size_text(report.packed.bytes)} packed"
     else:
-        kind = "A float BERT" if bits == "32-32-32" else f"A BERT of {bits} bits"
-    given = "a pair of texts" if report.pairs else "a text"
+        kind = "A float BERT" if report.bits == "32-32-32" else f"A BERT of {report.bits} bits"
+    answer = "a number (regression)"
+    if labels:
+        shown = ", ".join(map(code, labels[:_MOST_LABELS]))
+        answer = f"one of {len(labels)} labels: {shown}{', ...' * (len(labels) > _MOST_LABELS)}"
     return (
         f"{kind} of {sizes.layers} layers x {sizes.hidden}, {sizes.heads} heads, intermediate "
-        f"{sizes.intermediate}, vocabulary of {sizes.vocab:,}, {size}. It gives {given} "
-        f"{_answer(report.labels)}"
+        f"{sizes.intermediate}, vocabulary of {sizes.vocab:,}, {size}. It gives "
+        f"{'a pair of texts' if report.pairs else 'a text'} {answer}."
     )
-
-
-def _answer(labels: Sequence[str]) -> str:
-    if not labels:
-        return "a number (regression)."
-    shown = ", ".join(code(label) for label in labels[:_MOST_LABELS])
-    more = "" if len(labels) <= _MOST_LABELS else ", ..."
-    return f"one of {len(labels)} labels: {shown}{more}."
 
 
 def _use(report: TrainingReport) -> str:
@@ -284,33 +246,3 @@ def _use(report: TrainingReport) -> str:
     arguments = '"one text", "another"' if report.pairs else '"some text"'
     call = f'bitinfer.load("{report.packed.file}").predict({arguments})'
     return fence(f"import bitinfer\n\n{call}", "python")
-
-
-def _accuracy(report: TrainingReport) -> str:
-    dev, packed = report.data["dev"], report.packed
-    noun = "Accuracy" if report.metric == "accuracy" else "Pearson correlation"
-    value = report.measured.text(
-        _best(report) if packed is None else packed.value, report.standard_error
-    )
-    where = "in PyTorch" if packed is None else "with the packed engine"
-    said = f"{noun} **{value}** on the {dev.rows:,} rows of {code(dev.name)}, measured {where}"
-    if report.teacher is not None:
-        value = report.measured.text(report.teacher.value)
-        said += f"; its float teacher {code(report.teacher.name)} reaches {value} there"
-    return f"{said}."
-
-
-def _limits(report: TrainingReport) -> list[str]:
-    looks = sum(len(stage.points) for stage in report.stages)
-    limits = [
-        f"The dev rows chose which steps were kept ({looks} measurements in all): on rows that had "
-        "no part in it, expect a little less.",
-        "It knows the kind of text it was trained on; texts are cut to "
-        f"{report.architecture.max_length} tokens.",
-    ]
-    if report.packed is not None:
-        limits.append(
-            "So few bits cost accuracy: where the difference to the teacher above matters, use the "
-            "teacher."
-        )
-    return limits

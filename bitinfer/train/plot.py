@@ -48,11 +48,12 @@ def as_svg(report: TrainingReport) -> bytes:
 
 
 def _draw(ax: Axes, report: TrainingReport) -> None:
-    scale = 100 if report.metric == "accuracy" else 1
+    scale, unit = (
+        (100, "accuracy, %") if report.metric == "accuracy" else (1, "Pearson correlation")
+    )
     if report.teacher is not None:
-        ax.axhline(
-            scale * report.teacher.value, color=_TEACHER, linestyle="--", label="teacher, float"
-        )
+        value = scale * report.teacher.value
+        ax.axhline(value, color=_TEACHER, linestyle="--", label="teacher, float")
     before = 0
     for index, stage in enumerate(report.stages):
         colour = _STAGES[index % len(_STAGES)]
@@ -62,20 +63,12 @@ def _draw(ax: Axes, report: TrainingReport) -> None:
         ax.plot([before + stage.best_step], [scale * stage.best], "o", color=colour)
         before += stage.steps
     if report.packed is not None:
-        error = report.packed.standard_error
-        ax.errorbar(
-            [before],
-            [scale * report.packed.value],
-            yerr=None if error is None else [scale * error],
-            fmt="D",
-            color=_PACKED,
-            capsize=3,
-            zorder=3,
-            label="packed" if error is None else "packed, with\nstandard error",
-        )
-    rows = report.data["dev"].rows
-    unit = "accuracy, %" if report.metric == "accuracy" else "Pearson correlation"
-    ax.set_ylabel(f"{unit} ({rows:,} dev rows)")
+        error = report.standard_error
+        bars = None if error is None else [scale * error]
+        label = "packed" if error is None else "packed, with\nstandard error"
+        how = {"fmt": "D", "color": _PACKED, "capsize": 3, "zorder": 3, "label": label}
+        ax.errorbar([before], [scale * report.value], yerr=bars, **how)
+    ax.set_ylabel(f"{unit} ({report.data['dev'].rows:,} dev rows)")
     ax.set_xlabel("steps; a larger dot is the step that was kept")
     if ax.get_legend_handles_labels()[1]:
         ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))  # beside the lines

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from bitinfer.conversion.convert import Parity
@@ -19,7 +18,6 @@ from bitinfer.train.markdown import code, duration, size_text, table
 
 __all__ = [
     "METRICS",
-    "SCHEMA",
     "Architecture",
     "DataFile",
     "PackedResult",
@@ -32,10 +30,10 @@ __all__ = [
     "write_report",
 ]
 
-SCHEMA = 1
-
 #: By their names.
 METRICS = {metric.name: metric for metric in (ACCURACY, PEARSON)}
+
+_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,7 @@ class Point:
     """A measurement during a stage.
 
     Attributes:
-        step: optimizer steps of this stage so far; 0 is before the first.
-        seconds: training time of this stage so far, over all its runs if it was resumed.
+        step, seconds: of this stage so far; step 0 is before the first.
         loss: mean training loss since the point before, or None where there was no step.
         value: metric on the dev table; nan where it is not defined (a correlation of constants).
     """
@@ -87,16 +84,7 @@ class TeacherResult:
 
 @dataclass(frozen=True)
 class PackedResult:
-    """The packed model, measured by the engine that runs it.
-
-    Attributes:
-        file: name of the packed file in the output folder.
-        bytes: its size.
-        value: metric on the dev table.
-        count: rows of that table.
-        standard_error: of ``value``, by the metric; None where there is none.
-        parity: the engine beside the float64 reference, on the dev table.
-    """
+    """The packed model, measured on the ``count`` rows of dev by the engine that runs it."""
 
     file: str
     bytes: int
@@ -121,7 +109,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class DataFile:
-    """A table that was read: its file name without folder, its rows, the SHA-256 of the file.
+    """A table: its file name without folder, its rows, the SHA-256 of the file.
 
     Of rows that no file held the name is ``"rows"``, the SHA-256 that of them as JSON.
     """
@@ -172,47 +160,56 @@ class TrainingReport:
 
     def asdict(self) -> dict[str, Any]:
         """Plain data, ready for JSON: numbers that are not finite become None."""
-        return {"schema": SCHEMA, **_finite(asdict(self))}
+        return {"schema": _SCHEMA, **_finite(asdict(self))}
 
     def as_json(self) -> str:
         """The content of ``report.json``."""
         return json.dumps(self.asdict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @property
-    def standard_error(self) -> float | None:
-        """Of the result: the packed model, or else the last stage."""
-        if self.packed is not None:
-            return self.packed.standard_error
-        best = self.stages[-1].best if self.stages else math.nan
-        return self.measured.standard_error(best, self.data["dev"].rows)
-
-    @property
     def measured(self) -> Metric:
         """The metric itself."""
         return METRICS[self.metric]
 
+    @property
+    def bits(self) -> str:
+        """Of the result."""
+        return self.stages[-1].bits if self.stages else "32-32-32"
+
+    @property
+    def value(self) -> float:
+        """The dev metric of the result: the packed model, or else the last stage."""
+        if self.packed is not None:
+            return self.packed.value
+        return self.stages[-1].best if self.stages else math.nan
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of that value, by the metric; None where there is none."""
+        if self.packed is not None:
+            return self.packed.standard_error
+        return self.measured.standard_error(self.value, self.data["dev"].rows)
+
     def table(self) -> str:
         """Teacher, stages and packed model as a Markdown table."""
-        rows: list[Sequence[str]] = []
+        text, none = self.measured.text, ("", "", "")
+        rows: list[tuple[str, ...]] = []
         if self.teacher is not None:
-            name = f"teacher, {code(self.teacher.name)}"
-            rows.append((name, "32-32-32", *_figures(self.measured, self.teacher)))
+            name, size = f"teacher, {code(self.teacher.name)}", size_text(self.teacher.bytes)
+            rows.append((name, "32-32-32", *none, text(self.teacher.value), size))
         for number, stage in enumerate(self.stages, start=1):
             name = f"stage {number}" if self.command == "distill" else "fine-tuned"
             last = number == len(self.stages) and self.packed is None
-            value = self.measured.text(stage.best, self.standard_error if last else None)
             spent = (f"{stage.steps:,}", f"{stage.epochs:.1f}", duration(stage.seconds))
-            size = size_text(self.float_bytes) if last else ""
-            rows.append((name, stage.bits, *spent, value, size))
+            value = text(stage.best, self.standard_error if last else None)
+            rows.append((name, stage.bits, *spent, value, size_text(self.float_bytes) * last))
         if self.packed is not None:
-            bits = self.stages[-1].bits if self.stages else ""
-            *rest, value, size = _figures(self.measured, self.packed, self.standard_error)
-            name = f"**packed**, {code(self.packed.file)}"
-            rows.append((name, bits, *rest, f"**{value}**", size))
+            name, size = f"**packed**, {code(self.packed.file)}", size_text(self.packed.bytes)
+            value = f"**{text(self.value, self.standard_error)}**"
+            rows.append((name, self.bits, *none, value, size))
         measured = f"{self.metric}, {self.data['dev'].rows:,} dev rows"
-        return table(
-            ("model", "bits", "steps", "epochs", "time", measured, "size"), rows, "lr" + "r" * 5
-        )
+        header = ("model", "bits", "steps", "epochs", "time", measured, "size")
+        return table(header, rows, "lrrrrrr")
 
     def notes(self) -> list[str]:
         """What a reader of the table has to know: paragraphs."""
@@ -231,17 +228,11 @@ class TrainingReport:
         return found
 
 
-def _figures(
-    metric: Metric, model: TeacherResult | PackedResult, error: float | None = None
-) -> tuple[str, ...]:
-    return "", "", "", metric.text(model.value, error), size_text(model.bytes)
-
-
 def write_report(folder: Path, report: TrainingReport) -> None:
     """Write ``report.json``, complete or not at all, in place of one that is there.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: it cannot be written.
     """
     write_file(folder / "report.json", report.as_json().encode(), overwrite=True)
 
@@ -253,8 +244,8 @@ def read_report(path: str | os.PathLike[str]) -> TrainingReport:
         path: ``report.json``, or the folder it is in.
 
     Raises:
-        FormatError: It is not such a report, or of an unknown schema; names file and key.
-        OSError: It cannot be read.
+        FormatError: it is not such a report, or of an unknown schema; names file and key.
+        OSError: it cannot be read.
     """
     file = Path(path)
     if file.is_dir():
@@ -263,8 +254,8 @@ def read_report(path: str | os.PathLike[str]) -> TrainingReport:
         data = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON
         raise FormatError(f"{file}: found no JSON ({error}), expected a report") from None
-    if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
-        raise FormatError(f"{file}: found no report of schema {SCHEMA}, expected one")
+    if not isinstance(data, dict) or data.pop("schema", None) != _SCHEMA:
+        raise FormatError(f"{file}: found no report of schema {_SCHEMA}, expected one")
     report: TrainingReport = _read(TrainingReport, data, f"{file}: report")
     return report
 
@@ -273,7 +264,6 @@ def read_report(path: str | os.PathLike[str]) -> TrainingReport:
 
 
 def _finite(value: Any) -> Any:
-    """Numbers that are not finite become None: JSON has no word for them."""
     if isinstance(value, dict):
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -281,37 +271,38 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+# What JSON has of a type, and what that is called.
+_JSON: dict[Any, Any] = {
+    tuple: (list, "a list"),
+    dict: (dict, "an object"),
+    float: ((int, float), "a number"),
+}
+
+
 def _read(kind: Any, value: Any, where: str) -> Any:
-    """What JSON has of a value of that type."""
-    arguments = get_args(kind)
-    if kind is Any or (kind is float and value is None):
-        return math.nan if kind is float else value
-    if get_origin(kind) is UnionType:  # X | None
-        rest = next(each for each in arguments if each is not NoneType)
-        return None if value is None else _read(rest, value, where)
-    if get_origin(kind) is Literal:
-        _expect(value in arguments, value, where, " or ".join(map(repr, arguments)))
+    """A value of that type from what JSON has of it."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if kind is Any or (origin is UnionType and value is None):
         return value
-    if get_origin(kind) is tuple:
-        _expect(isinstance(value, list), value, where, "a list")
-        return tuple(_read(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if get_origin(kind) is dict or is_dataclass(kind):
-        _expect(isinstance(value, dict), value, where, "an object")
-    if get_origin(kind) is dict:
-        return {k: _read(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        for name in sorted(hints.keys() ^ value.keys()):
-            missing = "no key" if name in hints else "unknown key"
-            raise FormatError(f"{where}: found {missing} {name!r}, expected {sorted(hints)}")
-        assert isinstance(kind, type)
-        return kind(**{k: _read(hints[k], v, f"{where}.{k}") for k, v in value.items()})
-    types = (int, float) if kind is float else kind
-    right = isinstance(value, types) and (kind is bool or not isinstance(value, bool))
-    _expect(right, value, where, "a number" if kind is float else kind.__name__)
-    return float(value) if kind is float else value
-
-
-def _expect(condition: bool, value: Any, where: str, expected: str) -> None:
-    if not condition:
+    if origin is UnionType:  # X | None
+        return _read(parts[0], value, where)
+    if kind is float and value is None:
+        return math.nan
+    plain = dict if is_dataclass(kind) else origin or kind
+    if origin is Literal:
+        types, expected = str, " or ".join(map(repr, parts))
+    else:
+        types, expected = _JSON.get(plain, (plain, plain.__name__))
+    right = isinstance(value, types) and isinstance(value, bool) <= (plain is bool)
+    if not right or (origin is Literal and value not in parts):
         raise FormatError(f"{where}: found {quote(value)}, expected {expected}")
+    if plain is tuple:
+        return tuple(_read(parts[0], each, f"{where}[{i}]") for i, each in enumerate(value))
+    if plain is not dict:
+        return float(value) if kind is float else value
+    hints = get_type_hints(kind) if origin is None else dict.fromkeys(value, parts[-1])
+    for name in sorted(hints.keys() ^ value.keys()):
+        found = "no key" if name in hints else "unknown key"
+        raise FormatError(f"{where}: found {found} {name!r}, expected {sorted(hints)}")
+    read = {name: _read(hints[name], each, f"{where}.{name}") for name, each in value.items()}
+    return kind(**read) if origin is None else read
