@@ -745,7 +745,7 @@ def test_truncated_file_is_refused(folder: Path, tmp_path: Path) -> None:
     [
         ([1, 2], "found a list, expected a state dict"),
         ({"model": {}, "state_dict": {}}, r"found state dicts under \['state_dict', 'model'\]"),
-        ({"state_dict": {}, "config": [1], "vocab": []}, "config: found list"),
+        ({"state_dict": {}, "config": [1], "vocab": []}, "config: found a list"),
         ({"state_dict": {}, "config": "{", "vocab": []}, "config: not JSON"),
         ({"state_dict": {}, "config": "[]", "vocab": []}, "config: found a list"),
         ({"state_dict": {}, "config": "[" * 10**5, "vocab": []}, "config: not JSON"),
@@ -760,7 +760,7 @@ def test_contents_that_are_no_checkpoint(tmp_path: Path, content: Any, message: 
 
 
 def test_folders_need_exactly_one_weights_file(tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match=r"no file or folder '.*absent'"):
+    with pytest.raises(ConversionError, match=r"absent: .* No such file or directory"):
         read_checkpoint(tmp_path / "absent")
     with pytest.raises(ConversionError, match=r"found none, expected pytorch_model\.bin"):
         read_checkpoint(tmp_path)

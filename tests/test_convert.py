@@ -21,10 +21,10 @@ from bitinfer.conversion import convert as converter
 from bitinfer.conversion.convert import (
     Parity,
     convert,
-    export_float,
     measure_parity,
     pack_checkpoint,
 )
+from bitinfer.conversion.export import export_float
 from bitinfer.conversion.packing import (
     from_tensors,
     to_metadata,

@@ -3,44 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from bitinfer.conversion.export import export_float
 from bitinfer.conversion.packing import to_metadata, to_tensors
 from bitinfer.description import Description
-from bitinfer.errors import ConversionError, InputError, InputTypeError
+from bitinfer.errors import ConversionError, InputError
 from bitinfer.families import read_checkpoint
+from bitinfer.files import check_target
+from bitinfer.kinds import check_text
 from bitinfer.runtime.engine import make_engine
-from bitinfer.runtime.format import Tensors, check_target, write_packed
+from bitinfer.runtime.format import Tensors, write_packed
 from bitinfer.runtime.origin import looks_like_checkpoint
-from bitinfer.runtime.sizes import by_part, part_of
+from bitinfer.runtime.sizes import by_part
 
 if TYPE_CHECKING:
     from bitinfer.codes import Bits
     from bitinfer.families.checkpoint import ConfigSource, PathLike, VocabSource
-    from bitinfer.reference import ReferenceOutput
-
-__all__ = [
-    "ConversionReport",
-    "Parity",
-    "convert",
-    "export_float",
-    "measure_parity",
-    "pack_checkpoint",
-    "unpadded",
-]
 
 Sample: TypeAlias = "tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]"
 
 LOGITS_TOLERANCE = 1e-9  # far above float64 rounding, far below what one flipped bit changes
 _SAMPLE_LENGTHS = (48, 31, 17, 8, 2)
 _SAMPLE_SEED = 1
+# What a report lists: name when stored, and heading.
+_LISTS = {
+    "dropped": ("dropped", "dropped, without effect in the published model"),
+    "zeros": ("exact_zeros", "weights equal to the mean, kept as exact zeros"),
+    "untrained": ("untrained_steps", "steps of exactly 1.0, probably never trained"),
+    "floored": ("floored_steps", "steps not above 1e-5, used as 1e-5"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +62,11 @@ class Parity:
     def exact(self) -> bool:
         """Whether all codes are equal and the logits differ by rounding alone."""
         return self.codes_differing == 0 and self.logits_difference <= LOGITS_TOLERANCE
+
+    def asdict(self) -> dict[str, Any]:
+        """The part that no rounding error changes."""
+        counts = ("sequences", "tokens", "codes", "codes_differing")
+        return {name: getattr(self, name) for name in counts} | {"logits_within": LOGITS_TOLERANCE}
 
 
 @dataclass(frozen=True)
@@ -94,57 +95,48 @@ class ConversionReport:
     remarks: tuple[str, ...]
     parity: Parity | None
 
+    def _lists(self) -> dict[str, list[str] | dict[str, Any]]:
+        """What was met, by the names in `_LISTS`: names, or numbers by name."""
+        return {
+            "dropped": [*self.dropped],
+            "zeros": {**self.zeros},
+            "untrained": [*self.untrained],
+            "floored": dict(self.floored),
+        }
+
     def asdict(self) -> dict[str, Any]:
         """The part that depends on the checkpoint alone: no path, no time, no rounding error."""
-        parity = self.parity
         return {
-            "dropped": list(self.dropped),
-            "exact_zeros": dict(self.zeros),
-            "untrained_steps": list(self.untrained),
-            "floored_steps": dict(self.floored),
+            **{_LISTS[name][0]: found for name, found in self._lists().items()},
             "remarks": list(self.remarks),
             "checkpoint_bytes": sum(before for before, _ in self.sizes.values()),
-            "parity": parity
-            and {
-                "sequences": parity.sequences,
-                "tokens": parity.tokens,
-                "codes": parity.codes,
-                "codes_differing": parity.codes_differing,
-                "logits_within": LOGITS_TOLERANCE,
-            },
+            "parity": self.parity and self.parity.asdict(),
         }
 
     def __str__(self) -> str:
-        return "\n".join(
-            [f"{self.source} -> {self.destination}", *self._table(), *self._findings()]
-        )
-
-    def _table(self) -> list[str]:
-        rows = [*self.sizes.items(), ("total", _total(self.sizes))]
+        totals = tuple(map(sum, zip(*self.sizes.values(), strict=True)))
+        rows = [*self.sizes.items(), ("total", totals)]
         width = max(len(name) for name, _ in rows)
-        lines = [f"  {'bytes':<{width}}  {'checkpoint':>12}  {'packed':>12}"]
-        return lines + [f"  {name:<{width}}  {a:>12,}  {b:>12,}" for name, (a, b) in rows]
-
-    def _findings(self) -> list[str]:
-        lines = [f"  note: {remark}" for remark in self.remarks]
-        if self.dropped:
-            lines.append(f"  dropped, without effect in the published model: {_list(self.dropped)}")
-        if self.zeros:
-            zeros = [f"{name} {count}" for name, count in self.zeros.items()]
-            lines.append(f"  weights equal to the mean, kept as exact zeros: {_list(zeros)}")
-        if self.untrained:
-            lines.append(f"  steps of exactly 1.0, probably never trained: {_list(self.untrained)}")
-        if self.floored:
-            steps = [f"{name} {value:.3g}" for name, value in self.floored]
-            lines.append(f"  steps not above 1e-5, used as 1e-5: {_list(steps)}")
-        if self.parity is None:
-            return [*lines, "  parity: not measured"]
-        return [
-            *lines,
-            f"  parity with the float64 reference: {self.parity.sequences} sequences, "
-            f"{self.parity.tokens} tokens, {self.parity.codes_differing} of {self.parity.codes:,} "
-            f"codes differ, logits within {self.parity.logits_difference:.1e}",
+        lines = [
+            f"{self.source} -> {self.destination}",
+            f"  {'bytes':<{width}}  {'checkpoint':>12}  {'packed':>12}",
+            *(f"  {name:<{width}}  {a:>12,}  {b:>12,}" for name, (a, b) in rows),
+            *(f"  note: {remark}" for remark in self.remarks),
         ]
+        for name, found in self._lists().items():
+            if isinstance(found, Mapping):
+                found = [f"{key} {value:g}" for key, value in found.items()]
+            rest = f", ... ({len(found)} in all)" if len(found) > 3 else ""
+            if found:
+                lines.append(f"  {_LISTS[name][1]}: {', '.join(found[:3])}{rest}")
+        if (parity := self.parity) is None:
+            return "\n".join([*lines, "  parity: not measured"])
+        lines.append(
+            f"  parity with the float64 reference: {parity.sequences} sequences, {parity.tokens} "
+            f"tokens, {parity.codes_differing} of {parity.codes:,} codes differ, "
+            f"logits within {parity.logits_difference:.1e}"
+        )
+        return "\n".join(lines)
 
 
 def convert(
@@ -195,8 +187,8 @@ def convert(
     if looks_like_checkpoint(check_target(dst, overwrite=overwrite)):
         raise InputError(f"{os.fspath(dst)}: found a checkpoint, which is not replaced")
     for name, option in (("task", task), ("licence", licence)):
-        if not isinstance(option, (str, NoneType)):
-            raise InputTypeError(f"{name}: found {type(option).__name__}, expected str")
+        if option is not None:
+            check_text(name, option)
     description = read_checkpoint(
         src, config=config, vocab=vocab, labels=labels, task=task, bits=bits
     )
@@ -245,33 +237,24 @@ def measure_parity(
 
     reference = Reference(description)
     engine = make_engine(to_metadata(description), tensors)
-    found = Parity(0, 0, 0, 0, None, 0.0)
+    sequences = tokens = codes = differing = 0
+    first, largest = None, 0.0
     for ids, segments, mask in [_sample(description)] if batches is None else batches:
         expected = reference(ids, segments, mask, trace=True)
         for row, length in enumerate(mask.sum(1).tolist()):
-            trace = engine.trace(
-                ids[row, :length].astype(np.int32),
-                np.arange(length, dtype=np.int32),
-                segments[row, :length].astype(np.int32),
-                length,
-                0,
-            )
-            found = _add_sequence(found, trace, _sequence(expected, row, length), length)
-    return found
-
-
-def _add_sequence(
-    parity: Parity, found: dict[str, Any], expected: dict[str, npt.NDArray[Any]], length: int
-) -> Parity:
-    codes, differing, first = parity.codes, parity.codes_differing, parity.first_difference
-    for name, wanted in expected.items():
-        if name == "logits":
-            logits = max(parity.logits_difference, float(np.abs(found[name] - wanted).max()))
-            continue
-        wrong = int((found[name] != wanted).sum())
-        codes, differing = codes + wanted.size, differing + wrong
-        first = first or (name if wrong else None)
-    return Parity(parity.sequences + 1, parity.tokens + length, codes, differing, first, logits)
+            position = np.arange(length, dtype=np.int32)
+            token, segment = (each[row, :length].astype(np.int32) for each in (ids, segments))
+            found = engine.trace(token, position, segment, length, 0)
+            for name, padded in (expected.codes | {"logits": expected.logits}).items():
+                wanted = unpadded(name, padded[row].numpy(), length)
+                if name == "logits":
+                    largest = max(largest, float(np.abs(found[name] - wanted).max()))
+                    continue
+                wrong = int((found[name] != wanted).sum())
+                codes, differing = codes + wanted.size, differing + wrong
+                first = first or (name if wrong else None)
+            sequences, tokens = sequences + 1, tokens + length
+    return Parity(sequences, tokens, codes, differing, first, largest)
 
 
 def _sample(description: Description) -> Sample:
@@ -283,12 +266,6 @@ def _sample(description: Description) -> Sample:
     ids = np.random.RandomState(_SAMPLE_SEED).randint(0, config.vocab, mask.shape) * mask
     segments = (columns >= lengths // 2) * mask * (config.token_types > 1)
     return ids, segments.astype(np.int64), mask
-
-
-def _sequence(output: ReferenceOutput, row: int, length: int) -> dict[str, npt.NDArray[Any]]:
-    """Codes and logits of one sequence of a reference batch, without its padding."""
-    values = {**output.codes, "logits": output.logits}
-    return {name: unpadded(name, each[row].numpy(), length) for name, each in values.items()}
 
 
 def unpadded(name: str, value: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
@@ -306,13 +283,13 @@ def unpadded(name: str, value: npt.NDArray[Any], length: int) -> npt.NDArray[Any
 def _report(
     description: Description, tensors: Tensors, destination: str, parity: Parity | None
 ) -> ConversionReport:
-    notes = description.notes
+    notes, matrices = description.notes, description.matrices
     return ConversionReport(
         source=description.source_file,
         destination=destination,
         sizes=_sizes(description, tensors),
         dropped=notes.dropped,
-        zeros={name: matrix.zeros for name, matrix in description.matrices.items() if matrix.zeros},
+        zeros={name: matrix.zeros for name, matrix in matrices.items() if matrix.zeros},
         untrained=notes.untrained,
         floored=notes.floored,
         remarks=notes.remarks,
@@ -321,27 +298,14 @@ def _report(
 
 
 def _sizes(description: Description, tensors: Tensors) -> dict[str, tuple[int, int]]:
-    """Bytes before and after.  The checkpoint holds a float32 for every code, bias, shift, step."""
+    """Bytes before and after.  A checkpoint holds a float32 for every code."""
     packed = by_part((name, array.nbytes) for name, array in tensors.items())
-    made = {"scales", "thresholds", "exact zeros"}
     before = by_part(
-        (name, array.nbytes)
-        for name, array in tensors.items()
-        if not name.endswith(".bits") and part_of(name) not in made
+        [
+            *((f"{name}.bits", 4 * each.codes.size) for name, each in description.matrices.items()),
+            *((name, array.nbytes) for name, array in description.arrays.items()),
+        ]
     )
-    for name, matrix in description.matrices.items():
-        part = part_of(f"{name}.bits")
-        before[part] = before.get(part, 0) + 4 * matrix.codes.size
     vocabulary = len("\n".join(description.vocab).encode())
-    return {part: (before.get(part, 0), size) for part, size in packed.items()} | {
-        "vocabulary": (vocabulary, vocabulary)
-    }
-
-
-def _total(sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    return sum(before for before, _ in sizes.values()), sum(after for _, after in sizes.values())
-
-
-def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown}, ... ({len(names)} in all)"
+    sizes = {part: (before.get(part, 0), size) for part, size in packed.items()}
+    return sizes | {"vocabulary": (vocabulary, vocabulary)}

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from bitinfer.conversion.packing import from_tensors
 from bitinfer.errors import UnsupportedError
 from bitinfer.families import families
 from bitinfer.files import new_folder
 from bitinfer.runtime.format import read_packed
-
-__all__ = ["export_float"]
 
 
 def export_float(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
@@ -59,12 +56,8 @@ def export_float(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> No
     }
     with new_folder(target) as folder:
         torch.save(state, folder / "pytorch_model.bin")
-        _write_json(folder / "config.json", settings)
-        _write_json(folder / "tokenizer_config.json", tokenizer)
-        (folder / "vocab.txt").write_bytes(
-            "".join(f"{each}\n" for each in description.vocab).encode()
-        )
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for name, value in (("config.json", settings), ("tokenizer_config.json", tokenizer)):
+            text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+            (folder / name).write_text(text, encoding="utf-8")
+        tokens = "".join(f"{each}\n" for each in description.vocab)
+        (folder / "vocab.txt").write_bytes(tokens.encode())

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -24,20 +25,13 @@ from bitinfer.files import file_sha256
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "CheckpointFiles",
-    "open_checkpoint",
-    "read_config",
-    "read_vocab",
-    "to_float32",
-    "unpickle",
-]
-
 PathLike: TypeAlias = "str | os.PathLike[str]"
 ConfigSource: TypeAlias = "PathLike | Mapping[str, Any]"
 VocabSource: TypeAlias = "PathLike | Sequence[str]"
 
 _STATE_KEYS = ("state_dict", "model", "model_state_dict")
+_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+_BESIDE = {"config": "config.json", "vocab": "vocab.txt"}
 _WEIGHT_SUFFIXES = (".bin", ".pt", ".pth")
 # weights_only=True was not safe before: CVE-2025-32434 (up to 2.5), CVE-2026-24747 (up to 2.9).
 _OLDEST_TORCH = (2, 10)
@@ -80,18 +74,13 @@ def open_checkpoint(
         UnsupportedError: if PyTorch is not installed.
     """
     weights = _weights_file(Path(path))
-    content = unpickle(weights)
-    state, extras = _split(weights, content)
-    beside = weights.parent
-    settings = read_config(
-        _first("config", config, extras.get("config"), beside / "config.json", weights)
-    )
-    tokens = read_vocab(_first("vocab", vocab, extras.get("vocab"), beside / "vocab.txt", weights))
+    state, extras = _split(weights, unpickle(weights))
+    settings = read_config(_source("config", config, extras, weights))
     return CheckpointFiles(
         state=_plain_keys(state),
         config=settings,
-        vocab=tokens,
-        lowercase=_lowercase(settings, beside / "tokenizer_config.json"),
+        vocab=read_vocab(_source("vocab", vocab, extras, weights)),
+        lowercase=_lowercase(settings, weights.parent / "tokenizer_config.json"),
         file=weights.name,
         sha256=file_sha256(weights),
     )
@@ -107,19 +96,16 @@ def to_float32(key: str, tensor: torch.Tensor) -> npt.NDArray[np.float32]:
     """
     import torch
 
-    if tensor.layout != torch.strided or tensor.device.type != "cpu":
-        raise ConversionError(
-            f"{key}: found a {tensor.layout} tensor on {tensor.device}, expected a dense one"
-        )
-    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-        raise ConversionError(f"{key}: found {tensor.dtype}, expected torch.float32")
+    known = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+    if not known or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        found = f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
+        raise ConversionError(f"{key}: found {found}, expected a dense torch.float32 on cpu")
     if tensor.untyped_storage().nbytes() < tensor.nbytes:
         raise ConversionError(f"{key}: found fewer stored values than its shape has, expected all")
     narrow = tensor.detach().to(torch.float32)
     value: npt.NDArray[np.float32] = narrow.contiguous().numpy()
     if not np.isfinite(value).all():
-        first = np.unravel_index(int(np.argmin(np.isfinite(value))), value.shape)
-        index = [int(each) for each in first]
+        index = [int(each) for each in np.argwhere(~np.isfinite(value))[0]]
         raise ConversionError(
             f"{key}: found {tensor[tuple(index)].item()} at {index}, expected finite float32 values"
         )
@@ -132,21 +118,16 @@ def to_float32(key: str, tensor: torch.Tensor) -> npt.NDArray[np.float32]:
 
 
 def _weights_file(path: Path) -> Path:
-    if path.is_file():
-        return path
     if not path.is_dir():
-        raise ConversionError(f"checkpoint: no file or folder {str(path)!r}")
+        return path
     published = path / "pytorch_model.bin"
-    if published.is_file():
-        return published
     found = sorted(each for each in path.iterdir() if each.suffix in _WEIGHT_SUFFIXES)
-    if len(found) != 1:
-        names = [each.name for each in found] or "none"
-        raise ConversionError(
-            f"weights file in {str(path)!r}: found {names}, "
-            f"expected pytorch_model.bin or one {' or '.join(_WEIGHT_SUFFIXES)} file"
-        )
-    return found[0]
+    if published in found or len(found) == 1:
+        return published if published in found else found[0]
+    raise ConversionError(
+        f"weights file in {str(path)!r}: found {[each.name for each in found] or 'none'}, "
+        f"expected pytorch_model.bin or one {' or '.join(_WEIGHT_SUFFIXES)} file"
+    )
 
 
 def unpickle(weights: Path) -> object:
@@ -218,12 +199,8 @@ def _plain_keys(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
                 "expected a tensor in the state dict"
             )
         name = key.removeprefix("module.")
-        for old, new in (
-            ("LayerNorm.gamma", "LayerNorm.weight"),
-            ("LayerNorm.beta", "LayerNorm.bias"),
-        ):
-            if name.endswith(old):
-                name = name.removesuffix(old) + new
+        for old, new in _OLD_NAMES.items():
+            name = name.removesuffix(old) + new if name.endswith(old) else name
         if name in plain:
             raise ConversionError(
                 f"{shorten(key)}: found twice, once under another spelling of the key"
@@ -232,12 +209,13 @@ def _plain_keys(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return plain
 
 
-def _first(what: str, given: Any, inside: Any, beside: Path, weights: Path) -> Any:
+def _source(what: str, given: Any, extras: Mapping[str, Any], weights: Path) -> Any:
     """The first that is there.  A path stands for a file; a str, from inside, for its content."""
     if given is not None:
         return Path(given) if isinstance(given, (str, os.PathLike)) else given
-    if inside is not None:
-        return inside
+    if extras.get(what) is not None:
+        return extras[what]
+    beside = weights.with_name(_BESIDE[what])
     if beside.is_file():
         return beside
     raise ConversionError(
@@ -252,24 +230,18 @@ def read_config(source: Any) -> dict[str, Any]:
     Raises:
         ConversionError: if they cannot be read, or are not a JSON object.
     """
+    what = "config"
     if isinstance(source, Path):
-        path = source / "config.json" if source.is_dir() else source
-        return _parse_config(path.name, _read_text("config", path))
+        path = source / _BESIDE["config"] if source.is_dir() else source
+        what, source = path.name, _read_text("config", path)
     if isinstance(source, str):
-        return _parse_config("config", source)
-    if isinstance(source, Mapping):
-        return dict(source)
-    raise ConversionError(f"config: found {type(source).__name__}, expected settings or a path")
-
-
-def _parse_config(what: str, text: str) -> dict[str, Any]:
-    try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConversionError(f"{what}: not JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise ConversionError(f"{what}: found a {type(parsed).__name__}, expected a JSON object")
-    return parsed
+        try:
+            source = json.loads(source)
+        except (ValueError, RecursionError) as error:
+            raise ConversionError(f"{what}: not JSON: {error}") from error
+    if not isinstance(source, Mapping):
+        raise ConversionError(f"{what}: found a {type(source).__name__}, expected a JSON object")
+    return dict(source)
 
 
 def read_vocab(source: Any) -> tuple[str, ...]:
@@ -279,7 +251,7 @@ def read_vocab(source: Any) -> tuple[str, ...]:
         ConversionError: if they cannot be read, repeat, or lack a special token.
     """
     if isinstance(source, Path):
-        source = _read_text("vocab", source / "vocab.txt" if source.is_dir() else source)
+        source = _read_text("vocab", source / _BESIDE["vocab"] if source.is_dir() else source)
     if isinstance(source, str):
         # Only line feeds end a token: a vocabulary may hold other characters that Unicode calls
         # line ends, so str.splitlines would shift the ids.
@@ -293,11 +265,6 @@ def read_vocab(source: Any) -> tuple[str, ...]:
         tokens = list(source)
     else:
         raise ConversionError(f"vocab: found {type(source).__name__}, expected tokens or a path")
-    _check_tokens(tokens)
-    return tuple(tokens)
-
-
-def _check_tokens(tokens: list[Any]) -> None:
     seen: set[str] = set()
     for index, token in enumerate(tokens):
         if not isinstance(token, str) or not token or "\n" in token:
@@ -305,9 +272,9 @@ def _check_tokens(tokens: list[Any]) -> None:
         if token in seen:
             raise ConversionError(f"vocab: found {quote(token)} twice, again as token {index}")
         seen.add(token)
-    missing = [token for token in _SPECIAL_TOKENS if token not in seen]
-    if missing:
+    if missing := [token for token in _SPECIAL_TOKENS if token not in seen]:
         raise ConversionError(f"vocab: missing {', '.join(missing)}")
+    return tuple(tokens)
 
 
 def _read_text(what: str, path: Path) -> str:
@@ -321,10 +288,7 @@ def _lowercase(settings: Mapping[str, Any], tokenizer_config: Path) -> bool:
     """Published models are lower-cased unless their files say otherwise."""
     value: object = settings.get("do_lower_case")
     if value is None and tokenizer_config.is_file():
-        text = _read_text("tokenizer_config.json", tokenizer_config)
-        value = _parse_config("tokenizer_config.json", text).get("do_lower_case")
-    if value is None:
-        return True
-    if not isinstance(value, bool):
+        value = read_config(tokenizer_config).get("do_lower_case")
+    if not isinstance(value, (bool, NoneType)):
         raise ConversionError(f"do_lower_case: found {quote(value)}, expected true or false")
-    return value
+    return value is not False
