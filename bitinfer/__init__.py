@@ -24,29 +24,15 @@ from bitinfer.errors import (
 )
 
 if TYPE_CHECKING:
-    from bitinfer import ops as ops
-    from bitinfer import train as train
-    from bitinfer._core import available_isas as available_isas
-    from bitinfer.conversion.convert import convert as convert
-    from bitinfer.conversion.export import export_float as export_float
-    from bitinfer.diagnostics import show_config as show_config
-    from bitinfer.results import EncoderOutput as EncoderOutput
-    from bitinfer.results import Prediction as Prediction
-    from bitinfer.runtime.model import BitModel as BitModel
-    from bitinfer.runtime.model import load as load
+    from bitinfer import ops, train
+    from bitinfer._core import available_isas
+    from bitinfer.conversion.convert import convert
+    from bitinfer.conversion.export import export_float
+    from bitinfer.diagnostics import show_config
+    from bitinfer.results import EncoderOutput, Prediction
+    from bitinfer.runtime.model import BitModel, load
 
     __version__: str
-
-_HOMES = {
-    "BitModel": "runtime.model",
-    "EncoderOutput": "results",
-    "Prediction": "results",
-    "available_isas": "_core",
-    "convert": "conversion.convert",
-    "export_float": "conversion.export",
-    "load": "runtime.model",
-    "show_config": "diagnostics",
-}
 
 __all__ = [
     "BitModel",
@@ -67,6 +53,17 @@ __all__ = [
     "show_config",
     "train",
 ]
+
+_HOMES = {
+    "BitModel": "runtime.model",
+    "EncoderOutput": "results",
+    "Prediction": "results",
+    "available_isas": "_core",
+    "convert": "conversion.convert",
+    "export_float": "conversion.export",
+    "load": "runtime.model",
+    "show_config": "diagnostics",
+}
 
 
 if not TYPE_CHECKING:  # a type checker that saw this would believe in any name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +16,7 @@ from bitinfer.ops import PackedMatrix, bgemm
 from bitinfer.runtime.model import load
 from bitinfer.runtime.origin import builtin_names
 
-__all__ = ["cpu_name", "diagnose", "format_lines", "package_version", "self_test", "show_config"]
-
 _PACKAGES = ("numpy", "tokenizers", "safetensors", "tqdm", "torch", "transformers", "matplotlib")
-_TEXT = "a warm and funny film"
 _VARIABLES = ("BITINFER_ISA", "BITINFER_NUM_THREADS")
 
 
@@ -30,13 +26,14 @@ def diagnose() -> dict[str, Any]:
     A setting that cannot be used, such as an instruction set that the machine lacks, is shown as
     the error it causes.
     """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     return {
         "bitinfer": _core.build_info(),
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpu": cpu_name(),
-        "cpus": _cpus(),
+        "cpus": {"present": os.cpu_count(), "allowed": allowed},
         "cpu_features": [name for name, present in _core.cpu_features().items() if present],
         "available_isas": _core.available_isas(),
         "isa": _value_or_error(_core.resolve_isa),
@@ -52,22 +49,23 @@ def self_test() -> dict[str, str]:
     Products of random codes are compared with plain loops, and the built-in models' answers with
     those of the first instruction set.
     """
-    # Settings of the environment may be wrong, which is another finding.
-    threads = 2
-    isas = _core.available_isas()
     random = np.random.RandomState(1)
     a, b = (PackedMatrix.from_codes(random.choice([-1, 1], (m, 900))) for m in (7, 70))
     products = a.unpack().astype(np.int32) @ b.unpack().T
 
-    def answer(name: str, isa: str) -> bytes:
-        return load(name, isa=isa, num_threads=threads).logits(_TEXT).tobytes()
+    def answers(isa: str) -> dict[str, bytes]:
+        # The number of threads is given: that of the environment may be wrong, another finding.
+        found = {"products": bgemm(a, b, isa=isa, num_threads=2).astype(np.int32).tobytes()}
+        for name in builtin_names():
+            logits = load(name, isa=isa, num_threads=2).logits("a warm and funny film")
+            found[f"model {name}"] = logits.tobytes()
+        return found
 
-    answers = {name: answer(name, isas[0]) for name in builtin_names()}
+    isas = _core.available_isas()
+    expected = answers(isas[0]) | {"products": products.tobytes()}
     results = {}
     for isa in isas:
-        found = bgemm(a, b, isa=isa, num_threads=threads)
-        wrong = [] if np.array_equal(found, products) else ["products"]
-        wrong += [f"model {name}" for name in answers if answer(name, isa) != answers[name]]
+        wrong = [what for what, found in answers(isa).items() if found != expected[what]]
         results[isa] = f"wrong: {', '.join(wrong)}" if wrong else "ok"
     return results
 
@@ -97,26 +95,17 @@ def _value_or_error(function: Callable[[None], str | int]) -> str | int:
 
 
 def package_version(package: str) -> str | None:
-    """The installed version of a package, None if there is none."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _cpus() -> dict[str, int | None]:
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    return {"present": os.cpu_count(), "allowed": allowed}
-
-
 def cpu_name() -> str:
     """The processor as the system names it."""
-    if sys.platform == "linux":
-        try:
-            with open("/proc/cpuinfo", encoding="utf-8") as file:
-                names = [line.partition(":")[2] for line in file if line.startswith("model name")]
-        except OSError:
-            names = []
-        if names:
-            return names[0].strip()
-    return platform.processor() or "unknown"
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2] for line in file if line.startswith("model name")]
+    except OSError:  # not Linux
+        names = []
+    return names[0].strip() if names else platform.processor() or "unknown"

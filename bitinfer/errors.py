@@ -9,17 +9,6 @@ from __future__ import annotations
 
 import reprlib
 
-__all__ = [
-    "BitinferError",
-    "ConversionError",
-    "FormatError",
-    "InputError",
-    "InputTypeError",
-    "UnsupportedError",
-    "quote",
-    "shorten",
-]
-
 _QUOTER = reprlib.Repr()
 _QUOTER.maxlevel = 2  # each level may be six times as long
 _MOST_TEXT = 100  # every tensor's name in full

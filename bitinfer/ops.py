@@ -41,7 +41,6 @@ __all__ = [
 Kind = Literal["pm1", "u1", "ternary"]
 Words = NDArray[np.uint64]
 
-_KINDS = ("pm1", "u1", "ternary")
 _CODES = {"pm1": (-1, 1), "u1": (0, 1), "ternary": (-1, 0, 1)}
 
 
@@ -65,7 +64,7 @@ class PackedMatrix:
     kind: Kind
 
     def __post_init__(self) -> None:
-        check_choice("kind", self.kind, _KINDS)
+        check_choice("kind", self.kind, _CODES)
         object.__setattr__(self, "k", check_int("k", self.k, 1))
         object.__setattr__(self, "bits", _plane("bits", self.bits, self.k))
         if (self.nonzero is not None) != (self.kind == "ternary"):
@@ -76,18 +75,17 @@ class PackedMatrix:
             object.__setattr__(self, "nonzero", nonzero)
             if nonzero.shape != self.bits.shape or (self.bits & ~nonzero).any():
                 raise InputError(
-                    "nonzero: expected the shape of bits, and a set bit wherever bits has"
+                    "nonzero: expected the shape of bits, and a set bit where bits has"
                 )
 
     @classmethod
     def from_codes(cls, codes: ArrayLike, kind: Kind = "pm1") -> PackedMatrix:
         """Pack integer codes [rows, k]; each must be one that `kind` has."""
-        check_choice("kind", kind, _KINDS)
+        check_choice("kind", kind, _CODES)
         array = read_array("codes", codes)
         if array.dtype.kind not in "iu" or array.ndim != 2:
-            raise InputTypeError(
-                f"codes: found {array.dtype} {array.shape}, expected integers [rows, k]"
-            )
+            found = f"codes: found {array.dtype} {array.shape}"
+            raise InputTypeError(f"{found}, expected integers [rows, k]")
         if not np.isin(array, _CODES[kind]).all():
             raise InputError(f"codes: expected only {_CODES[kind]} for kind {kind!r}")
         nonzero = pack_bits(array != 0) if kind == "ternary" else None
@@ -100,7 +98,6 @@ class PackedMatrix:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the packed codes."""
         return self.bits.nbytes + (0 if self.nonzero is None else self.nonzero.nbytes)
 
     def unpack(self) -> NDArray[np.int8]:
@@ -120,9 +117,7 @@ class PackedMatrix:
     def _right(self) -> _core.RightOperand:
         """The rows in the order in which kernels read the right-hand side."""
         if self.kind == "u1":
-            raise InputError(
-                "b: found kind 'u1', expected 'pm1' or 'ternary' on the right-hand side"
-            )
+            raise InputError("b: found kind 'u1', expected 'pm1' or 'ternary' on the right")
         return _core.RightOperand(self.bits, self.nonzero, self.k)
 
 
@@ -136,7 +131,7 @@ def pack_sign(x: ArrayLike, *, isa: str | None = None) -> PackedMatrix:
     array([[ 1, -1]], dtype=int8)
     """
     values = _floats("x", x)
-    bits, nonzero = _core.pack_greater(values, None, _isa(isa))
+    bits, nonzero = _core.pack_greater(values, None, check_engine(None, isa)[1])
     return PackedMatrix(bits, nonzero, values.shape[1], "pm1" if nonzero is None else "ternary")
 
 
@@ -147,8 +142,8 @@ def pack_threshold(x: ArrayLike, thresholds: ArrayLike, *, isa: str | None = Non
     array([[0, 1]], dtype=int8)
     """
     values = _floats("x", x)
-    limits = _vector("thresholds", thresholds, np.float64, values.shape[1])
-    bits, _ = _core.pack_greater(values, limits, _isa(isa))
+    limits = _vector("thresholds", thresholds, np.float64)
+    bits, _ = _core.pack_greater(values, limits, check_engine(None, isa)[1])
     return PackedMatrix(bits, None, values.shape[1], "u1")
 
 
@@ -167,8 +162,7 @@ def bgemm(
     >>> bgemm(ones, PackedMatrix.from_codes([[1, 1, 1], [-1, 1, 1]]))
     array([[3, 1]], dtype=int32)
     """
-    threads, level = check_engine(num_threads, isa)
-    return _core.bgemm(*_operands(a, b), level, threads)
+    return _core.bgemm(*_operands(a, b), *_engine(num_threads, isa))
 
 
 def bgemm_affine(
@@ -186,11 +180,9 @@ def bgemm_affine(
     >>> bgemm_affine(ones, ones, [0.5], [1.0])
     array([[2.5]])
     """
-    threads, level = check_engine(num_threads, isa)
     operands = _operands(a, b)
-    scales = _vector("scale", scale, np.float64, b.shape[0])
-    biases = _vector("bias", bias, np.float64, b.shape[0])
-    return _core.bgemm_affine(*operands, scales, biases, level, threads)
+    scales, biases = _vector("scale", scale, np.float64), _vector("bias", bias, np.float64)
+    return _core.bgemm_affine(*operands, scales, biases, *_engine(num_threads, isa))
 
 
 def bgemm_threshold(
@@ -215,22 +207,24 @@ def bgemm_threshold(
     >>> bgemm_threshold(ones, ones, [2]).unpack()
     array([[1]], dtype=int8)
     """
-    check_choice("kind", kind, _KINDS)
-    threads, level = check_engine(num_threads, isa)
+    check_choice("kind", kind, _CODES)
     operands = _operands(a, b)
-    limits = _vector("threshold", threshold, np.int32, b.shape[0])
-    lows = None if low is None else _vector("low", low, np.int32, b.shape[0])
-    if (kind == "ternary" and lows is None) or (kind == "pm1" and lows is not None):
+    limits = _vector("threshold", threshold, np.int32)
+    lows = None if low is None else _vector("low", low, np.int32)
+    ternary = kind == "ternary"
+    if (ternary and lows is None) or (kind == "pm1" and lows is not None):
         raise InputError(
             f"low: expected for kind 'ternary', possible for 'u1', found kind {kind!r}"
         )
-    ternary = kind == "ternary"
-    bits, nonzero = _core.bgemm_threshold(*operands, limits, lows, ternary, level, threads)
+    bits, nonzero = _core.bgemm_threshold(
+        *operands, limits, lows, ternary, *_engine(num_threads, isa)
+    )
     return PackedMatrix(bits, nonzero, b.shape[0], kind)
 
 
-def _isa(isa: Any) -> str | None:
-    return check_engine(None, isa)[1]
+def _engine(num_threads: Any, isa: Any) -> tuple[str | None, int | None]:
+    threads, level = check_engine(num_threads, isa)
+    return level, threads
 
 
 def _operands(
@@ -244,24 +238,23 @@ def _operands(
     return a.bits, a.nonzero, a.kind == "u1", b._right
 
 
+# The native code checks the shapes.
+
+
 def _floats(name: str, value: Any) -> NDArray[Any]:
     array = read_array(name, value)
     if array.dtype not in (np.float32, np.float64):
         raise InputTypeError(f"{name}: found dtype {array.dtype}, expected float32 or float64")
-    if array.ndim != 2 or array.shape[1] == 0:
-        raise InputError(f"{name}: found shape {array.shape}, expected [rows, k >= 1]")
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")
 
 
-def _vector(name: str, value: Any, dtype: Any, length: int) -> NDArray[Any]:
-    """[length] of a type, if no value changes on the way: 2**60 + 1 is not a float64."""
+def _vector(name: str, value: Any, dtype: Any) -> NDArray[Any]:
+    """Numbers as a type, if no value changes on the way: 2**60 + 1 is not a float64."""
     array = read_array(name, value)
     is_integer = array.dtype.kind in "iu"
     if not is_integer and not (array.dtype.kind == "f" and np.can_cast(array.dtype, dtype)):
         raise InputTypeError(f"{name}: found dtype {array.dtype}, expected {np.dtype(dtype)}")
-    if array.shape != (length,):
-        raise InputError(f"{name}: found shape {array.shape}, expected ({length},)")
-    converted = np.ascontiguousarray(array, dtype=dtype)
+    converted = np.asarray(array, dtype=dtype, order="C")
     if is_integer and converted.tolist() != array.tolist():
         raise InputError(f"{name}: found a value that {np.dtype(dtype)} cannot hold")
     return converted

@@ -8,9 +8,9 @@ import pkgutil
 from importlib import import_module
 
 from bitinfer.heads.metrics import ACCURACY, PEARSON, Metric
-from bitinfer.heads.registry import Head, Reads, find_head, heads, register
+from bitinfer.heads.registry import Head, find_head, heads, register
 
-__all__ = ["ACCURACY", "PEARSON", "Head", "Metric", "Reads", "find_head", "heads", "register"]
+__all__ = ["ACCURACY", "PEARSON", "Head", "Metric", "find_head", "heads", "register"]
 
 for _module in pkgutil.iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

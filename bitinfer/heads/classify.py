@@ -9,15 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitinfer import _core
-from bitinfer.errors import InputError, quote, shorten
+from bitinfer.errors import shorten
 from bitinfer.heads.metrics import ACCURACY
-from bitinfer.heads.registry import MANY, Head, place_of, register
+from bitinfer.heads.registry import MANY, Head, bad_label, register
 from bitinfer.results import Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["Classify", "class_indices"]
 
 
 class Classify(Head):
@@ -69,17 +67,9 @@ class Classify(Head):
 def class_indices(
     labels: Sequence[str], names: Sequence[str], *, source: str | None = None
 ) -> list[int]:
-    """The class of each label, which is a name or else an index.
+    """The class of each label, which is a name or else an index; errors as of `Head.targets`.
 
     Where a name is itself a number, an index could be meant for a name: only names count then.
-
-    Args:
-        labels: One for each row.
-        names: Of the classes, in order.
-        source: Where the labels come from, for error messages.
-
-    Raises:
-        InputError: A label is neither; names the source and the row (the first is 0).
 
     >>> class_indices(["no", "1"], ["no", "yes"])
     [0, 1]
@@ -91,8 +81,7 @@ def class_indices(
         expected += " or an index"
     for row, label in enumerate(labels):
         if label not in known:
-            found = f"{place_of(row, source)}: found label {quote(label)}"
-            raise InputError(f"{found}, expected {expected}")
+            raise bad_label(label, row, source, expected)
     return [known[label] for label in labels]
 
 

@@ -6,20 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["ACCURACY", "PEARSON", "Metric"]
-
 
 @dataclass(frozen=True)
 class Metric:
     """A number that is larger if answers are better.
 
     Attributes:
-        name: one word, as in reports.
-        title: as in sentences.
+        name, title: as in reports, and as in sentences.
         percent: whether it is a share, shown in percent.
         score: of answers and targets, as many of both; nan where it is not defined.
-        standard_error: of a value over so many rows, how far it is expected to be off by the choice
-            of the rows; None where that is not defined.
+        standard_error: of a value over so many rows, by the choice of the rows; None where it is
+            not defined.
     """
 
     name: str
@@ -50,15 +47,10 @@ def _accuracy_error(value: float, count: int) -> float | None:
 
 
 def _pearson(answers: Sequence[float], targets: Sequence[float]) -> float:
-    x, y = _centred(answers), _centred(targets)
+    x, y = ([v - math.fsum(values) / len(values) for v in values] for values in (answers, targets))
     spread = math.sqrt(math.fsum(v * v for v in x) * math.fsum(v * v for v in y))
     covariance = math.fsum(v * w for v, w in zip(x, y, strict=True))
     return covariance / spread if spread else math.nan
-
-
-def _centred(values: Sequence[float]) -> list[float]:
-    mean = math.fsum(values) / len(values)
-    return [value - mean for value in values]
 
 
 def _pearson_error(value: float, count: int) -> float | None:

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bitinfer.errors import InputError, UnsupportedError
+from bitinfer.errors import InputError, UnsupportedError, quote
 from bitinfer.heads.metrics import Metric
 from bitinfer.results import Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["MANY", "Head", "Reads", "find_head", "heads", "place_of", "register"]
 
 Reads: TypeAlias = Literal["none", "pooled", "tokens"]
 
@@ -63,11 +61,11 @@ class Head:
         self, logits: NDArray[np.float64], names: Sequence[str], count: int
     ) -> list[list[Prediction]]:
         """The best ``count`` answers for each row of logits [n, outputs], best first."""
-        raise UnsupportedError(f"predict: this model has a {self.kind} head; use forward")
+        raise self._lacks("answers for a text")
 
     def probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probability of each class, [n, outputs]."""
-        raise UnsupportedError(f"probabilities: a {self.kind} model has none; use logits")
+        raise self._lacks("probabilities")
 
     def values(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         """What ``BitModel.logits`` returns for logits [n, outputs], n in front."""
@@ -78,40 +76,33 @@ class Head:
     def targets(
         self, labels: Sequence[str], names: Sequence[str], source: str | None = None
     ) -> list[int] | list[float]:
-        """Labels as numbers: what the losses and the metric compare with.
+        """Labels, and names of the classes in order, as the numbers that are to be met.
 
-        Args:
-            labels: as written in a table.
-            names: of the classes, in order.
-            source: where the labels come from, for messages.
-
-        Raises:
-            InputError: a label means nothing to this head; names source and row (from 0).
+        A label that means nothing to this head is an InputError with its source and row (from 0).
         """
-        raise UnsupportedError(f"labels: a model with a {self.kind} head cannot be trained")
+        raise self._lacks("targets")
 
     def answers(self, logits: Any) -> Any:
         """What is compared with the targets: [n], of logits [n, outputs], NumPy's or PyTorch's."""
-        raise UnsupportedError(f"labels: a model with a {self.kind} head cannot be trained")
+        raise self._lacks("targets")
 
     def label_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean loss over the rows that have a target; 0 if none has."""
-        raise UnsupportedError(f"training: a {self.kind} head has no loss")
+        raise self._lacks("loss")
 
     def teacher_loss(self, logits: Tensor, teacher: Tensor) -> Tensor:
         """Mean distance from the logits of a teacher; both [n, outputs]."""
-        raise UnsupportedError(f"training: a {self.kind} head has no loss")
+        raise self._lacks("loss")
+
+    def _lacks(self, what: str) -> UnsupportedError:
+        return UnsupportedError(f"{what}: a {self.kind} head has none")
 
 
 _HEADS: list[Head] = []
 
 
 def register(head: Head) -> None:
-    """Add a head to those that files may name.
-
-    Raises:
-        InputError: one of that name may have as many outputs.
-    """
+    """Add a head; one of its name that may have as many outputs is an InputError."""
     for other in _HEADS:
         first = max(head.outputs.start, other.outputs.start)
         if other.name == head.name and first < min(head.outputs.stop, other.outputs.stop):
@@ -125,30 +116,25 @@ def heads() -> tuple[Head, ...]:
 
 
 def find_head(name: str, outputs: int) -> Head:
-    """The head of that name with so many outputs.
-
-    Raises:
-        UnsupportedError: there is none; says which there are.
-    """
+    """The head of that name with so many outputs; an UnsupportedError says which there are."""
     named = [head for head in _HEADS if head.name == name]
     for head in named:
         if outputs in head.outputs:
             return head
     if named:
-        raise UnsupportedError(f"{outputs} outputs: expected {_allowed(named)} for a {name} head")
+        allowed = " or ".join(map(_outputs, named))
+        raise UnsupportedError(f"{outputs} outputs: expected {allowed} for a {name} head")
     known = " or ".join(dict.fromkeys(repr(head.name) for head in _HEADS))
     raise UnsupportedError(f"head: found {name!r}, expected {known}")
 
 
-def _allowed(named: Sequence[Head]) -> str:
-    return " or ".join(
-        str(head.outputs.start) + (f" ({head.meaning})" if head.meaning else "")
-        if len(head.outputs) == 1
-        else f"{head.outputs.start}..{head.outputs.stop - 1}"
-        for head in named
-    )
+def _outputs(head: Head) -> str:
+    if len(head.outputs) > 1:
+        return f"{head.outputs.start}..{head.outputs.stop - 1}"
+    return f"{head.outputs.start}" + (f" ({head.meaning})" if head.meaning else "")
 
 
-def place_of(row: int, source: str | None) -> str:
-    """Where a row is, for messages."""
-    return f"row {row}" if source is None else f"{source}, row {row}"
+def bad_label(label: str, row: int, source: str | None, expected: str) -> InputError:
+    """What `targets` raises."""
+    place = f"row {row}" if source is None else f"{source}, row {row}"
+    return InputError(f"{place}: found label {quote(label)}, expected {expected}")

@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitinfer.errors import InputError, quote
 from bitinfer.heads.metrics import PEARSON
-from bitinfer.heads.registry import Head, place_of, register
+from bitinfer.heads.registry import Head, bad_label, register
 from bitinfer.results import Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["Regress", "label_numbers"]
 
 _LARGEST = 3.4028234663852886e38  # of a float32
 
@@ -48,8 +45,7 @@ class Regress(Head):
         numbers = label_numbers(labels, source=source)
         for row, number in enumerate(numbers):
             if abs(number) > _LARGEST:
-                found = f"{place_of(row, source)}: found label {quote(labels[row])}"
-                raise InputError(f"{found}, expected at most {_LARGEST:.3g}")
+                raise bad_label(labels[row], row, source, f"at most {_LARGEST:.3g}")
         return numbers
 
     def answers(self, logits: Any) -> Any:
@@ -70,27 +66,21 @@ class Regress(Head):
 
 
 def label_numbers(labels: Sequence[str], *, source: str | None = None) -> list[float]:
-    """Labels that are numbers.
-
-    Raises:
-        InputError: A label is not a finite number; names the source and the row (the first is 0).
+    """Labels as finite numbers; errors are those of `Head.targets`.
 
     >>> label_numbers(["1", "2.5e-1"])
     [1.0, 0.25]
     """
-    numbers = list(map(_number, labels))
-    for row, number in enumerate(numbers):
+    numbers = []
+    for row, label in enumerate(labels):
+        try:
+            number = float(label)
+        except ValueError:
+            number = math.nan
         if not math.isfinite(number):
-            found = f"{place_of(row, source)}: found label {quote(labels[row])}"
-            raise InputError(f"{found}, expected a number")
+            raise bad_label(label, row, source, "a number")
+        numbers.append(number)
     return numbers
-
-
-def _number(label: str) -> float:
-    try:
-        return float(label)
-    except ValueError:
-        return math.nan
 
 
 register(Regress())

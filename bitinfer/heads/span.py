@@ -2,8 +2,6 @@
 
 from bitinfer.heads.registry import Head, register
 
-__all__ = ["Span"]
-
 
 class Span(Head):
     """Start and end, as for SQuAD; decoding them needs the text, so the caller does it."""
