@@ -82,10 +82,7 @@ def bgemm(
     num_threads: int | None = ...,
 ) -> _I32: ...
 def bgemm_reference(
-    a: _Words,
-    a_nonzero: _Words | None,
-    unsigned: bool,
-    b: RightOperand,
+    a: _Words, a_nonzero: _Words | None, unsigned: bool, b: RightOperand
 ) -> _I32: ...
 def bgemm_affine(
     a: _Words,

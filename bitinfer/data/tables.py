@@ -8,7 +8,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,8 +17,6 @@ import numpy as np
 
 from bitinfer.errors import InputError, InputTypeError, quote, shorten
 from bitinfer.kinds import check_text
-
-__all__ = ["LabelledTexts", "read_rows"]
 
 # Column names of the GLUE tables: text, and second text where there is one.
 _TEXT_COLUMNS = (
@@ -82,7 +80,6 @@ def read_rows(
         InputError: A column is missing or there twice, a row is broken, a text or label is of the
             wrong type, or there are no rows; names the file, and the line or row.
         InputTypeError: A row in memory is of a type that is not allowed.
-        OSError: The file cannot be read.
 
     >>> read_rows([{"text": "a fine film", "label": 1}]).labels
     ['1']
@@ -96,7 +93,7 @@ def read_rows(
     else:
         name = source or "rows"
         table = _read_memory(rows, name, wanted)
-    found = list(_pick(table, name, wanted))
+    found = list(_pick(*table, name, wanted))
     if not found:
         raise InputError(f"{name}: found no rows")
     return LabelledTexts([(a, b) for a, b, _ in found], [c for *_, c in found if c is not None])
@@ -122,18 +119,8 @@ class _Wanted:
 
 # Where a row is, for messages, and its columns.
 _Row: TypeAlias = tuple[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Rows in one form, whatever they come from.
-
-    Attributes:
-        columns: their names, of all rows together; a name may be there twice.
-    """
-
-    columns: list[str]
-    rows: list[_Row]
+# The names of the columns of all rows, of which one may be there twice, and the rows.
+_Table: TypeAlias = tuple[list[str], list[_Row]]
 
 
 def _read_file(path: Path, name: str, wanted: _Wanted) -> _Table:
@@ -165,8 +152,7 @@ def _read_text(path: Path, name: str) -> str:
 def _lines(content: str, name: str) -> Iterator[tuple[str, str]]:
     """The lines that hold something, and where they are."""
     for number, line in enumerate(content.split("\n"), start=1):
-        stripped = line.rstrip("\r")
-        if stripped:
+        if stripped := line.rstrip("\r"):
             yield f"{name}, line {number}", stripped
 
 
@@ -209,7 +195,7 @@ def _columns(
             raise InputError(
                 f"{where}: found {len(row)} columns, expected {size} as in the first row"
             )
-    return _Table(header, [(where, dict(zip(header, row))) for where, row in rows])  # noqa: B905
+    return header, [(where, dict(zip(header, row))) for where, row in rows]  # noqa: B905
 
 
 def _objects(name: str, rows: Iterable[_Row]) -> _Table:
@@ -217,12 +203,12 @@ def _objects(name: str, rows: Iterable[_Row]) -> _Table:
     if not found:
         raise InputError(f"{name}: found no rows")
     # Of all rows: a key that only some have is missing in the others.
-    return _Table(list(dict.fromkeys(key for _, row in found for key in row)), found)
+    return list(dict.fromkeys(key for _, row in found for key in row)), found
 
 
 def _json_object(row: str, where: str) -> dict[str, Any]:
     try:
-        value = _DECODER.decode(row)
+        value = json.loads(row, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:  # its own text would name line 1
         where = f"{where}, column {error.colno}"
         raise InputError(f"{where}: {error.msg}; expected a JSON object") from None
@@ -240,13 +226,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"found the key {quote(twice)} twice")
     return found
-
-
-def _no_constant(constant: str) -> float:
-    raise ValueError(f"found {constant}, which is not JSON")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _read_memory(rows: Any, name: str, wanted: _Wanted) -> _Table:
@@ -277,27 +256,23 @@ def _read_memory(rows: Any, name: str, wanted: _Wanted) -> _Table:
 
 
 def _pick(
-    table: _Table, name: str, wanted: _Wanted
+    columns: list[str], rows: list[_Row], name: str, wanted: _Wanted
 ) -> Iterator[tuple[str, str | None, str | None]]:
     """Text, second text and label of each row."""
     text, pair = wanted.text, wanted.pair
     if text is None:
-        known = (names for names in _TEXT_COLUMNS if {*names} - {None} <= {*table.columns})
+        known = (names for names in _TEXT_COLUMNS if {*names} - {None} <= {*columns})
         text, second = next(known, ("sentence", None))
         pair = pair if pair is not None else second
     label = (wanted.label or _LABEL_COLUMN) if wanted.labelled else None
     names = [each for each in (text, pair, label) if each is not None]
     for column in names:
-        if table.columns.count(column) != 1:
-            columns = shorten(", ".join(map(str, table.columns)))
-            found = f"columns {columns}" if table.columns else "no columns"
-            once = " once" if column in table.columns else ""
-            raise InputError(f"{name}: found {found}; expected {column!r}{once}")
-    for where, row in table.rows:
+        if columns.count(column) != 1:
+            raise _no_column(name, columns, column)
+    for where, row in rows:
         for column in names:
             if column not in row:
-                found = shorten(", ".join(map(str, row)))
-                raise InputError(f"{where}: found columns {found}; expected {column!r}")
+                raise _no_column(where, row, column)
         yield (
             _text(row[text], f"{where}, {text}"),
             None if pair is None or row[pair] is None else _text(row[pair], f"{where}, {pair}"),
@@ -305,25 +280,28 @@ def _pick(
         )
 
 
+def _no_column(where: str, columns: Collection[str], column: str) -> InputError:
+    found = f"columns {shorten(', '.join(map(str, columns)))}" if columns else "no columns"
+    once = " once" if column in columns else ""
+    return InputError(f"{where}: found {found}; expected {column!r}{once}")
+
+
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{where}: found {_shown(value)}, expected a string")
-    check_text(where, value)
-    return value
+    return check_text(where, value)
 
 
 def _label(value: Any, where: str) -> str:
     if isinstance(value, str):
         label = _text(value, where).strip()
         if not label:
-            expected = "the name of a class or a number"
-            raise InputError(f"{where}: found an empty label, expected {expected}")
+            raise InputError(f"{where}: found an empty label, expected the name of a class")
         return label
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return str(int(value))
-    if isinstance(value, (float, np.floating)) and math.isfinite(value):
+    if isinstance(value, (float, np.floating)) and math.isfinite(number := float(value)):
         # JSON has one kind of number, and writers that know no integers write 1.0.
-        number = float(value)
         exact = number.is_integer() and abs(number) <= _LARGEST_EXACT
         return str(int(number) if exact else number)
     raise InputError(f"{where}: found {_shown(value)}, expected a string or a number")

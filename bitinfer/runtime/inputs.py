@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from bitinfer.errors import InputError, InputTypeError
 from bitinfer.runtime.text import TextPair, TokenBatch
 
-Text: TypeAlias = str | tuple[str, str | None] | Mapping[str, str | None]
+Second: TypeAlias = str | None
+Text: TypeAlias = str | tuple[str, Second] | Mapping[str, Second]
+Texts: TypeAlias = Iterable[Text]
+Seconds: TypeAlias = Iterable[Second] | None
 Integers: TypeAlias = NDArray[np.int64]
 
 _END: Any = object()
 
 
-class Running(TypedDict, total=False):
+class How(TypedDict, total=False):
     """How the texts of a call are run; ``BitModel.predict`` says what each means."""
 
     batch_size: int

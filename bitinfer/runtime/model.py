@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
@@ -21,7 +21,16 @@ from bitinfer.kinds import check_bool, check_choice, check_engine, check_int, sh
 from bitinfer.results import EncoderOutput, Prediction
 from bitinfer.runtime.engine import make_engine
 from bitinfer.runtime.format import Tensors
-from bitinfer.runtime.inputs import Columns, Running, Text, read_columns, read_texts
+from bitinfer.runtime.inputs import (
+    Columns,
+    How,
+    Second,
+    Seconds,
+    Text,
+    Texts,
+    read_columns,
+    read_texts,
+)
 from bitinfer.runtime.origin import Origin, find_builtin, find_model, read_model
 from bitinfer.runtime.sizes import by_part
 from bitinfer.runtime.text import MIN_LENGTH, TextTokenizer, TokenBatch
@@ -167,48 +176,33 @@ class BitModel:
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is an Iterable[str], and is one text
-        self,
-        texts: Text,
-        text_pairs: str | None = ...,
-        *,
-        top_k: Literal[1] = ...,
-        **running: Unpack[Running],
+        self, texts: Text, text_pairs: Second = ..., *, top_k: Literal[1] = ..., **how: Unpack[How]
     ) -> Prediction: ...
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is an Iterable[str], and is one text
-        self,
-        texts: Text,
-        text_pairs: str | None = ...,
-        *,
-        top_k: int | None,
-        **running: Unpack[Running],
+        self, texts: Text, text_pairs: Second = ..., *, top_k: int | None, **how: Unpack[How]
     ) -> list[Prediction]: ...
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # 1 is an int, and is one result
         self,
-        texts: Iterable[Text],
-        text_pairs: Iterable[str | None] | None = ...,
+        texts: Texts,
+        text_pairs: Seconds = ...,
         *,
         top_k: Literal[1] = ...,
-        **running: Unpack[Running],
+        **how: Unpack[How],
     ) -> list[Prediction]: ...
 
     @overload
     def predict(
-        self,
-        texts: Iterable[Text],
-        text_pairs: Iterable[str | None] | None = ...,
-        *,
-        top_k: int | None,
-        **running: Unpack[Running],
+        self, texts: Texts, text_pairs: Seconds = ..., *, top_k: int | None, **how: Unpack[How]
     ) -> list[list[Prediction]]: ...
 
     def predict(
         self,
-        texts: Text | Iterable[Text],
-        text_pairs: str | Iterable[str | None] | None = None,
+        texts: Text | Texts,
+        text_pairs: Second | Seconds = None,
         *,
         top_k: int | None = 1,
         batch_size: int = 32,
@@ -258,10 +252,7 @@ class BitModel:
         return results[0] if single else results
 
     def predict_proba(
-        self,
-        texts: Text | Iterable[Text],
-        text_pairs: str | Iterable[str | None] | None = None,
-        **running: Unpack[Running],
+        self, texts: Text | Texts, text_pairs: Second | Seconds = None, **how: Unpack[How]
     ) -> Floats:
         """Probabilities of all classes: float64 [n, labels], or [labels] for one text.
 
@@ -274,15 +265,12 @@ class BitModel:
         head = self._text_head("predict_proba")
         if not head.has_names:
             raise UnsupportedError(f"predict_proba: a {head.kind} model has none; use logits")
-        single, logits = self._logits(texts, text_pairs, **running)
+        single, logits = self._logits(texts, text_pairs, **how)
         probabilities = head.probabilities(logits)
         return probabilities[0] if single else probabilities
 
     def logits(
-        self,
-        texts: Text | Iterable[Text],
-        text_pairs: str | Iterable[str | None] | None = None,
-        **running: Unpack[Running],
+        self, texts: Text | Texts, text_pairs: Second | Seconds = None, **how: Unpack[How]
     ) -> Floats:
         """What the head computes: float64 [n, labels], or [labels] for one text.
 
@@ -290,18 +278,18 @@ class BitModel:
         are those of :meth:`predict`.
         """
         head = self._text_head("logits")
-        single, logits = self._logits(texts, text_pairs, **running)
+        single, logits = self._logits(texts, text_pairs, **how)
         values = head.values(logits)
         return values[0] if single else values
 
     def encode(
         self,
-        texts: Text | Iterable[Text],
-        text_pairs: str | Iterable[str | None] | None = None,
+        texts: Text | Texts,
+        text_pairs: Second | Seconds = None,
         *,
         pooling: Pooling = "cls",
         normalize_embeddings: bool = False,
-        **running: Unpack[Running],
+        **how: Unpack[How],
     ) -> NDArray[np.float32]:
         """One vector for each text: float32 [n, hidden], or [hidden] for one text.
 
@@ -317,7 +305,7 @@ class BitModel:
         """
         check_choice("pooling", pooling, get_args(Pooling))
         normalize = check_bool("normalize_embeddings", normalize_embeddings)
-        single, batches = self._batches(texts, text_pairs, **running)
+        single, batches = self._batches(texts, text_pairs, **how)
         vectors = [np.zeros((0, self._metadata["config"]["hidden"]), dtype=np.float32)]
         for batch in batches:
             output = self._run(batch, hidden=pooling != "pooler")
@@ -327,10 +315,10 @@ class BitModel:
         return result[0] if single else result
 
     def _logits(
-        self, texts: Any, text_pairs: Any = None, **running: Unpack[Running]
+        self, texts: Any, text_pairs: Any = None, **how: Unpack[How]
     ) -> tuple[bool, Floats]:
         """Whether there is one text, and the logits of all, [n, labels]."""
-        single, batches = self._batches(texts, text_pairs, **running)
+        single, batches = self._batches(texts, text_pairs, **how)
         empty = np.zeros((0, self._metadata["config"]["labels"]))
         logits = [self._run(batch, hidden=False)["logits"] for batch in batches]
         return single, np.concatenate([empty, *logits])
