@@ -15,6 +15,7 @@ import models
 
 from bitinfer import _core
 from bitinfer.cli import bench
+from bitinfer.cli.models import Bench
 
 _CASES = {"base": [(1, 32), (1, 128), (8, 128)], "sst2": [(1, 21), (1, 128), (8, 128)]}
 _SECONDS = 1.5  # of repetitions of one case
@@ -49,15 +50,15 @@ def _case(path: str, batch: int, length: int, threads: int) -> dict[str, Any]:
 
 
 def _time(path: str, batch: int, length: int, threads: int, repetitions: int) -> bench.Timing:
-    [timing] = bench.run(
-        path,
-        batches=[batch],
-        lengths=[length],
-        threads=[threads],
-        isas=[None],
+    options = Bench(
+        model=path,
+        batch=(batch,),
+        length=(length,),
+        threads=(threads,),
         repetitions=repetitions,
         profile=True,
     )
+    [timing] = bench.run(options)
     return timing
 
 

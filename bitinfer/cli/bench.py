@@ -7,23 +7,26 @@ each takes: that costs about 1 % and is why it is off unless asked for.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bitinfer import _core
-from bitinfer.diagnostics import diagnose
+from bitinfer.diagnostics import cpu_name, diagnose
 from bitinfer.errors import InputError
 from bitinfer.runtime.model import BitModel
 from bitinfer.runtime.origin import find_model, read_model
 from bitinfer.runtime.text import TokenBatch
 
+if TYPE_CHECKING:
+    from bitinfer.cli.models import Bench
+
+_WARMUP = 2
 _EXCLUDED = "Sequences have full length; loading, tokenizing and warming up are not included."
 
 
@@ -62,49 +65,31 @@ class Timing:
         }
 
 
-def run(
-    path: str | os.PathLike[str],
-    *,
-    batches: Sequence[int],
-    lengths: Sequence[int],
-    threads: Sequence[int | None],
-    isas: Sequence[str | None],
-    repetitions: int,
-    warmup: int = 2,
-    profile: bool = False,
-) -> Iterator[Timing]:
-    """Time every combination of the settings, from token ids to logits.
-
-    All settings are checked before the first is timed: errors are those of :func:`bitinfer.load`,
-    and a length may be too long (InputError).
-    """
-    origin = find_model(path)
+def run(options: Bench) -> Iterator[Timing]:
+    """Time every combination of the settings, from token ids to logits."""
+    origin = find_model(options.model)
     content = read_model(origin)
-    positions = content[0]["config"]["positions"]
-    if max(lengths) > positions:
-        raise InputError(f"length: found {max(lengths)}, expected at most {positions}")
-    resolved = [_core.resolve_isa(isa) for isa in isas]
-    counts = [_core.resolve_num_threads(count) for count in threads]
-
-    def timings() -> Iterator[Timing]:
-        for isa, count in product(resolved, counts):
-            model = BitModel(origin, count, isa, content=content)
-            for batch, length in product(batches, lengths):
-                tokens = _random_tokens(model, batch, length)
-                for _ in range(warmup):
-                    _seconds(model, tokens)
-                stages: dict[str, float] | None = {} if profile else None
-                seconds = tuple(_seconds(model, tokens, stages) for _ in range(repetitions))
-                if stages is not None:
-                    stages["other"] = max(0.0, count * sum(seconds) - sum(stages.values()))
-                yield Timing(isa, count, batch, length, seconds, stages)
-
-    return timings()
+    positions, vocab = (content[0]["config"][size] for size in ("positions", "vocab"))
+    if max(options.length) > positions:
+        raise InputError(f"length: found {max(options.length)}, expected at most {positions}")
+    # All settings are checked before the first is timed.
+    isas = [_core.resolve_isa(isa) for isa in options.isa or [None]]
+    counts = [_core.resolve_num_threads(count) for count in options.threads or [None]]
+    for isa, count in product(isas, counts):
+        model = BitModel(origin, count, isa, content=content)
+        for batch, length in product(options.batch, options.length):
+            tokens = _random_tokens(vocab, batch, length)
+            for _ in range(_WARMUP):
+                _seconds(model, tokens)
+            stages: dict[str, float] | None = {} if options.profile else None
+            seconds = tuple(_seconds(model, tokens, stages) for _ in range(options.repetitions))
+            if stages is not None:
+                stages["other"] = max(0.0, count * sum(seconds) - sum(stages.values()))
+            yield Timing(isa, count, batch, length, seconds, stages)
 
 
-def _random_tokens(model: BitModel, batch: int, length: int) -> TokenBatch:
+def _random_tokens(vocab: int, batch: int, length: int) -> TokenBatch:
     total = batch * length
-    vocab = int(model.config["vocab"])
     return TokenBatch(
         ids=np.random.RandomState(1).randint(0, vocab, total).astype(np.int32),
         positions=np.tile(np.arange(length, dtype=np.int32), batch),
@@ -123,31 +108,30 @@ def _seconds(model: BitModel, tokens: TokenBatch, stages: dict[str, float] | Non
     return seconds
 
 
-def write(model: str, timings: Iterator[Timing], form: str) -> Iterator[str]:
-    """Lines of a report: one object with every sample for ``"json"``, else a table (``"md"``,
-    ``"csv"``), each line as soon as it is known."""
-    if form == "json":
+def write(options: Bench) -> Iterator[str]:
+    """Lines of a report: an object with every sample, or a table, line by line."""
+    model, timings = options.model, run(options)
+    if options.output == "json":
         results = []
         for each in timings:
             stages = {} if each.stages is None else {"stages": each.stages}
             results.append({**each.row(), "seconds": each.seconds, **stages})
         report = {"model": model, "excluded": _EXCLUDED, "machine": diagnose(), "results": results}
         yield json.dumps(report, indent=2)
-    elif form == "csv":  # where nothing needs quotes
-        yield f"# {model}. {_EXCLUDED}"
-        yield from _table(timings, "", ",", "")
+    elif options.output == "csv":  # where nothing needs quotes
+        yield from _table(timings, f"# {model}. {_EXCLUDED}", "", ",", "")
     else:
-        machine = diagnose()
-        yield f"{model}, bitinfer {machine['bitinfer']['version']}, {machine['cpu']}. {_EXCLUDED}"
-        yield ""
-        yield from _table(timings, "| ", " | ", " |", rule=True)
+        version = _core.build_info()["version"]
+        title = f"{model}, bitinfer {version}, {cpu_name()}. {_EXCLUDED}\n"
+        yield from _table(timings, title, "| ", " | ", " |", rule=True)
 
 
 def _table(
-    timings: Iterator[Timing], first: str, between: str, last: str, *, rule: bool = False
+    timings: Iterator[Timing], title: str, first: str, between: str, last: str, rule: bool = False
 ) -> Iterator[str]:
     for index, row in enumerate(each.row() for each in timings):
-        if index == 0:
+        if index == 0:  # now it is known that the settings are right
+            yield title
             yield first + between.join(row) + last
             if rule:
                 yield "|" + "---|" * len(row)

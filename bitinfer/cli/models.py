@@ -211,16 +211,7 @@ class Bench(Command):
     def run(self) -> int:
         from bitinfer.cli import bench
 
-        timings = bench.run(
-            self.model,
-            batches=self.batch,
-            lengths=self.length,
-            threads=self.threads or [None],
-            isas=self.isa or [None],
-            repetitions=self.repetitions,
-            profile=self.profile,
-        )
-        for line in bench.write(self.model, timings, self.output):
+        for line in bench.write(self):
             print(line, flush=True)
         return OK
 
