@@ -1,7 +1,7 @@
 """Options: a field of a dataclass holds the default, the kind of values, and the help of one.
 
 From such fields come the options of a command (`bitinfer.cli.arguments`) and the checks of a
-function's arguments.  Needs no NumPy: the command line uses it before anything is loaded.
+function's arguments.  Needs no NumPy, for the command line.
 
 >>> @dataclass(frozen=True, kw_only=True)
 ... class Options:

@@ -66,13 +66,16 @@ CASES: list[tuple[Any, list[int], int, list[str]]] = [
 
 RUN = """
 import json, sys, bitinfer
+import numpy as np
 path, isa, cases = json.loads(sys.argv[1])
 model = bitinfer.load(path, isa=isa)
 texts = [text for text, ids, second, logits in cases]
 found = {"labels": model.labels, "texts": model.logits(texts).tolist(), "ids": []}
 for text, ids, second, logits in cases:
-    types = [int(column >= second) for column in range(len(ids))]
-    found["ids"].append(model._trace(ids, types)["logits"].ravel().tolist())
+    columns = np.arange(len(ids), dtype=np.int32)
+    types = (columns >= second).astype(np.int32)
+    trace = model._core.trace(np.int32(ids), columns, types, len(ids), 0)
+    found["ids"].append(trace["logits"].ravel().tolist())
 found["heavy"] = sorted({"torch", "transformers"} & set(sys.modules))
 print(json.dumps(found))
 """

@@ -569,12 +569,13 @@ def test_bad_arrays(
 
 def test_trace_is_the_prediction(model: bitinfer.BitModel, packed: Packed) -> None:
     ids = [2, 5, 6, 7, 3]
-    trace = model._trace(ids)
+    tokens = np.int32(ids), np.arange(5, dtype=np.int32), np.zeros(5, np.int32), 5, 0
+    trace = model._core.trace(*tokens)
     assert trace["logits"].reshape(-1).tobytes() == model.logits("a b c").tobytes()
     expected = reference(packed, labels=3)([ids], trace=True)
     for name, codes in expected.codes.items():
         np.testing.assert_array_equal(trace[name], codes[0].numpy(), err_msg=name)
-    later = model._trace(ids, layer=1, hidden=trace["hidden1"])
+    later = model._core.trace(*tokens, layer=1, hidden=trace["hidden1"])
     assert later["logits"].tobytes() == trace["logits"].tobytes()
 
 

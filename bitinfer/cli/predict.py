@@ -6,7 +6,7 @@ import codecs
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeAlias
@@ -14,19 +14,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeAlias
 import bitinfer
 from bitinfer.cli.arguments import OK, Command, Loaded
 from bitinfer.errors import InputError
-from bitinfer.kinds import FILE, Kind, argument, check_text, choice, integer, option
+from bitinfer.kinds import FILE, TEXT, Kind, argument, choice, integer, option
 
 if TYPE_CHECKING:
     from bitinfer.results import Prediction
 
 # A text, or the two texts of a pair.
 _Given: TypeAlias = "str | tuple[str, str | None]"
-
-
-def _check_separator(name: str, value: Any) -> str:
-    if not value:
-        raise InputError(f"{name}: found '', expected at least one character")
-    return check_text(name, value)
 
 
 def _lines_of(form: str, given: _Given, answers: Prediction | list[Prediction]) -> Iterator[str]:
@@ -70,7 +64,7 @@ class Predict(Loaded, Command):
         "text: for reading; tsv: label, score, text; jsonl: one object a line",
     )
     pair_sep: str | None = option(
-        None, Kind(_check_separator, metavar="SEP"), "", "what separates the texts of a pair"
+        None, Kind(TEXT.check, metavar="SEP"), "", "what separates the texts of a pair"
     )
     top_k: int = option(1, integer(0), "", "classes to show, 0 is all")
     batch_size: int = option(32, integer(1), "", "texts run together")
@@ -80,33 +74,38 @@ class Predict(Loaded, Command):
         model = bitinfer.load(self.model, num_threads=self.num_threads, isa=self.isa)
         # Errors count the texts of a call from 0: all arguments are one call.
         size = len(self.text) or self.batch_size
-        with ExitStack() as stack:
-            texts = self._texts(stack)
-            while batch := list(islice(texts, size)):
-                ranked = model.predict(
-                    batch,
-                    top_k=self.top_k or None,
-                    batch_size=self.batch_size,
-                    max_length=self.max_length,
-                    show_progress_bar=False,
-                )
-                for given, answers in zip(batch, ranked, strict=True):
-                    for line in _lines_of(self.format, given, answers):
-                        print(line)
-                print(end="", flush=True)  # the next batch may be long in coming
+        texts = self._texts()
+        while batch := list(islice(texts, size)):
+            ranked = model.predict(
+                batch,
+                top_k=self.top_k or None,
+                batch_size=self.batch_size,
+                max_length=self.max_length,
+                show_progress_bar=False,
+            )
+            for given, answers in zip(batch, ranked, strict=True):
+                for line in _lines_of(self.format, given, answers):
+                    print(line)
+            print(end="", flush=True)  # the next batch may be long in coming
         return OK
 
-    def _texts(self, stack: ExitStack) -> Iterator[_Given]:
+    def _texts(self) -> Iterator[_Given]:
         """Texts or pairs from the arguments, a file, or standard input, one a line."""
-        path = "-" if self.input is None else self.input
         if self.text and self.input is not None:
-            found = f"--input: found {path!r} beside texts as arguments"
+            found = f"--input: found {self.input!r} beside texts as arguments"
             raise InputError(f"{found}, expected one of them")
-        lines = iter(self.text) if self.text else _lines(stack.enter_context(_open_input(path)))
         separator: Any = self.pair_sep
+        if separator == "":
+            raise InputError("--pair-sep: found '', expected at least one character")
         if separator == []:  # what argparse made of --pair-sep=-- before Python 3.12
             separator = "--"
-        return lines if separator is None else (_split(line, separator) for line in lines)
+        lines = self.text or _lines("-" if self.input is None else self.input)
+        if separator is None:
+            yield from lines
+            return
+        for line in lines:
+            text, found, pair = line.partition(separator)
+            yield text, pair if found else None
 
 
 def _open_input(path: str) -> AbstractContextManager[BinaryIO]:
@@ -119,16 +118,12 @@ def _open_input(path: str) -> AbstractContextManager[BinaryIO]:
     return nullcontext(sys.stdin.buffer)
 
 
-def _lines(file: BinaryIO) -> Iterator[str]:
-    for number, line in enumerate(file, start=1):
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        try:
-            yield line.rstrip(b"\r\n").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"line {number}: not UTF-8: {error}") from None
-
-
-def _split(line: str, separator: str) -> tuple[str, str | None]:
-    text, found, pair = line.partition(separator)
-    return text, pair if found else None
+def _lines(path: str) -> Iterator[str]:
+    with _open_input(path) as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            try:
+                yield line.rstrip(b"\r\n").decode()
+            except UnicodeDecodeError as error:
+                raise InputError(f"line {number}: not UTF-8: {error}") from None

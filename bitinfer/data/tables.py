@@ -68,13 +68,9 @@ def read_rows(
     number: ``1`` and ``1.0`` are the label ``1``.  Labels lose the blanks around them.  An empty
     text is a text, an empty label is an error.
 
-    Args:
-        rows: The path of a file, or the rows themselves.
-        text, pair, label: Names of the columns; default those used by GLUE.  If they are numbers
-            (the first column is 1), the first row of a table is data like the others; keys are
-            always names.
-        labelled: Whether to read labels.
-        source: What to call the rows in messages; default the path, or ``rows``.
+    ``text``, ``pair`` and ``label`` name the columns; default those used by GLUE.  If they are
+    numbers (the first column is 1), the first row of a table is data like the others; keys are
+    always names.  ``source`` is what messages call the rows; default the path, or ``rows``.
 
     Raises:
         InputError: A column is missing or there twice, a row is broken, a text or label is of the

@@ -92,7 +92,6 @@ class BitModel:
         origin: Origin,
         num_threads: int | None = None,
         isa: str | None = None,
-        *,
         content: tuple[dict[str, Any], Tensors] | None = None,
     ) -> None:
         """Not for users.  ``content`` is what `read_model` returned, if it was called before."""
@@ -256,8 +255,7 @@ class BitModel:
     ) -> Floats:
         """Probabilities of all classes: float64 [n, labels], or [labels] for one text.
 
-        Arguments and errors are those of :meth:`predict`; a regression model has no probabilities
-        (`UnsupportedError`).
+        As :meth:`predict`; a regression model has no probabilities (`UnsupportedError`).
 
         >>> model.predict_proba(["good", "bad"]).argmax(axis=1)
         array([1, 0])
@@ -274,8 +272,7 @@ class BitModel:
     ) -> Floats:
         """What the head computes: float64 [n, labels], or [labels] for one text.
 
-        A regression model gives its values, [n], or a scalar for one text.  Arguments and errors
-        are those of :meth:`predict`.
+        As :meth:`predict`; a regression model gives its values, [n], or a scalar for one text.
         """
         head = self._text_head("logits")
         single, logits = self._logits(texts, text_pairs, **how)
@@ -293,12 +290,12 @@ class BitModel:
     ) -> NDArray[np.float32]:
         """One vector for each text: float32 [n, hidden], or [hidden] for one text.
 
+        As :meth:`predict`, but for
+
         Args:
             pooling: ``"cls"``, the last hidden state of the first token; ``"mean"``, its mean over
                 all tokens; ``"pooler"``, tanh of the pooler.
             normalize_embeddings: Divide each vector by its Euclidean length.
-
-        The other arguments and errors are those of :meth:`predict`.
 
         >>> model.encode(["a film", "a book"], pooling="mean").shape
         (2, 384)
@@ -407,24 +404,6 @@ class BitModel:
             logits=_padded(logits, given) if of_tokens else _float32(logits),
         )
 
-    def _trace(
-        self,
-        ids: ArrayLike,
-        token_type_ids: ArrayLike | None = None,
-        *,
-        layer: int = 0,
-        hidden: Floats | None = None,
-    ) -> dict[str, NDArray[Any]]:
-        """The codes at every point of one sequence [S], from the code that predicts.
-
-        They are ``codes.layer{i}.{point}``, beside ``hidden0``, ..., ``pooled`` and ``logits``.  It
-        starts at ``layer`` if ``hidden`` gives the input of that, float64 [S, H].
-        """
-        types = None if token_type_ids is None else [token_type_ids]
-        batch = read_columns([ids], None, types, self._metadata["config"]).batch
-        count = len(batch.ids)
-        return self._core.trace(batch.ids, batch.positions, batch.segments, count, 0, layer, hidden)
-
 
 def _reopen(origin: Origin, identity: str, num_threads: int | None, isa: str | None) -> BitModel:
     """Undo `BitModel.__reduce__`."""
@@ -449,21 +428,17 @@ def _float32(values: Floats) -> NDArray[np.float32]:
         return values.astype(np.float32)
 
 
+# np.sum adds in an order that depends on the machine; np.add.accumulate has only one.
+
+
 def _pool(output: Mapping[str, Floats], offsets: NDArray[np.int64], pooling: str) -> Floats:
     if pooling == "pooler":
         return output["pooled"]
     hidden = output["hidden"]
     if pooling == "cls":
         return hidden[offsets[:-1]]
-    return np.stack([_mean(hidden[a:b]) for a, b in pairwise(offsets)])
-
-
-# np.sum adds in an order that depends on the machine; np.add.accumulate has only one.
-
-
-def _mean(rows: Floats) -> Floats:
-    mean: Floats = np.add.accumulate(rows, axis=0)[-1] / len(rows)
-    return mean
+    texts = (hidden[a:b] for a, b in pairwise(offsets))
+    return np.stack([np.add.accumulate(text, axis=0)[-1] / len(text) for text in texts])
 
 
 def _normalize(vectors: Floats) -> Floats:
