@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from bitinfer._core import Model
+from bitinfer.config import SIZES
 from bitinfer.errors import FormatError, InputError
-from bitinfer.runtime.format import SIZES, read_packed
+from bitinfer.runtime.format import read_packed
 
 FILE = Path(__file__).parent / "data" / "format-1.safetensors"
 METADATA, TENSORS = read_packed(FILE)

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 import bitinfer
 import bitinfer.runtime.format
 from bitinfer.errors import BitinferError, FormatError, InputError, quote, shorten
-from bitinfer.files import new_folder
-from bitinfer.runtime.format import FORMAT_VERSION, check_target, read_packed, write_packed
+from bitinfer.files import check_target, new_folder
+from bitinfer.runtime.format import FORMAT_VERSION, read_packed, write_packed
 
 
 @pytest.fixture

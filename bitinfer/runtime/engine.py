@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from bitinfer import _core
+from bitinfer.config import SIZES
 from bitinfer.heads import find_head
-from bitinfer.runtime.format import SIZES, Tensors
+from bitinfer.runtime.format import Tensors
 
 
 def make_engine(

@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeAlias
@@ -31,18 +32,6 @@ from bitinfer.config import SIZES
 from bitinfer.errors import FormatError, UnsupportedError, quote, shorten
 from bitinfer.files import check_target, write_file
 from bitinfer.heads import find_head, heads
-
-__all__ = [
-    "FORMAT_VERSION",
-    "SIZES",
-    "Tensors",
-    "check_metadata",
-    "check_target",
-    "looks_packed",
-    "narrowest",
-    "read_packed",
-    "write_packed",
-]
 
 FORMAT_VERSION = "2"
 
@@ -182,7 +171,6 @@ def _read_header(file: BinaryIO, name: str) -> bytes:
 
 
 def _parse_metadata(container: dict[str, Any], name: str) -> dict[str, Any]:
-    """The checked metadata object inside the container's header."""
     strings = container.get("__metadata__", {})
     if not isinstance(strings, dict) or list(strings) != [_KEY]:
         raise FormatError(
@@ -233,8 +221,7 @@ def _parse_object(text: Any, where: str) -> dict[str, Any]:
     if not isinstance(text, (str, bytes)):
         raise FormatError(f"{where}: expected text, found {type(text).__name__}")
     try:
-        if isinstance(text, bytes):
-            text = text.decode("utf-8")
+        text = text if isinstance(text, str) else text.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: not valid JSON: {error}") from error
@@ -317,70 +304,61 @@ def _upgrade(metadata: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any]
 
 
 class _Rule(NamedTuple):
-    """What a value must be, as a test and in words."""
+    """What a value must be, in words and as a test."""
 
-    holds: Callable[[Any], bool]
     expected: str
-
-
-Rules: TypeAlias = "Mapping[str, _Rule | Rules]"
+    holds: Callable[[Any], bool]
 
 
 def _one_of(*allowed: str) -> _Rule:
-    return _Rule(
-        lambda value: isinstance(value, str) and value in allowed, " or ".join(map(repr, allowed))
-    )
+    # Not every value can be looked up in a set.
+    return _Rule(" or ".join(map(repr, allowed)), lambda value: value in [*allowed])
 
 
 def _integer(low: int, high: int) -> _Rule:
-    return _Rule(
-        lambda value: type(value) is int and low <= value <= high, f"an integer {low}..{high}"
-    )
+    return _Rule(f"an integer {low}..{high}", lambda n: type(n) is int and low <= n <= high)
 
 
-def _is_digest(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 64 and not value.strip("0123456789abcdef")
+_TEXT = _Rule("text", lambda value: isinstance(value, str))
+_TEXT_OR_NULL = _Rule("text or null", lambda value: value is None or isinstance(value, str))
+_TEXTS = _Rule(
+    "a list of strings",
+    lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value),
+)
+_OBJECT = _Rule("an object", lambda value: isinstance(value, dict))
+_DIGEST = _Rule(
+    "64 lower-case hexadecimal digits",
+    lambda text: isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) is not None,
+)
 
 
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-_TEXT = _Rule(lambda value: isinstance(value, str), "text")
-_TEXT_OR_NULL = _Rule(lambda value: value is None or isinstance(value, str), "text or null")
-_DIGEST = _Rule(_is_digest, "64 lower-case hexadecimal digits")
-_OBJECT = _Rule(lambda value: isinstance(value, dict), "an object")
-
-
-def _rules(version: object) -> Rules:
-    rules: dict[str, _Rule | Rules] = {
+def _rules(version: object) -> dict[str, dict[str, _Rule]]:
+    """The fields of the metadata, and under their names those of the objects in it."""
+    fields = {
         "format_version": _one_of("2", "1"),
         "architecture": _one_of("bert"),
         "writer": _TEXT,
-        "config": {
-            **{size: _integer(1, _MAX_SIZE) for size in SIZES},
-            "activation": _one_of("relu", "gelu"),
-            "head": _one_of(*dict.fromkeys(head.name for head in heads())),
-        },
-        "labels": _Rule(_are_texts, "a list of strings"),
+        "config": _OBJECT,
+        "labels": _TEXTS,
         "task": _TEXT_OR_NULL,
         "vocab": _TEXT,
-        "tokenizer": {
-            "lowercase": _Rule(lambda value: isinstance(value, bool), "true or false"),
-            "max_length": _integer(3, _MAX_SIZE),
-        },
-        "source": {"file": _TEXT, "sha256": _DIGEST},
+        "tokenizer": _OBJECT,
+        "source": _OBJECT,
         "licence": _TEXT_OR_NULL,
         "report": _OBJECT,
         "sha256": _DIGEST,
     }
-    if version == "1":
-        return {**rules, "recipe": _one_of("bit-1-1-1")}
-    return {
-        **rules,
-        "family": _TEXT,
-        "codes": {point: _one_of(*allowed_codes(point)) for point in POINTS},
+    config = dict.fromkeys(SIZES, _integer(1, _MAX_SIZE)) | {
+        "activation": _one_of("relu", "gelu"),
+        "head": _one_of(*dict.fromkeys(head.name for head in heads())),
     }
+    boolean = _Rule("true or false", lambda value: isinstance(value, bool))
+    tokenizer = {"lowercase": boolean, "max_length": _integer(3, _MAX_SIZE)}
+    rules = {"config": config, "tokenizer": tokenizer, "source": {"file": _TEXT, "sha256": _DIGEST}}
+    if version == "1":
+        return {"": {**fields, "recipe": _one_of("bit-1-1-1")}, **rules}
+    codes = {point: _one_of(*allowed_codes(point)) for point in POINTS}
+    return {"": {**fields, "family": _TEXT, "codes": _OBJECT}, **rules, "codes": codes}
 
 
 def check_metadata(metadata: Mapping[str, Any], name: str) -> None:
@@ -390,45 +368,39 @@ def check_metadata(metadata: Mapping[str, Any], name: str) -> None:
         FormatError: Names the field, what was found and what was expected.
     """
 
-    def fail(field: str, found: str, expected: str) -> NoReturn:
-        raise FormatError(f"{name}: metadata {field!r}: found {found}, expected {expected}")
+    def check(field: str, holds: bool, found: str, expected: str) -> None:
+        if not holds:
+            raise FormatError(f"{name}: metadata {field!r}: found {found}, expected {expected}")
 
-    def check(values: Mapping[str, Any], rules: Rules, path: str) -> None:
+    for group, rules in _rules(metadata.get("format_version")).items():
+        path, values = (f"{group}.", metadata[group]) if group else ("", metadata)
         for key, rule in rules.items():
-            if key not in values:
-                fail(path + key, "nothing at all", "this field")
-            test = rule if isinstance(rule, _Rule) else _OBJECT
-            if not test.holds(values[key]):
-                # Not repr: the value may be long, and nested more deeply than repr can follow.
-                fail(path + key, quote(values[key]), test.expected)
-            if not isinstance(rule, _Rule):
-                check(values[key], rule, f"{path}{key}.")
-        for key in sorted(set(values) - set(rules), key=str):
-            fail(path + str(key)[:80], "an unknown field", f"only {', '.join(rules)}")
-
-    check(metadata, _rules(metadata.get("format_version")), "")
+            check(path + key, key in values, "nothing at all", "this field")
+            # Not repr: the value may be long, and nested more deeply than repr can follow.
+            check(path + key, rule.holds(values[key]), quote(values[key]), rule.expected)
+        for key in values:
+            check(path + key[:80], key in rules, "an unknown field", f"only {', '.join(rules)}")
     for key, value in metadata.items():
         _check_plain(value, f"{name}: metadata {quote(key)}", _MAX_LEVELS)
-    config = metadata["config"]
-    if config["hidden"] % config["heads"]:
-        fail("config.heads", str(config["heads"]), f"a divisor of hidden {config['hidden']}")
-    if not (length := _integer(3, config["positions"])).holds(metadata["tokenizer"]["max_length"]):
-        fail("tokenizer.max_length", quote(metadata["tokenizer"]["max_length"]), length.expected)
+
+    config, length = metadata["config"], metadata["tokenizer"]["max_length"]
+    heads, hidden = config["heads"], config["hidden"]
+    check("config.heads", hidden % heads == 0, str(heads), f"a divisor of hidden {hidden}")
+    allowed = _integer(3, config["positions"])
+    check("tokenizer.max_length", allowed.holds(length), quote(length), allowed.expected)
     try:
         head = find_head(config["head"], config["labels"])
     except UnsupportedError as error:
         raise FormatError(f"{name}: metadata 'config.labels': {error}") from None
     labels, words = metadata["labels"], metadata["vocab"].split("\n")
-    classes = config["labels"] if head.has_names else 0
-    if len(labels) != classes:
-        fail("labels", f"{len(labels)} names", f"{classes} for this head")
-    if len(set(labels)) != len(labels):
-        fail("labels", quote(labels), "names that differ")
+    classes, most = config["labels"] if head.has_names else 0, config["vocab"]
+    check("labels", len(labels) == classes, f"{len(labels)} names", f"{classes} for this head")
+    check("labels", len(set(labels)) == len(labels), quote(labels), "names that differ")
     # The word table may have spare rows at its end.
-    if len(words) > config["vocab"]:
-        fail("vocab", f"{len(words)} lines", f"at most {config['vocab']}, as config.vocab says")
-    if len(set(words)) != len(words) or "" in words:
-        fail("vocab", "repeated or empty lines", "lines that differ")
+    expected = f"at most {most}, as config.vocab says"
+    check("vocab", len(words) <= most, f"{len(words)} lines", expected)
+    differ = len(set(words)) == len(words) and "" not in words
+    check("vocab", differ, "repeated or empty lines", "lines that differ")
 
 
 def _check_plain(value: Any, where: str, levels: int) -> None:
