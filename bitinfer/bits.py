@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["pack_bits", "unpack_bits", "words_for"]
-
 _WORD = 64
 
 

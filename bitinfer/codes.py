@@ -18,20 +18,6 @@ from typing import NamedTuple
 
 from bitinfer.errors import InputError, InputTypeError, quote
 
-__all__ = [
-    "FLOAT",
-    "GROUPS",
-    "LAYER_POINTS",
-    "MOST_BITS",
-    "POINTS",
-    "TIE",
-    "UNSIGNED",
-    "Bits",
-    "Codes",
-    "Planes",
-    "allowed_codes",
-]
-
 LAYER_POINTS = (
     *("query.in", "key.in", "value.in", "query", "key", "value", "attention.probs"),
     *("attention.output.in", "intermediate.in", "output.in"),
@@ -48,13 +34,6 @@ TIE = 2.0**-40
 
 _NAME = r"(signed|unsigned)-([1-8])(-from-min)?"
 _BITS = r"(1|32)-(1|32)-([1-8]|32)((?:\+[a-z.]+=(?:[1-8]|32))*)"
-
-
-class Planes(NamedTuple):
-    """A code as ``constant + sum_j coefficients[j] * plane[j]``, each plane 0 or 1."""
-
-    constant: int
-    coefficients: tuple[int, ...]
 
 
 class Codes(NamedTuple):
@@ -104,28 +83,12 @@ class Codes(NamedTuple):
     @property
     def high(self) -> int:
         """The largest code."""
-        if self.signed:
-            return 1 if self.bits == 1 else (1 << (self.bits - 1)) - 1
-        return (1 << self.bits) - 1
+        return max(1, (1 << (self.bits - self.signed)) - 1)
 
     @property
     def by_sign(self) -> bool:
         """Whether a code is the sign of its value, so that the step has no part in it."""
         return self.signed and self.bits == 1
-
-    def planes(self, *, zeros: bool = False) -> Planes:
-        """How planes make a code.
-
-        Args:
-            zeros: whether an exact 0 can occur, which takes signed codes of one bit a second plane.
-
-        Example:
-            >>> Codes(2).planes()
-            Planes(constant=-2, coefficients=(1, 2))
-        """
-        if self.by_sign:
-            return Planes(-1, (1, 1) if zeros else (2,))
-        return Planes(self.low, tuple(1 << plane for plane in range(self.bits)))
 
 
 def allowed_codes(point: str) -> dict[str, Codes]:
@@ -202,29 +165,25 @@ class Bits(NamedTuple):
         Args:
             points: bits of every one of `POINTS`.
         """
-        spellings = []
-        for most in sorted(set(points.values())):
+
+        def spelled(most: int) -> Bits:
             others = tuple((name, points[name]) for name in POINTS if points[name] != most)
-            spellings.append(cls(weights, embeddings, most, others))
-        return min(spellings, key=lambda each: len(str(each)))
+            return cls(weights, embeddings, most, others)
+
+        return min(map(spelled, sorted({*points.values()})), key=lambda each: len(str(each)))
 
     def __str__(self) -> str:
-        parts = dict(self.others)
         text = f"{self.weights}-{self.embeddings}-{self.activations}"
-        for group, members in GROUPS.items():
-            text += min((_spell(each) for each in self._spellings(group, members)), key=len)
-            parts = {name: bits for name, bits in parts.items() if name not in members}
-        return text + _spell(parts)
-
-    def _spellings(self, group: str, members: tuple[str, ...]) -> list[dict[str, int]]:
-        """The ways to write the bits of a group: point by point, or as one, with exceptions."""
-        bits = {name: self.at(name) for name in members}
-        alone = {name: each for name, each in bits.items() if each != self.activations}
-        together = [
-            {group: most} | {name: each for name, each in bits.items() if each != most}
-            for most in sorted(set(alone.values()))
-        ]
-        return [alone, *together]
+        alone = [point for point in POINTS if not any(point in each for each in GROUPS.values())]
+        for group, members in (*GROUPS.items(), ("", alone)):
+            # Point by point, or the group with exceptions.
+            ways = []
+            for most in (self.activations, *(self.at(point) for point in members if group)):
+                others = [(point, self.at(point)) for point in members if self.at(point) != most]
+                named = [] if most == self.activations else [(group, most)]
+                ways.append("".join(f"+{name}={bits}" for name, bits in (*named, *others)))
+            text += min(ways, key=len)
+        return text
 
     def at(self, point: str) -> int:
         """Bits of a point."""
@@ -245,7 +204,3 @@ class Bits(NamedTuple):
         """Whether the engine runs such a network."""
         points = [self.at(point) for point in POINTS]
         return self.weights == self.embeddings == 1 and max(points) <= MOST_BITS
-
-
-def _spell(parts: Mapping[str, int]) -> str:
-    return "".join(f"+{name}={bits}" for name, bits in parts.items())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["SIZES", "Config"]
-
 
 class Config(NamedTuple):
     """Sizes and kinds.  ``head`` is the name of one of `bitinfer.heads`, ``labels`` its rows."""

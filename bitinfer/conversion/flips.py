@@ -177,17 +177,17 @@ def _rising(
 def _encode(values: F64, step: np.float32, codes: Codes) -> F64:
     """Codes of values, not clamped: to compare them with levels needs no bounds."""
     size = np.float64(step)
+    found: F64
     if codes.by_sign:
-        signs: F64 = np.sign(values)
-        return signs
-    if codes.bits == 1:
-        above: F64 = (values > 0.5 * size).astype(np.float64)
-        return above
-    ratios = values / size
-    nearest: F64 = np.rint(ratios)
-    tie = np.abs(ratios - nearest) >= 0.5 - TIE
-    rounded: F64 = np.where(tie, 2 * np.rint(ratios / 2), nearest)
-    return rounded
+        found = np.sign(values)
+    elif codes.bits == 1:
+        found = (values > 0.5 * size).astype(np.float64)
+    else:
+        ratios = values / size
+        nearest = np.rint(ratios)
+        tie = np.abs(ratios - nearest) >= 0.5 - TIE
+        found = np.where(tie, 2 * np.rint(ratios / 2), nearest)
+    return found
 
 
 def _first(holds: Callable[[I64], Bools], low: I64, high: I64) -> I64:

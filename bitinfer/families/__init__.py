@@ -19,15 +19,6 @@ if TYPE_CHECKING:
     from bitinfer.description import F32, Description
     from bitinfer.families.checkpoint import CheckpointFiles, ConfigSource, PathLike, VocabSource
 
-__all__ = [
-    "Family",
-    "Wishes",
-    "families",
-    "find_family",
-    "read_checkpoint",
-    "register",
-]
-
 
 @dataclass(frozen=True)
 class Wishes:
@@ -99,13 +90,9 @@ def find_family(files: CheckpointFiles) -> Family:
     found = [family for family, missing in lacks.items() if missing is None]
     if len(found) == 1:
         return found[0]
-    if found:
-        names = [family.name for family in found]
-        raise ConversionError(f"{files.file}: found a checkpoint of {names}, expected one family")
     reasons = "; ".join(f"{family.name}: {missing}" for family, missing in lacks.items())
-    raise ConversionError(
-        f"{files.file}: found a checkpoint of no family that is known ({reasons})"
-    )
+    names = [family.name for family in found] or f"no family that is known ({reasons})"
+    raise ConversionError(f"{files.file}: found a checkpoint of {names}, expected one family")
 
 
 def read_checkpoint(

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["UNIT_EXPONENT", "Means", "means", "nearest_float32", "nearest_float64"]
-
 UNIT_EXPONENT = -149  # every finite float32 is an integer multiple of 2**-149
 
 _FIELDS = 512  # values of the sign and exponent bits of a float32

@@ -17,11 +17,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from bitinfer.description import F32, I8, BinaryMatrix
+from bitinfer.description import F32, BinaryMatrix
 from bitinfer.errors import ConversionError
 from bitinfer.families.exact import UNIT_EXPONENT
-
-__all__ = ["latent_weights"]
 
 _DIGITS = 24  # of a float32
 
@@ -38,25 +36,20 @@ def latent_weights(matrix: BinaryMatrix) -> F32:
         >>> latent_weights(BinaryMatrix(np.array([[1, -1]], np.int8), np.array([0.5])))
         array([[ 0.5, -0.5]], dtype=float32)
     """
-    rows = matrix.codes.reshape(len(matrix.scale), -1)
-    pairs = zip(rows, matrix.scale, strict=True)
-    values = np.stack([_row(codes, float(scale)) for codes, scale in pairs])
-    return values.reshape(matrix.codes.shape)
-
-
-def _row(codes: I8, scale: float) -> F32:
-    """Values [K] of the signs of ``codes``, with mean 0 and a mean absolute value of ``scale``."""
-    values = np.zeros(len(codes), np.float32)
-    if scale > 0:
-        half = _half_sum(len(codes), scale)
-        for sign in (1, -1):
+    values = np.zeros(matrix.codes.shape, np.float32)
+    rows = values.reshape(len(matrix.scale), -1)  # a view
+    for row, codes, scale in zip(rows, matrix.codes.reshape(rows.shape), matrix.scale, strict=True):
+        half = _half_sum(len(codes), float(scale))
+        for sign in (1, -1) if half else ():
             places = np.flatnonzero(codes == sign)
-            values[places] = sign * _split(half, len(places))
+            row[places] = sign * _split(half, len(places))
     return values
 
 
 def _half_sum(count: int, scale: float) -> int:
     """Half of ``count * scale``, in units of 2**-149, with as few digits as name the scale."""
+    if scale == 0:
+        return 0
     exact = Fraction(scale) * count / 2 / Fraction(2) ** UNIT_EXPONENT
     # The mean may be off by a quarter of the last place of the scale: within rounding, also just
     # below a power of two.  So the sum may be off by count quarters and its half by half of that.
