@@ -149,13 +149,13 @@ def check_number(
     return found
 
 
-def check_engine(num_threads: Any, isa: Any) -> tuple[int | None, str | None]:
+def check_engine(num_threads: Any, isa: Any) -> dict[str, Any]:
     """The options of the native code by type; whether they can be had, it decides itself."""
     if num_threads is not None:
         num_threads = check_int("num_threads", num_threads, 1, 2**31 - 1)
     if isa is not None and not check_text("isa", isa).isprintable():
         raise InputError(f"isa: found {isa!r}, expected the name of an instruction set")
-    return num_threads, isa
+    return {"num_threads": num_threads, "isa": isa}
 
 
 def shows_progress(option: Any) -> bool:

@@ -131,7 +131,7 @@ def pack_sign(x: ArrayLike, *, isa: str | None = None) -> PackedMatrix:
     array([[ 1, -1]], dtype=int8)
     """
     values = _floats("x", x)
-    bits, nonzero = _core.pack_greater(values, None, check_engine(None, isa)[1])
+    bits, nonzero = _core.pack_greater(values, None, check_engine(None, isa)["isa"])
     return PackedMatrix(bits, nonzero, values.shape[1], "pm1" if nonzero is None else "ternary")
 
 
@@ -143,7 +143,7 @@ def pack_threshold(x: ArrayLike, thresholds: ArrayLike, *, isa: str | None = Non
     """
     values = _floats("x", x)
     limits = _vector("thresholds", thresholds, np.float64)
-    bits, _ = _core.pack_greater(values, limits, check_engine(None, isa)[1])
+    bits, _ = _core.pack_greater(values, limits, check_engine(None, isa)["isa"])
     return PackedMatrix(bits, None, values.shape[1], "u1")
 
 
@@ -152,17 +152,14 @@ def bgemm(
 ) -> NDArray[np.int32]:
     """Products of all rows: ``a.unpack() @ b.unpack().T``, int32 [M, N].
 
-    Args:
-        a: [M, K] of any kind.
-        b: [N, K], ``"pm1"`` or ``"ternary"``; rearranged for the kernels once and then kept.
-        isa: Instruction set; default as in :func:`bitinfer.load`.
-        num_threads: Threads; default as in :func:`bitinfer.load`.
+    ``a`` is [M, K] of any kind, ``b`` [N, K] of kind ``"pm1"`` or ``"ternary"``, rearranged for the
+    kernels once and then kept.  ``isa`` and ``num_threads`` are those of :func:`bitinfer.load`.
 
     >>> ones = PackedMatrix.from_codes([[1, 1, 1]])
     >>> bgemm(ones, PackedMatrix.from_codes([[1, 1, 1], [-1, 1, 1]]))
     array([[3, 1]], dtype=int32)
     """
-    return _core.bgemm(*_operands(a, b), *_engine(num_threads, isa))
+    return _core.bgemm(*_operands(a, b), **check_engine(num_threads, isa))
 
 
 def bgemm_affine(
@@ -182,7 +179,7 @@ def bgemm_affine(
     """
     operands = _operands(a, b)
     scales, biases = _vector("scale", scale, np.float64), _vector("bias", bias, np.float64)
-    return _core.bgemm_affine(*operands, scales, biases, *_engine(num_threads, isa))
+    return _core.bgemm_affine(*operands, scales, biases, **check_engine(num_threads, isa))
 
 
 def bgemm_threshold(
@@ -217,14 +214,9 @@ def bgemm_threshold(
             f"low: expected for kind 'ternary', possible for 'u1', found kind {kind!r}"
         )
     bits, nonzero = _core.bgemm_threshold(
-        *operands, limits, lows, ternary, *_engine(num_threads, isa)
+        *operands, limits, lows, ternary, **check_engine(num_threads, isa)
     )
     return PackedMatrix(bits, nonzero, b.shape[0], kind)
-
-
-def _engine(num_threads: Any, isa: Any) -> tuple[str | None, int | None]:
-    threads, level = check_engine(num_threads, isa)
-    return level, threads
 
 
 def _operands(

@@ -2,11 +2,8 @@
 
     @dataclass(frozen=True, kw_only=True)
     class Count(Command):
-        '''Count the tokens of a text'''
-        examples: ClassVar[str] = "  bitinfer count 'some text'"
         text: str = argument("TEXT", "what to count")
         limit: int | None = option(None, integer(1), "", "most to count")
-        def run(self) -> int: ...
 
 The fields are made by `bitinfer.kinds`, and may be those of a base class that has no command.  An
 option is ``--limit`` unless ``option(..., "-l", "--limit")`` spells it otherwise; ``--no-NAME`` if

@@ -17,7 +17,6 @@ Second: TypeAlias = str | None
 Text: TypeAlias = str | tuple[str, Second] | Mapping[str, Second]
 Texts: TypeAlias = Iterable[Text]
 Seconds: TypeAlias = Iterable[Second] | None
-Integers: TypeAlias = NDArray[np.int64]
 
 _END: Any = object()
 
@@ -130,17 +129,14 @@ class Columns:
     Attributes:
         batch: the T tokens; the position of each is its column.
         keys: int32 [B] attended tokens; first: int64 [B] token of column 0.
-        rows, columns: int64 [K] of the attended tokens, and `tokens` int64 [K] where they stand.
-        shape: (B, S).
+        mask: [B, S], True where a column is attended; attended: the same for the tokens, [T].
     """
 
     batch: TokenBatch
     keys: NDArray[np.int32]
-    first: Integers
-    rows: Integers
-    columns: Integers
-    tokens: Integers
-    shape: tuple[int, int]
+    first: NDArray[np.int64]
+    mask: NDArray[np.bool_]
+    attended: NDArray[np.bool_]
 
 
 def read_columns(
@@ -154,13 +150,8 @@ def read_columns(
         raise InputError(
             f"input_ids: found {ids.shape[1]} columns, expected at most {config['positions']}"
         )
-    mask = np.ones_like(ids, bool)
-    if attention_mask is not None:
-        mask = _integers("attention_mask", attention_mask, "iub", shape=ids.shape, count=2)
-    types = np.zeros_like(ids)
-    if token_type_ids is not None:
-        count = config["token_types"]
-        types = _integers("token_type_ids", token_type_ids, shape=ids.shape, count=count)
+    mask = _like(ids, "attention_mask", attention_mask, 1, count=2, kinds="iub")
+    types = _like(ids, "token_type_ids", token_type_ids, 0, count=config["token_types"])
     _check_range("input_ids", ids, config["vocab"])
     empty = ~mask.any(axis=1)
     if empty.any():
@@ -170,22 +161,19 @@ def read_columns(
 
 
 def _ragged(ids: NDArray[np.int32], mask: NDArray[np.bool_], types: NDArray[np.int32]) -> Columns:
-    length = ids.shape[1]
     # One more column at the end: column 0 once more, where it only asks.
     asking = np.concatenate([mask, ~mask[:, :1]], axis=1)
     rows, columns = np.nonzero(asking)
-    attended = columns < length
-    columns = columns % length
+    attended = columns < ids.shape[1]
+    columns = np.where(attended, columns, 0)
     offsets = np.concatenate([[0], np.cumsum(asking.sum(axis=1))]).astype(np.int64)
     keys = mask.sum(axis=1)
     return Columns(
         TokenBatch(ids[rows, columns], columns.astype(np.int32), types[rows, columns], offsets),
         keys=keys.astype(np.int32),
         first=offsets[:-1] + np.where(mask[:, 0], 0, keys),
-        rows=rows[attended],
-        columns=columns[attended],
-        tokens=np.flatnonzero(attended),
-        shape=(len(ids), length),
+        mask=mask,
+        attended=attended,
     )
 
 
@@ -203,22 +191,20 @@ def read_array(name: str, value: Any) -> NDArray[Any]:
         raise InputTypeError(f"{name}: found {found}, expected an array: {error}") from error
 
 
-def _integers(
-    name: str,
-    value: Any,
-    kinds: str = "iu",
-    *,
-    shape: tuple[int, ...] | None = None,
-    count: int | None = None,
-) -> NDArray[Any]:
-    """An array of integers, if asked for of the shape of the ids, and of values below a count."""
+def _integers(name: str, value: Any, kinds: str = "iu") -> NDArray[Any]:
     array = read_array(name, value)
     if array.dtype.kind not in kinds:
         raise InputTypeError(f"{name}: found dtype {array.dtype}, expected integers")
-    if shape is not None and array.shape != shape:
-        raise InputError(f"{name}: found shape {array.shape}, expected {shape} of input_ids")
-    if count is not None:
-        _check_range(name, array, count)
+    return array
+
+
+def _like(
+    ids: NDArray[Any], name: str, value: Any, default: int, *, count: int, kinds: str = "iu"
+) -> NDArray[Any]:
+    array = np.full_like(ids, default) if value is None else _integers(name, value, kinds)
+    if array.shape != ids.shape:
+        raise InputError(f"{name}: found shape {array.shape}, expected {ids.shape} of input_ids")
+    _check_range(name, array, count)
     return array
 
 

@@ -76,7 +76,7 @@ def load(
     if str(device) != "cpu":
         raise UnsupportedError(f"device: found {str(device)!r}, expected 'cpu'")
     options = check_engine(num_threads, isa)
-    return BitModel(find_model(path), *options)
+    return BitModel(find_model(path), **options)
 
 
 class BitModel:
@@ -417,8 +417,8 @@ def _reopen(origin: Origin, identity: str, num_threads: int | None, isa: str | N
 
 def _padded(values: Floats, given: Columns) -> NDArray[np.float32]:
     """Values of tokens [T, n] as float32 [B, S, n], zero where the mask is."""
-    result = np.zeros((*given.shape, values.shape[1]), dtype=np.float32)
-    result[given.rows, given.columns] = _float32(values[given.tokens])
+    result = np.zeros((*given.mask.shape, values.shape[1]), dtype=np.float32)
+    result[given.mask] = _float32(values[given.attended])
     return result
 
 
