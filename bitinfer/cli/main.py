@@ -104,23 +104,7 @@ def _flush() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-# ---- parser
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    # argparse takes positional arguments from one place only: texts may also stand after options.
-    end = rest.index("--") if "--" in rest else len(rest)
-    wrong = [word for word in rest[:end] if word.startswith("-")]
-    if wrong or (rest and not hasattr(options, "pair_sep")):
-        options.parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
-    if rest:
-        options.text += rest[:end] + rest[end + 1 :]
-    return options
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bitinfer",
         description=_DESCRIPTION,
@@ -132,4 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command in _COMMANDS.items():
         add_command(commands, name, command)
-    return parser
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes positional arguments from one place only: texts may also stand after options.
+    end = rest.index("--") if "--" in rest else len(rest)
+    wrong = [word for word in rest[:end] if word.startswith("-")]
+    if wrong or (rest and not hasattr(options, "pair_sep")):
+        options.parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
+    if rest:
+        options.text += rest[:end] + rest[end + 1 :]
+    return options

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,9 +139,8 @@ def _read_text(path: Path, name: str) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"{name}, line {line}: not UTF-8: {error}") from None
-    nul = text.find("\0")
-    if nul >= 0:
-        line = text.count("\n", 0, nul) + 1
+    if "\0" in text:
+        line = text.partition("\0")[0].count("\n") + 1
         raise InputError(f"{name}, line {line}: found a NUL character, expected UTF-8 text")
     return text
 
@@ -172,25 +172,24 @@ def _csv_rows(content: str, name: str) -> list[tuple[str, list[str]]]:
 def _columns(
     rows: list[tuple[str, list[str]]], name: str, wanted: _Wanted, *, exact: bool
 ) -> _Table:
-    """A table whose columns have names in its first row, or numbers, if those are wanted.
+    """Rows whose columns have names in the first of them, or numbers, if those are wanted.
 
-    If ``exact``, all rows must have as many columns as the first.
+    If ``exact``, all must have as many columns as the first.
     """
+    if wanted.numbered and (wanted.text is None or (wanted.labelled and wanted.label is None)):
+        missing = "text" if wanted.text is None else "label"
+        raise InputError(f"{name}: found no number of the {missing} column, expected one")
+    header = rows[0][1] if rows else []
+    size = len(header)
     if wanted.numbered:
-        if wanted.text is None or (wanted.labelled and wanted.label is None):
-            missing = "text" if wanted.text is None else "label"
-            raise InputError(f"{name}: found no number of the {missing} column, expected one")
         most = max((len(row) for _, row in rows), default=0)
         header = [str(number + 1) for number in range(most)]
-        size = len(rows[0][1]) if rows else 0
     else:
-        header = rows[0][1] if rows else []
-        size, rows = len(header), rows[1:]
+        rows = rows[1:]
     for where, row in rows:
         if exact and len(row) != size:
-            raise InputError(
-                f"{where}: found {len(row)} columns, expected {size} as in the first row"
-            )
+            found = f"{where}: found {len(row)} columns"
+            raise InputError(f"{found}, expected {size} as in the first row")
     return header, [(where, dict(zip(header, row))) for where, row in rows]  # noqa: B905
 
 
@@ -218,8 +217,7 @@ def _json_object(row: str, where: str) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"found the key {quote(twice)} twice")
     return found
 

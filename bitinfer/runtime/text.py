@@ -161,12 +161,12 @@ class TextTokenizer:
 
     def _learn(self, pieces: list[str]) -> bytes:
         """As `_ids_of`, for pieces of which some are not known yet."""
-        ids = list(map(self._known.get, pieces))
-        new = list({piece: None for piece, known in zip(pieces, ids, strict=True) if known is None})
-        found = self._look_up(new)
-        self._remember(found)
-        both = zip(pieces, ids, strict=True)
-        return b"".join(found[piece] if known is None else known for piece, known in both)
+        known = self._known  # another thread may put a new one in its place
+        found = {piece: known[piece] for piece in pieces if piece in known}
+        new = self._look_up([piece for piece in dict.fromkeys(pieces) if piece not in found])
+        self._remember(new)
+        found |= new
+        return b"".join(map(found.__getitem__, pieces))
 
     def _look_up(self, pieces: list[str]) -> dict[str, bytes]:
         """The ids of each piece, as the tokenizer says."""
