@@ -18,7 +18,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,23 +73,11 @@ def main() -> None:
 
 
 def _train(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    from bitinfer.codes import Bits
     from bitinfer.train.distillation import train_stages
-    from bitinfer.train.losses import LossWeights
-    from bitinfer.train.options import Budget
 
     arm = ARMS[name]
-    with _ready(options, seed) as (ready, teacher):
-        stages = len(arm.bits)
-        budget = Budget(steps=options.steps // stages)
-        _, results = train_stages(
-            _changed(arm, teacher),
-            replace(teacher.shape, activation="relu", epsilon=1e-12),
-            [(Bits.parse(bits), budget) for bits in arm.bits],
-            ready,
-            loop=ready.loop(vector_rate=arm.vector_rate),
-            weights=LossWeights(),
-        )
+    with _ready(options, seed, arm) as (ready, teacher):
+        _, results = train_stages(_changed(arm, teacher), ready)
         return {
             "arm": name,
             "seed": seed,
@@ -118,13 +106,13 @@ def _changed(arm: Arm, teacher: Student) -> Student:
             for each in self.parameters():
                 each.requires_grad = not (arm.fixed_steps and each.ndim == 0)
 
-    changed = Changed(teacher.shape, teacher.bits, dtype=teacher.bert.numerics.dtype)
+    changed = Changed(teacher.config, teacher.bits, dtype=teacher.numerics.dtype)
     changed.load_state_dict(teacher.state_dict())
     return changed
 
 
 @contextlib.contextmanager
-def _ready(options: argparse.Namespace, seed: int) -> Iterator[tuple[Session, Student]]:
+def _ready(options: argparse.Namespace, seed: int, arm: Arm) -> Iterator[tuple[Session, Student]]:
     """The session of a run, and its teacher."""
     from bitinfer.train.data import read_tables
     from bitinfer.train.options import DistillOptions
@@ -137,6 +125,9 @@ def _ready(options: argparse.Namespace, seed: int) -> Iterator[tuple[Session, St
             options.train,
             options.test,
             f"{folder}/student",
+            bits=arm.bits,
+            steps=options.steps,
+            vector_rate=arm.vector_rate,
             batch_size=32,
             learning_rate=options.rate,
             seed=seed,
@@ -147,7 +138,7 @@ def _ready(options: argparse.Namespace, seed: int) -> Iterator[tuple[Session, St
         teacher = open_folder(options.teacher)
         with (
             reserved(given) as partial,
-            session(teacher, given, read_tables(given), partial, head=True) as ready,
+            session(teacher, given, read_tables(given), partial) as ready,
         ):
             model = read_bert(teacher, outputs=ready.task.outputs, head=True)
             yield ready, as_student(model, dtype=ready.dtype)
@@ -156,12 +147,12 @@ def _ready(options: argparse.Namespace, seed: int) -> Iterator[tuple[Session, St
 def _setup(options: argparse.Namespace) -> dict[str, Any]:
     from bitinfer.diagnostics import cpu_name, package_version
 
-    with _ready(options, 0) as (ready, teacher):
+    with _ready(options, 0, next(iter(ARMS.values()))) as (ready, teacher):
         value = ready.measure(lambda batch: teacher(batch.ids, batch.segments, batch.mask).logits)
-        sizes = teacher.shape
+        sizes = teacher.config
         return {
             "description": (
-                f"{sizes.layers} layers x {sizes.hidden}, {sizes.outputs} classes, "
+                f"{sizes.layers} layers x {sizes.hidden}, {sizes.labels} classes, "
                 f"{len(ready.train):,} training texts, {options.steps} steps of 32 at a rate of "
                 f"{options.rate:g}, measured once "
                 f"on {len(ready.dev):,} texts that had no part in training"

@@ -22,15 +22,11 @@ from training import distilled, finetuned
 import bitinfer.train
 from bitinfer.cli import main
 from bitinfer.errors import ConversionError, InputError, InputTypeError, UnsupportedError
-from bitinfer.kinds import check_number
-from bitinfer.train.kinds import check_bits
 from bitinfer.train.options import (
     OPTIONS,
     Budget,
     DistillOptions,
     FinetuneOptions,
-    check_installed,
-    check_shares,
     names_of,
 )
 from bitinfer.train.pages import recipe
@@ -388,38 +384,29 @@ def test_missing_packages(
 # ---- checks that the functions share with the commands
 
 
-def test_bits() -> None:
-    given = ("32-1-4", "1-1-1+query=4+key=4+value=4+attention.probs=4")
-    assert check_bits("bits", given) == ("32-1-4", "1-1-1+attention=4")
-    with pytest.raises(InputError, match=r"bits: found '1-1-1 ', expected W-E-A"):
-        check_bits("bits", ["1-1-1 "])
-    with pytest.raises(InputError, match="bits: found no stage"):
-        check_bits("bits", [])
-    with pytest.raises(InputTypeError, match="bits: found '1-1-1', expected a list"):
-        check_bits("bits", "1-1-1")
-    with pytest.raises(InputTypeError, match="bits: found int, expected str"):
-        check_bits("bits", [111])
-    with pytest.raises(InputTypeError, match=r"bits: found <.*, expected a list"):
-        check_bits("bits", iter(["1-1-1"]))
-    for wrong in ("1-8-1", "8-1-1", "1-1-0", "1-1-9"):
-        with pytest.raises(InputError, match=f"bits: found '{wrong}', expected W-E-A"):
-            check_bits("bits", [wrong])
-
-
 PATHS = ("model", "train.tsv", "dev.tsv", "out")
 
 
+def test_bits() -> None:
+    given = ("32-1-4", "1-1-1+query=4+key=4+value=4+attention.probs=4")
+    assert DistillOptions(*PATHS, bits=given).bits == ("32-1-4", "1-1-1+attention=4")
+    for wrong in ("1-8-1", "8-1-1", "1-1-0", "1-1-9", "1-1-1 "):
+        with pytest.raises(InputError, match=f"bits: found '{wrong}', expected W-E-A"):
+            DistillOptions(*PATHS, bits=[wrong])
+    with pytest.raises(InputTypeError, match="bits: found int, expected str"):
+        DistillOptions(*PATHS, bits=[111])  # type: ignore[list-item]
+
+
 def test_shares() -> None:
-    assert check_shares(None, 4) == (0.25,) * 4
-    assert check_shares((2, 6), 2) == (0.25, 0.75)
+    for shares, steps in ((None, [2, 2, 2]), ([1, 1, 4], [1, 1, 4]), ([0.1, 0.2, 0.3], [1, 2, 3])):
+        options = DistillOptions(*PATHS, shares=shares, steps=6)
+        assert [budget.steps for _, budget in options.stages] == steps
     for wrong, error, message in (
-        ([1], InputError, "shares: found 1, expected 2, one for each stage"),
-        ([0, 1], InputError, "shares: found 0, expected a finite number above 0"),
-        (["1", 1], InputTypeError, "shares: found str, expected a number"),
-        (1, InputTypeError, "shares: found 1, expected a list"),
+        ([0, 1, 1], InputError, "shares: found 0, expected a finite number above 0"),
+        (["1", 1, 1], InputTypeError, "shares: found str, expected a number"),
     ):
         with pytest.raises(error, match=message):
-            DistillOptions(*PATHS, bits=["1-1-2", "1-1-1"], shares=wrong)  # type: ignore[arg-type]
+            DistillOptions(*PATHS, shares=wrong)
 
 
 def test_stages() -> None:
@@ -452,24 +439,6 @@ def test_help_of_the_functions() -> None:
         lines = inspect.getdoc(getattr(bitinfer.train, command)) or ""
         for name in names_of(command):
             assert f"\n    {name}: " in lines
-
-
-def test_numbers() -> None:
-    assert check_number("x", 0, low=0) == 0.0
-    assert check_number("x", -5) == -5.0
-    for value in (True, "1", b"1", None, 1j, [1]):
-        with pytest.raises(InputTypeError, match=r"x: found \w+, expected a number"):
-            check_number("x", value)
-    with pytest.raises(InputError, match=r"x: found inf, expected a finite number$"):
-        check_number("x", float("inf"))
-    with pytest.raises(InputError, match="x: found -1, expected a finite number of at least 0"):
-        check_number("x", -1, low=0)
-
-
-def test_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UnsupportedError, match="training needs torch"):
-        check_installed("torch", "transformers")
 
 
 # ---- the recipes

@@ -556,7 +556,9 @@ def test_rows_in_memory_are_read_once(toy: Toy, tmp_path: Path) -> None:
     report = from_encoder(toy, tmp_path / "out", **files)
     assert {name: file.rows for name, file in report.data.items()} == dict.fromkeys(files, 60)
     shutil.rmtree(tmp_path / "out")
-    with pytest.raises(InputError, match=r"out\.teacher: found a teacher of another train"):
+    with pytest.raises(
+        InputError, match=r"out\.teacher: found a training with other options or data \(.*train '"
+    ):
         from_encoder(toy, tmp_path / "out", train=rows[1:], dev=rows, resume=True)
     from_encoder(toy, tmp_path / "out", train=rows, dev=rows, resume=True)
 
@@ -576,7 +578,7 @@ def test_going_on_with_a_teacher_of_other_products(
     from_encoder(toy, tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
     monkeypatch.setattr("bitinfer.train.session._has_bf16", lambda _: False)
-    message = r"out\.teacher: found a teacher made with dtype 'bfloat16', expected 'float32'"
+    message = r"out\.teacher: found a training with other .* \(bf16 True, now False\)"
     with pytest.raises(InputError, match=message):
         from_encoder(toy, tmp_path / "out", resume=True)
     from_encoder(toy, tmp_path / "out", resume=True, bf16=True)
@@ -589,7 +591,7 @@ def test_going_on_with_a_teacher_of_another_encoder(toy: Toy, tmp_path: Path) ->
     shutil.rmtree(tmp_path / "out")
     shutil.rmtree(encoder)
     write_bert(encoder, seed=1)
-    with pytest.raises(InputError, match=r"out\.teacher: found a teacher of another encoder"):
+    with pytest.raises(InputError, match=r"out\.teacher: found a training with other .* \(model '"):
         from_encoder(toy, tmp_path / "out", teacher=encoder, resume=True)
 
 
@@ -597,7 +599,9 @@ def test_going_on_with_a_teacher_made_otherwise(toy: Toy, tmp_path: Path) -> Non
     """Than `distill` would have made it."""
     files = (toy.encoder, toy.dev, toy.dev, tmp_path / "out.teacher")
     finetune(*files, batch_size=8, threads=1, dropout=0.9)
-    with pytest.raises(InputError, match=r"out\.teacher: found a teacher made with dropout 0\.9, "):
+    with pytest.raises(
+        InputError, match=r"out\.teacher: found a training with other .* \(dropout 0\.9, now 0\.1\)"
+    ):
         from_encoder(toy, tmp_path / "out", resume=True)
     shutil.rmtree(tmp_path / "out.teacher")
     finetune(*files, batch_size=8, threads=1)
@@ -616,7 +620,9 @@ def test_going_on_with_what_is_no_teacher(toy: Toy, tmp_path: Path) -> None:
         from_encoder(toy, tmp_path / "out", resume=True)
     shutil.rmtree(teacher)
     finetune(toy.encoder, toy.train, toy.dev, teacher, batch_size=8, threads=1, steps=1)
-    with pytest.raises(InputError, match=r"out\.teacher: found a teacher of another train"):
+    with pytest.raises(
+        InputError, match=r"out\.teacher: found a training with other options or data \(.*train '"
+    ):
         from_encoder(toy, tmp_path / "out", resume=True)
     (teacher / "report.json").write_text("{}")
     with pytest.raises(FormatError, match=r"report\.json: found no report of schema"):
@@ -652,7 +658,7 @@ def test_going_on_without_a_head(
     assert kept in names(tmp_path)
     if stage:
         with pytest.raises(
-            InputError, match=r"b\.teacher: found a teacher made with seed 0, expec"
+            InputError, match=r"b\.teacher: found a training with other .* \(seed 0, now 1"
         ):
             from_encoder(toy, tmp_path / "b", resume=True, seed=1)
     from_encoder(toy, tmp_path / "b", resume=True)

@@ -25,9 +25,9 @@ from bitinfer.train.data import Batch, Dataset, Task  # noqa: E402
 from bitinfer.train.loop import LoopOptions, learning_rate, train  # noqa: E402
 from bitinfer.train.options import Budget  # noqa: E402
 from bitinfer.train.report import Point, StageResult  # noqa: E402
-from bitinfer.train.run import Run, write_log  # noqa: E402
+from bitinfer.train.run import Run, check_folder, write_log  # noqa: E402
 
-OPTIONS = LoopOptions(batch_size=4, rate=0.1, warmup=0.25, evaluate_every=3)
+OPTIONS = LoopOptions(batch_size=4, learning_rate=0.1, warmup=0.25, evaluate_every=3)
 ROWS = 10  # three batches an epoch
 SETTINGS = {"seed": 0, "train": "f00d"}
 
@@ -197,10 +197,10 @@ def test_measurements(training: Training) -> None:
 
 
 def test_learning_rate() -> None:
-    options = replace(OPTIONS, rate=2.0, warmup=0.2)
+    options = replace(OPTIONS, learning_rate=2.0, warmup=0.2)
     rates = [learning_rate(progress, options) for progress in (0.0, 0.1, 0.2, 0.6, 1.0)]
     assert rates == pytest.approx([0, 1, 2, 1, 0])
-    assert learning_rate(0.0, replace(OPTIONS, warmup=0.0)) == OPTIONS.rate
+    assert learning_rate(0.0, replace(OPTIONS, warmup=0.0)) == OPTIONS.learning_rate
 
 
 def test_every_step_has_its_rate(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,10 +461,10 @@ def test_what_others_put_there_stays(tmp_path: Path) -> None:
     (folder / "a state.pt").touch()
     for resume in (False, True):
         with pytest.raises(InputError, match=r"run: found 'a state\.pt', expected an unfinished"):
-            Run.check_folder(folder, resume=resume)
+            check_folder(folder, resume=resume)
     run.keep({})
     run.log("")
-    Run.check_folder(folder, resume=True)
+    check_folder(folder, resume=True)
     run.remove()
     assert {path.name for path in folder.iterdir()} == {"thesis.txt", "a state.pt"}
 
@@ -478,18 +478,18 @@ def test_what_a_kill_leaves_goes_as_well(tmp_path: Path, monkeypatch: pytest.Mon
         run.finish({}, RESULT)
     (left,) = folder.iterdir()
     assert left.name != "state.pt"
-    Run.check_folder(folder, resume=True)
+    check_folder(folder, resume=True)
     run.remove()
     assert not folder.exists()
 
 
 def test_an_unfinished_training_is_no_free_place(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", SETTINGS)
-    Run.check_folder(run.folder, resume=False)
+    check_folder(run.folder, resume=False)
     run.log("")
     with pytest.raises(InputError, match=r"run: found an unfinished training, expected none \(res"):
-        Run.check_folder(run.folder, resume=False)
-    Run.check_folder(run.folder, resume=True)
+        check_folder(run.folder, resume=False)
+    check_folder(run.folder, resume=True)
 
 
 def test_other_settings(tmp_path: Path) -> None:
@@ -518,15 +518,14 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("no state"),
     "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "evil": lambda path: save(path, {"settings": Evil(), "results": []}),
+    "evil": lambda path: save(path, {"format": 5, "settings": Evil(), "results": []}),
     "evil pickle": lambda path: path.write_bytes(pickle.dumps({"settings": Evil()})),
     "list": lambda path: save(path, [1, 2]),
     "tensor": lambda path: save(path, torch.zeros(3)),
-    "no settings": lambda path: save(path, {"results": []}),
-    "number": lambda path: save(path, {"settings": 5, "results": []}),
-    "no JSON": lambda path: save(path, {"settings": "{", "results": []}),
-    "no object": lambda path: save(path, {"settings": "[]", "results": []}),
-    "no results": lambda path: save(path, {"settings": Run(path.parent / "a", SETTINGS)._settings}),
+    "no settings": lambda path: save(path, {"format": 5, "results": []}),
+    "no format": lambda path: save(path, {"settings": SETTINGS, "results": []}),
+    "number": lambda path: save(path, {"format": 5, "settings": 5, "results": []}),
+    "no results": lambda path: save(path, {"format": 5, "settings": SETTINGS}),
 }
 
 

@@ -97,8 +97,8 @@ def start(kind: Callable[..., Any], toy: Toy, output: object, /, **changes: Any)
         ({"show_progress_bar": 1}, InputTypeError, "show_progress_bar: found int"),
         ({"text": 1}, InputTypeError, "text: found int, expected str"),
         ({"licence": b"MIT"}, InputTypeError, "licence: found bytes, expected str"),
-        ({"labels": "abc"}, InputTypeError, "labels: found str, expected a sequence of names"),
-        ({"labels": {"a", "b"}}, InputTypeError, "labels: found set, expected a sequence"),
+        ({"labels": "abc"}, InputTypeError, "labels: found 'abc', expected a sequence of names"),
+        ({"labels": {"a"}}, InputTypeError, "labels: found {'a'}, expected a sequence"),
         ({"labels": ["a", "a"]}, InputError, "label 1: found 'a' again"),
         ({"labels": ["a", "b"], "regression": True}, InputError, "expected none for a regression"),
         ({"steps": None, "minutes": -1}, InputError, "minutes: found -1"),
@@ -239,12 +239,12 @@ def test_bad_models(train: Any, toy: Toy, tmp_path: Path) -> None:
 
 def labels_of(toy: Toy, tmp_path: Path, **changes: Any) -> tuple[str, ...]:
     """What a distillation would take for its classes."""
-    model, head = changes.pop("model", toy.teacher), changes.pop("head", True)
+    model, kind = changes.pop("model", toy.teacher), changes.pop("kind", DistillOptions)
     files = {"train": toy.train, "dev": toy.dev, "output": tmp_path / "out"}
-    options = DistillOptions(model, **{**files, **changes}, threads=1)
+    options = kind(model, **{**files, **changes}, threads=1)
     with (
         reserved(options) as partial,
-        session(open_folder(model), options, read_tables(options), partial, head=head) as ready,
+        session(open_folder(model), options, read_tables(options), partial) as ready,
     ):
         return ready.task.labels
 
@@ -294,7 +294,7 @@ def test_labels_found(toy: Toy, tmp_path: Path) -> None:
 
 def test_finetuning_makes_a_new_head(toy: Toy, tmp_path: Path) -> None:
     found = table_of(tmp_path, ["a", "b"])
-    options = {"model": toy.teacher, "head": False, **found}
+    options = {"model": toy.teacher, "kind": FinetuneOptions, **found}
     assert labels_of(toy, tmp_path, **options) == ("a", "b")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,15 @@ import torch
 from torch import Tensor
 
 from bitinfer.codes import POINTS, UNSIGNED, Bits
+from bitinfer.config import Config
 from bitinfer.families import read_checkpoint
 from bitinfer.families.bit import DEAD, binarize
 from bitinfer.reference import Reference
 from bitinfer.train.distillation import published_config, published_state
-from bitinfer.train.student import Outputs, Shape, Student
+from bitinfer.train.student import Outputs, Student
 from bitinfer.train.teacher import as_student
 
-SHAPE = Shape(
+SHAPE = Config(
     hidden=24,
     layers=2,
     heads=3,
@@ -36,8 +36,9 @@ SHAPE = Shape(
     vocab=50,
     positions=20,
     token_types=2,
-    outputs=3,
+    labels=3,
     activation="relu",
+    head="classification",
 )
 SIZES = {
     "hidden_size": "hidden",
@@ -60,11 +61,15 @@ def one_thread() -> Any:
 
 
 def student(
-    shape: Shape = SHAPE, bits: str = "1-1-1", seed: int = 0, dtype: torch.dtype = torch.float64
+    shape: Config = SHAPE,
+    bits: str = "1-1-1",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    **how: float,
 ) -> Student:
     """With random float32 parameters, of which none is 0, that compute in a type."""
     torch.manual_seed(seed)
-    model = Student(shape, Bits.parse(bits), dtype=dtype)
+    model = Student(shape, Bits.parse(bits), dtype=dtype, **how)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             norm = name.endswith("LayerNorm.weight")
@@ -76,7 +81,7 @@ def student(
     return model.double() if dtype == torch.float64 else model
 
 
-def batch(shape: Shape, lengths: list[int], seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+def batch(shape: Config, lengths: list[int], seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, segments and mask."""
     random = np.random.RandomState(seed)
     size = (len(lengths), max(lengths))
@@ -86,7 +91,7 @@ def batch(shape: Shape, lengths: list[int], seed: int = 1) -> tuple[Tensor, Tens
     return tuple(torch.from_numpy(each) for each in (ids, segments, mask))
 
 
-def settings_of(shape: Shape) -> dict[str, int]:
+def settings_of(shape: Config) -> dict[str, int]:
     return {key: getattr(shape, name) for key, name in SIZES.items()}
 
 
@@ -115,7 +120,8 @@ def test_32_bits_are_a_float_bert(activation: str) -> None:
             if parameter.ndim == 1:
                 parameter.normal_(float(name.endswith("LayerNorm.weight")), 0.2)
     ours = as_student(theirs, dtype=torch.float64).double()
-    assert ours.shape == replace(SHAPE, activation=activation, epsilon=1e-3)
+    assert ours.config == SHAPE._replace(activation=activation)
+    assert ours.numerics.epsilon == 1e-3
     ids, segments, mask = batch(SHAPE, [7, 20, 1])
     with torch.no_grad():
         found = ours(ids, segments, mask)
@@ -154,8 +160,8 @@ def test_a_student_is_a_published_checkpoint_but_for_the_dead_parameters() -> No
 
 def read_back(model: Student, folder: Path) -> Reference:
     """The float64 reference of a student that was written and read again."""
-    shape = model.shape
-    labels = tuple("abc"[: shape.outputs]) if shape.outputs > 1 else ()
+    shape = model.config
+    labels = tuple("abc"[: shape.labels]) if shape.labels > 1 else ()
     vocab = [*seeded.SPECIAL_TOKENS, *(f"w{i}" for i in range(5, shape.vocab))]
     seeded.save(
         folder, published_state(model), published_config(model, labels, settings_of(shape)), vocab
@@ -184,13 +190,13 @@ def check_against_reference(model: Student, lengths: list[int], seed: int) -> No
     Parameters are random real numbers: no activation is so near to a threshold that the order of a
     sum could decide its code.
     """
-    ids, segments, mask = batch(model.shape, lengths, seed)
+    ids, segments, mask = batch(model.config, lengths, seed)
     with tempfile.TemporaryDirectory() as folder:
         wanted = read_back(model, Path(folder))(ids, segments, mask.long())
     with torch.no_grad():
         found = model(ids, segments, mask)
     same(found.logits, wanted.logits)
-    assert len(found.hidden) == len(wanted.hidden) == model.shape.layers + 1
+    assert len(found.hidden) == len(wanted.hidden) == model.config.layers + 1
     for mine, other in zip(found.hidden, wanted.hidden, strict=True):
         same(mine[mask], other[mask])
 
@@ -202,7 +208,7 @@ RECIPES = ["1-1-1", "1-1-2", "1-1-3", "1-1-4", "1-1-1+attention=4", "1-1-2+ffn=4
 @pytest.mark.parametrize("bits", RECIPES)
 def test_few_bits_are_the_reference(activation: str, bits: str) -> None:
     """Code for code: another code anywhere would be another hidden state."""
-    model = student(replace(SHAPE, activation=activation), bits, seed=5)
+    model = student(SHAPE._replace(activation=activation), bits, seed=5)
     assert weights_are_clear(model)
     check_against_reference(model, [20, 3, 11, 1], seed=5)
 
@@ -210,9 +216,9 @@ def test_few_bits_are_the_reference(activation: str, bits: str) -> None:
 def test_steps_below_the_floor_are_those_of_the_reference() -> None:
     model = student()
     with torch.no_grad():
-        model.bert.encoder.layer[0].attention["self"].clip_attn.fill_(-4e-5)
-        model.bert.encoder.layer[1].output.dense.input_clip_val.zero_()
-        model.bert.encoder.layer[1].attention["self"].query.input_clip_val.fill_(1e-5)
+        model.bert["encoder"]["layer"][0].attention["self"].clip_attn.fill_(-4e-5)
+        model.bert["encoder"]["layer"][1].output.dense.input_clip_val.zero_()
+        model.bert["encoder"]["layer"][1].attention["self"].query.input_clip_val.fill_(1e-5)
     check_against_reference(model, [9, 4], seed=2)
 
 
@@ -221,7 +227,7 @@ def test_steps_below_the_floor_are_those_of_the_reference() -> None:
     head_size=st.integers(1, 9),
     intermediate=st.integers(2, 40),
     layers=st.integers(1, 3),
-    outputs=st.integers(1, 3),
+    labels=st.integers(1, 3),
     token_types=st.integers(1, 2),
     bits=st.sampled_from(RECIPES),
     activation=st.sampled_from(["relu", "gelu"]),
@@ -234,7 +240,7 @@ def test_few_bits_are_the_reference_at_any_size(
 ) -> None:
     # Layer norms of one or two channels give 0 and 1, so that codes are ties.
     assume(heads * head_size > 2)
-    shape = replace(SHAPE, hidden=heads * head_size, heads=heads, **changes)
+    shape = SHAPE._replace(hidden=heads * head_size, heads=heads, **changes)
     model = student(shape, bits, seed=seed)
     assume(weights_are_clear(model))
     check_against_reference(model, lengths, seed)
@@ -247,7 +253,8 @@ class Plain:
     """Forward pass on fake-quantized values, as in the papers; PyTorch derives the gradients."""
 
     def __init__(self, model: Student, *, begin: bool = False) -> None:
-        self.shape, self.bits, self.begin = model.shape, model.bits, begin
+        self.shape, self.bits, self.begin = model.config, model.bits, begin
+        self.epsilon = model.numerics.epsilon
         self.state = {
             key: value.detach().clone().requires_grad_(value.requires_grad)
             for key, value in model.named_parameters()
@@ -305,7 +312,7 @@ class Plain:
 
     def norm(self, key: str, x: Tensor) -> Tensor:
         x = x - x.mean(-1, keepdim=True)
-        x = x / (x.square().mean(-1, keepdim=True) + self.shape.epsilon).sqrt()
+        x = x / (x.square().mean(-1, keepdim=True) + self.epsilon).sqrt()
         return x * self.state[f"{key}.weight"] + self.state[f"{key}.bias"]
 
     def linear(self, key: str, x: Tensor, real: Tensor, point: str) -> Tensor:
@@ -360,7 +367,7 @@ KINDS = [
     ("1-1-4", {}),
     ("1-1-1+attention=4", {}),
     ("1-1-4+attention.probs=32+pooler.in=2", {}),
-    ("1-32-8", {"activation": "gelu", "epsilon": 1e-3}),
+    ("1-32-8", {"activation": "gelu"}),
     ("32-1-3", {"activation": "gelu"}),
     ("32-32-1", {}),
     ("1-1-32", {}),
@@ -386,7 +393,7 @@ def steps_of(model: Student) -> set[str]:
 
 @pytest.mark.parametrize(("bits", "changes"), KINDS)
 def test_outputs_and_gradients_of_any_bits(bits: str, changes: dict[str, Any]) -> None:
-    model = student(replace(SHAPE, **changes), bits)
+    model = student(SHAPE._replace(**changes), bits, epsilon=1e-3)
     ids, segments, mask = batch(SHAPE, [12, 7, 1])
     plain = Plain(model)
     found, wanted = model(ids, segments, mask), plain(ids, segments, mask)
@@ -409,7 +416,7 @@ def test_outputs_and_gradients_of_any_bits(bits: str, changes: dict[str, Any]) -
 
 @pytest.mark.parametrize(("bits", "changes"), KINDS)
 def test_steps_begin_with_the_real_tokens_of_a_batch(bits: str, changes: dict[str, Any]) -> None:
-    model = student(replace(SHAPE, **changes), bits)
+    model = student(SHAPE._replace(**changes), bits)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     inputs = batch(SHAPE, [12, 7, 1])
     plain = Plain(model, begin=True)
@@ -473,7 +480,7 @@ def slope(model: Student, name: str, loss: Any) -> tuple[float, float]:
 
 
 def test_finite_differences_of_a_float_student() -> None:
-    shape = replace(SHAPE, activation="gelu", layers=1)
+    shape = SHAPE._replace(activation="gelu", layers=1)
     model = student(shape, "32-32-32")
     inputs = batch(shape, [5, 8])
     for name, parameter in model.named_parameters():
@@ -504,7 +511,7 @@ def test_finite_differences_of_a_1_bit_student() -> None:
     name = f"{layer}.dense.input_clip_val"
     # Of a step that is unsigned, only where no code can change: all inputs are beyond the range.
     with torch.no_grad():
-        model.bert.encoder.layer[1].output.dense.move.bias.fill_(100.0)
+        model.bert["encoder"]["layer"][1].output.dense.move.bias.fill_(100.0)
     found, wanted = slope(model, name, lambda: torch.sin(model(*inputs).hidden[-1]).sum())
     factor = 1 / math.sqrt(2 * 8 * SHAPE.intermediate)
     assert found == pytest.approx(wanted * factor, rel=1e-6, abs=1e-9)
@@ -515,7 +522,7 @@ def test_finite_differences_of_a_1_bit_student() -> None:
 
 @pytest.mark.parametrize("bits", ["1-1-1", "1-1-2"])
 def test_products_of_few_codes_are_exact_in_bfloat16(bits: str) -> None:
-    shape = replace(SHAPE, heads=6)  # sums of at most 40 codes of at most 3
+    shape = SHAPE._replace(heads=6)  # sums of at most 40 codes of at most 3
     single = student(shape, bits, dtype=torch.float32)
     half = Student(shape, Bits.parse(bits), dtype=torch.bfloat16)
     half.load_state_dict(single.state_dict())
@@ -545,11 +552,11 @@ def gradients(model: Student) -> Tensor:
 
 def test_a_twin_has_the_same_parameters() -> None:
     model = student(bits="32-32-32", dtype=torch.bfloat16).double()
-    shape = replace(SHAPE, activation="gelu")
+    shape = SHAPE._replace(activation="gelu")
     twin = model.twin(shape, Bits.parse("1-1-2"))
-    assert twin.shape == shape
+    assert twin.config == shape
     assert str(twin.bits) == "1-1-2"
-    assert twin.bert.numerics.dtype == torch.bfloat16
+    assert twin.numerics.dtype == torch.bfloat16
     own = model.state_dict()
     assert twin.state_dict().keys() == own.keys()
     for key, value in twin.state_dict().items():
@@ -584,8 +591,8 @@ def test_the_published_settings() -> None:
 def test_unsigned_codes_begin_at_0() -> None:
     """The published code subtracts the minimum of the batch instead."""
     seen: list[tuple[Tensor, Tensor]] = []
-    model = student(replace(SHAPE, layers=1, activation="gelu"), "1-1-2")
-    dense = model.bert.encoder.layer[0].output.dense
+    model = student(SHAPE._replace(layers=1, activation="gelu"), "1-1-2")
+    dense = model.bert["encoder"]["layer"][0].output.dense
     dense.quantizer.register_forward_hook(lambda *args: seen.append((args[1][0], args[2][0])))
     with torch.no_grad():
         dense.input_clip_val.fill_(0.5)

@@ -152,9 +152,10 @@ def test_arms_leave_out_what_they_say() -> None:
     torch = pytest.importorskip("torch", reason="training needs PyTorch")
     from benchmarks import ablation
     from bitinfer.codes import Bits
-    from bitinfer.train.student import Quantizer, Shape, Student
+    from bitinfer.config import Config
+    from bitinfer.train.student import Quantizer, Student
 
-    shape = Shape(8, 1, 2, 16, 20, 8, 2, 2, activation="relu")
+    shape = Config(8, 1, 2, 16, 20, 8, 2, 2, "relu", "classification")
     teacher = Student(shape, Bits(32, 32, 32), dtype=torch.float64)
     for arm in ablation.ARMS.values():
         first = ablation._changed(arm, teacher).twin(shape, Bits(1, 1, 2))

@@ -75,24 +75,34 @@ def check_setting(key: str, value: object, holds: bool, expected: str) -> None:
         raise ConversionError(f"config {key}: found {quote(value)}, expected {expected}")
 
 
+def read_sizes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `Config` that the settings tell, checked.
+
+    Raises:
+        ConversionError: naming the setting.
+    """
+    sizes: dict[str, Any] = {name: settings.get(key) for name, key in _SIZES.items()}
+    for name, n in sizes.items():
+        check_setting(_SIZES[name], n, type(n) is int and n > 0, "a positive integer")
+    heads, hidden = sizes["heads"], sizes["hidden"]
+    check_setting("num_attention_heads", heads, hidden % heads == 0, f"a divisor of {hidden}")
+    activation = settings.get("hidden_act")
+    check_setting("hidden_act", activation, activation in ("relu", "gelu"), "'relu' or 'gelu'")
+    return {**sizes, "activation": activation}
+
+
 def read_config(files: CheckpointFiles) -> Config:
     """Sizes and kinds, checked.
 
     Raises:
         ConversionError: naming the setting or key.
     """
-
-    sizes: dict[str, Any] = {name: files.config.get(key) for name, key in _SIZES.items()}
-    for name, n in sizes.items():
-        check_setting(_SIZES[name], n, type(n) is int and n > 0, "a positive integer")
-    layers, most = sizes["layers"], len(files.state)
-    check_setting("num_hidden_layers", layers, layers < most, f"fewer than the {most} keys")
-    heads, hidden = sizes["heads"], sizes["hidden"]
-    check_setting("num_attention_heads", heads, hidden % heads == 0, f"a divisor of {hidden}")
-    activation: Any = files.config.get("hidden_act")
-    check_setting("hidden_act", activation, activation in ("relu", "gelu"), "'relu' or 'gelu'")
+    sizes, most = read_sizes(files.config), len(files.state)
+    check_setting(
+        "num_hidden_layers", sizes["layers"], sizes["layers"] < most, f"fewer than the {most} keys"
+    )
     head, labels = _head(files)
-    return Config(**sizes, labels=labels, activation=activation, head=head)
+    return Config(**sizes, labels=labels, head=head)
 
 
 def write_config(description: Description) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,32 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitinfer.data.tables import LabelledTexts, read_rows
-from bitinfer.errors import InputError, InputTypeError, quote
+from bitinfer.errors import InputError, quote
 from bitinfer.files import file_sha256
 from bitinfer.heads import Head, Metric, find_head
 from bitinfer.heads.regress import label_numbers
 from bitinfer.runtime.text import TextTokenizer, TokenBatch
-from bitinfer.train.kinds import check_names
-from bitinfer.train.options import DistillOptions, Options, Rows
+from bitinfer.train.options import Options, Rows
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = [
-    "Batch",
-    "Dataset",
-    "Table",
-    "Task",
-    "TokenNoise",
-    "collate",
-    "evaluation_batches",
-    "join",
-    "padding_share",
-    "read_tables",
-    "task_of",
-    "tokenize",
-    "training_batches",
-]
 
 Indices: TypeAlias = NDArray[np.int64]
 
@@ -66,6 +50,11 @@ class Table:
     rows: LabelledTexts
     sha256: str
 
+    @property
+    def kinds(self) -> set[str]:
+        """What its texts are; a table may have both."""
+        return {"single texts" if second is None else "pairs" for _, second in self.rows.texts}
+
 
 def read_tables(options: Options) -> dict[str, Table]:
     """The tables ``train`` and ``dev``, and ``unlabelled`` if the options name one.
@@ -77,30 +66,23 @@ def read_tables(options: Options) -> dict[str, Table]:
         OSError: one cannot be read.
     """
     columns = {"text": options.text, "pair": options.pair, "label": options.label}
-    found = {name: _table(name, getattr(options, name), columns) for name in ("train", "dev")}
-    if isinstance(options, DistillOptions) and options.unlabelled is not None:
-        more = _table("unlabelled", options.unlabelled, columns, labelled=False)
-        found["unlabelled"] = more
-    expected = _kinds(found["train"])
+    given = {name: getattr(options, name, None) for name in ("train", "dev", "unlabelled")}
+    found = {name: _table(name, rows, columns) for name, rows in given.items() if rows is not None}
+    expected = found["train"].kinds
     for table in found.values():
-        if not _kinds(table) & expected:  # a table may have both
+        if not table.kinds & expected:
             raise InputError(
-                f"{table.source}: found {min(_kinds(table))}, expected {min(expected)} as in "
+                f"{table.source}: found {min(table.kinds)}, expected {min(expected)} as in "
                 f"{found['train'].source}"
             )
     return found
 
 
-def _kinds(table: Table) -> set[str]:
-    return {"single texts" if second is None else "pairs" for _, second in table.rows.texts}
-
-
-def _table(
-    name: str, source: Rows, columns: dict[str, str | None], *, labelled: bool = True
-) -> Table:
+def _table(name: str, source: Rows, columns: dict[str, str | None]) -> Table:
+    labelled = name != "unlabelled"
     if isinstance(source, (str, os.PathLike)):
-        rows = read_rows(source, **columns, labelled=labelled)
         path = Path(source)
+        rows = read_rows(path, **columns, labelled=labelled)
         return Table(str(source), path.name, rows, file_sha256(path))
     rows = read_rows(source, **columns, labelled=labelled, source=name)
     content = json.dumps([rows.texts, rows.labels]).encode()
@@ -115,7 +97,7 @@ class Task:
     """What a model is trained to say: one of some classes, or a number.
 
     Attributes:
-        labels: Names of the classes in the order of the outputs; none for a regression.
+        labels: names of the classes in the order of the outputs; none for a regression.
     """
 
     labels: tuple[str, ...]
@@ -142,51 +124,36 @@ def task_of(train: LabelledTexts, *, labels: Sequence[str] | None, regression: b
     """The task that labelled texts stand for.
 
     Args:
-        train: The texts to learn from.
-        labels: Names of the classes in order; ``None`` takes the labels found, sorted, by value if
-            all are integers.
-        regression: Whether the labels are numbers to predict.
+        train: the texts to learn from.
+        labels: names of the classes in order; None takes the labels found, sorted, by value if all
+            are integers.
+        regression: whether the labels are numbers to predict.
 
     Raises:
-        InputError: There are fewer than two labels, or those found are fractions, which are more
+        InputError: there are fewer than two labels, or those found are fractions, which are more
             likely numbers to predict.
 
     >>> texts = LabelledTexts([("a", None), ("b", None), ("c", None)], ["10", "9", "10"])
     >>> task_of(texts, labels=None, regression=False).labels
     ('9', '10')
     """
-    if regression:
-        return Task(())
-    if labels is not None:
-        return Task(check_names("labels", labels))
-    names = _sorted_labels(train.labels)
+    if regression or labels is not None:
+        return Task(tuple(labels or ()))
+    names = sorted({*train.labels})
     if len(names) < 2:
-        found = f"labels: found {quote(list(names))}"
+        found = f"labels: found {quote(names)}"
         raise InputError(f"{found}, expected two or more that differ (or a regression)")
-    return Task(names)
-
-
-def _sorted_labels(given: Sequence[str]) -> tuple[str, ...]:
-    names = sorted({*given})
-    others = [name for name in names if not _is_integer(name)]
+    others = [name for name in names if not re.fullmatch(r"[+-]?\d+", name)]
     if not others:
-        return tuple(sorted(names, key=int))
+        return Task(tuple(sorted(names, key=int)))
     try:
         label_numbers(names)
     except InputError:
-        return tuple(names)
+        return Task(tuple(names))
     raise InputError(
-        f"labels: found numbers such as {quote(others[0])}, expected names or integers (give the "
-        "labels if these are classes, or ask for a regression)"
+        f"labels: found numbers such as {quote(others[0])}, expected names or integers "
+        "(give the labels if these are classes, or ask for a regression)"
     )
-
-
-def _is_integer(label: str) -> bool:
-    try:
-        int(label)
-    except ValueError:
-        return False
-    return True
 
 
 # ---- examples
@@ -197,10 +164,10 @@ class Dataset:
     """n examples, tokenized.
 
     Attributes:
-        tokens: Of all examples, one after the other.
+        tokens: of all examples, one after the other.
         targets: int64 [n] class of each example, or float32 [n] for a regression; ``no_target`` of
             the head where it is not known.
-        task: What the targets mean.
+        task: what the targets mean.
     """
 
     tokens: TokenBatch
@@ -219,46 +186,26 @@ class Dataset:
 def tokenize(
     rows: LabelledTexts, task: Task, tokenizer: TextTokenizer, max_length: int, *, name: str
 ) -> Dataset:
-    """Tokens and targets of labelled texts; the tokens are those that prediction makes.
+    """Tokens and targets of texts; the tokens are those that prediction makes.
 
     Args:
-        rows: Texts with a label each, or texts without.
-        task: What the labels mean.
-        tokenizer: Of the model that is trained.
-        max_length: Most tokens of an example, special ones included; longer texts are cut.
-        name: Where the texts come from, for error messages.
+        rows: texts; the first of them have labels.
+        task: what the labels mean.
+        tokenizer: of the model that is trained.
+        max_length: most tokens of an example, special ones included; longer texts are cut.
+        name: where the texts come from, for error messages.
 
     Raises:
-        InputError: A label means nothing to the task, or a text is not valid; names the row.
-        InputTypeError: A text is not a string.
+        InputError: a label means nothing to the task; names the row.
     """
     import torch
 
     # Labels first: the texts may take long.
-    if rows.labels:
-        targets: list[Any] = [*task.head.targets(rows.labels, task.labels, source=name)]
-    else:
-        targets = [task.head.no_target] * len(rows.texts)
-    try:
-        tokens = tokenizer.encode(rows.texts, max_length=max_length)
-    except (InputError, InputTypeError) as error:
-        raise type(error)(f"{name}: {error}") from None
+    targets: list[Any] = [*task.head.targets(rows.labels, task.labels, source=name)]
+    targets += [task.head.no_target] * (len(rows.texts) - len(targets))
     kind = torch.int64 if task.labels else torch.float32
+    tokens = tokenizer.encode(rows.texts, max_length=max_length)
     return Dataset(tokens, torch.tensor(targets, dtype=kind), task)
-
-
-def join(first: Dataset, second: Dataset) -> Dataset:
-    """The examples of two datasets of one task, one after the other."""
-    import torch
-
-    a, b = first.tokens, second.tokens
-    tokens = TokenBatch(
-        ids=np.concatenate([a.ids, b.ids]),
-        positions=np.concatenate([a.positions, b.positions]),
-        segments=np.concatenate([a.segments, b.segments]),
-        offsets=np.concatenate([a.offsets, a.offsets[-1] + b.offsets[1:]]),
-    )
-    return Dataset(tokens, torch.cat([first.targets, second.targets]), first.task)
 
 
 # ---- batches
@@ -284,15 +231,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        if self.ids.device == device:
-            return self
-        return Batch(
-            self.ids.to(device),
-            self.segments.to(device),
-            self.mask.to(device),
-            self.targets.to(device),
-            self.indices,
-        )
+        tensors = {name: each for name, each in vars(self).items() if name != "indices"}
+        return replace(self, **{name: each.to(device) for name, each in tensors.items()})
 
 
 def collate(data: Dataset, indices: NDArray[np.integer]) -> Batch:
@@ -308,15 +248,11 @@ def collate(data: Dataset, indices: NDArray[np.integer]) -> Batch:
     # Padding looks at any token that is there, and then takes none of it.
     places = (starts[:, None] + columns) * mask
     ids, segments = (
-        (array[places] * mask).astype(np.int64) for array in (tokens.ids, tokens.segments)
+        torch.from_numpy((array[places] * mask).astype(np.int64))
+        for array in (tokens.ids, tokens.segments)
     )
-    return Batch(
-        ids=torch.from_numpy(ids),
-        segments=torch.from_numpy(segments),
-        mask=torch.from_numpy(mask),
-        targets=data.targets[torch.tensor(rows)],
-        indices=rows,
-    )
+    targets = data.targets[torch.tensor(rows)]
+    return Batch(ids, segments, torch.from_numpy(mask), targets, rows)
 
 
 class TokenNoise:
@@ -368,30 +304,24 @@ def training_batches(
 
     Args:
         lengths: [n] tokens of each example, at least 1.
-        batch_size: Examples of a batch, at least 1; with ``batch_tokens`` the most of them.
+        batch_size: examples of a batch, at least 1; with ``batch_tokens`` the most of them.
         seed, epoch: 0 or more.
-        batch_tokens: Most tokens of a batch, padding included; an example that is longer is a batch
+        batch_tokens: most tokens of a batch, padding included; an example that is longer is a batch
             of its own.
 
     Returns:
         int64 indices of the examples of each batch.
-
     """
-    size = batch_size
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths)).astype(np.int64)
     if batch_tokens is not None:
-        order = order[np.argsort(lengths[order], kind="stable")]
-        batches = _cut_tokens(order, lengths, size, batch_tokens)
-        return [batches[index] for index in random.permutation(len(batches))]
-    whole = len(order) - len(order) % size
-    order, rest = order[:whole], order[whole:]
-    batches = []
-    for start in range(0, whole, size * _SORTED_TOGETHER):
-        chunk = order[start : start + size * _SORTED_TOGETHER]
-        batches += _cut(chunk[np.argsort(lengths[chunk], kind="stable")], size)
-    shuffled = [batches[index] for index in random.permutation(len(batches))]
-    return [*shuffled, rest] if len(rest) else shuffled
+        batches, rest = _cut_tokens(_sorted(order, lengths), lengths, batch_size, batch_tokens), []
+    else:
+        whole = len(order) - len(order) % batch_size
+        runs = _cut(order[:whole], batch_size * _SORTED_TOGETHER)
+        batches = [each for run in runs for each in _cut(_sorted(run, lengths), batch_size)]
+        rest = [order[whole:]] if whole < len(order) else []
+    return [batches[index] for index in random.permutation(len(batches))] + rest
 
 
 def evaluation_batches(lengths: NDArray[np.integer], batch_size: int) -> list[Indices]:
@@ -400,8 +330,7 @@ def evaluation_batches(lengths: NDArray[np.integer], batch_size: int) -> list[In
     >>> [batch.tolist() for batch in evaluation_batches(np.array([3, 9, 5]), 2)]
     [[1, 2], [0]]
     """
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").astype(np.int64)
-    return _cut(order, batch_size)
+    return _cut(_sorted(np.arange(len(lengths)), -np.asarray(lengths)), batch_size)
 
 
 def padding_share(lengths: NDArray[np.integer], batches: Sequence[NDArray[np.integer]]) -> float:
@@ -413,6 +342,10 @@ def padding_share(lengths: NDArray[np.integer], batches: Sequence[NDArray[np.int
     columns = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
     tokens = sum(int(lengths[batch].sum()) for batch in batches)
     return (columns - tokens) / columns if columns else 0.0
+
+
+def _sorted(order: Indices, lengths: NDArray[np.integer]) -> Indices:
+    return order[np.argsort(lengths[order], kind="stable")]
 
 
 def _cut(order: Indices, size: int) -> list[Indices]:

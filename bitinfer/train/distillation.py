@@ -6,18 +6,17 @@ import io
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from bitinfer.codes import POINTS, Bits
+from bitinfer.codes import POINTS
 from bitinfer.conversion.convert import convert, measure_parity
 from bitinfer.data import evaluation
-from bitinfer.errors import InputError, quote
+from bitinfer.errors import InputError
 from bitinfer.families import read_checkpoint
 from bitinfer.families.bit import DEAD, quantization
 from bitinfer.runtime.format import read_packed
@@ -25,16 +24,8 @@ from bitinfer.runtime.model import load
 from bitinfer.runtime.origin import PACKED
 from bitinfer.train.data import Batch, Table, collate, evaluation_batches, read_tables
 from bitinfer.train.finetuning import finetune_on
-from bitinfer.train.loop import LoopOptions
-from bitinfer.train.loop import train as train_stage
 from bitinfer.train.losses import LossWeights, distillation_loss
-from bitinfer.train.options import (
-    Budget,
-    DistillOptions,
-    FinetuneOptions,
-    names_of,
-    takes_options,
-)
+from bitinfer.train.options import Budget, DistillOptions, FinetuneOptions, names_of, takes_options
 from bitinfer.train.report import (
     PackedResult,
     StageResult,
@@ -42,23 +33,14 @@ from bitinfer.train.report import (
     TrainingReport,
     read_report,
 )
-from bitinfer.train.session import Session, products_type, reserved, session, type_name
-from bitinfer.train.student import Outputs, Shape, Student
-from bitinfer.train.teacher import (
-    Folder,
-    as_student,
-    has_head,
-    open_folder,
-    read_bert,
-)
+from bitinfer.train.run import check_same
+from bitinfer.train.session import Session, reserved, session, settings_of
+from bitinfer.train.student import Outputs, Student
+from bitinfer.train.teacher import Folder, as_student, has_head, open_folder, read_bert
 
-__all__ = ["distill", "train_stages"]
-
-_EPSILON = 1e-12  # of the layer norms of every BiT model
 _PARITY_BATCH = 16
 # What fine-tuning is told where the teacher has no head; all else has its own defaults.
 _SHARED = ("text", "pair", "label", "labels", "regression", "max_length", "seed", "bf16", "threads")
-_TEACHER = "a teacher that finetune made (delete it, or choose another output)"
 
 
 @takes_options(DistillOptions)
@@ -99,69 +81,92 @@ def distill(options: DistillOptions) -> TrainingReport:
         True
     """
     with reserved(options) as partial:
-        given = open_folder(options.teacher)
+        folder = open_folder(options.teacher)
         tables = read_tables(options)
-        folder = given if has_head(given) else _fine_tuned(given, tables, options)
-        with session(folder, options, tables, partial, head=True) as ready:
-            return _distill(options, ready)
+        if not has_head(folder):
+            folder = _fine_tuned(folder, tables, options)
+        with session(folder, options, tables, partial) as ready:
+            model = read_bert(folder, outputs=ready.task.outputs, head=True)
+            taught = _teacher_result(model, ready)
+            teacher = as_student(model, dtype=ready.dtype).to(ready.device)
+            student, results = train_stages(teacher, ready)
+            with ready.output() as output:
+                file = _write_published(output, student, ready)
+                packed = _pack(output, ready)
+                return ready.write_report(output, file, results, teacher=taught, packed=packed)
 
 
-def _distill(options: DistillOptions, ready: Session) -> TrainingReport:
-    float_model = read_bert(ready.folder, outputs=ready.task.outputs, head=True)
-    first = as_student(float_model, dtype=ready.dtype).to(ready.device)
-    taught = _teacher_result(float_model, ready)
-    shape = replace(first.shape, activation=options.activation, epsilon=_EPSILON)
-    loop = ready.loop(
-        token_noise=options.token_noise,
-        vector_rate=options.vector_rate,
-        batch_tokens=options.batch_tokens,
-    )
+def train_stages(teacher: Student, ready: Session) -> tuple[Student, list[StageResult]]:
+    """Train every student, taught by the one before it.
+
+    Args:
+        teacher: of the first student, which begins with its weights.
+        ready: of a distillation.
+
+    Returns:
+        The last student and the results of all.
+    """
+    options, run = cast(DistillOptions, ready.options), ready.run
     weights = LossWeights(
         hidden=options.hidden_weight,
         attention=options.attention_weight,
         labels=options.label_weight,
     )
-    last, results = train_stages(first, shape, options.stages, ready, loop=loop, weights=weights)
-    with ready.output() as folder:
-        file = _write_published(folder, last, ready)
-        return ready.write_report(
-            folder, file, loop, teacher=taught, stages=tuple(results), packed=_pack(folder, ready)
-        )
-
-
-def train_stages(
-    teacher: Student,
-    shape: Shape,
-    stages: Sequence[tuple[Bits, Budget]],
-    ready: Session,
-    *,
-    loop: LoopOptions,
-    weights: LossWeights,
-) -> tuple[Student, list[StageResult]]:
-    """Train every student, taught by the one before it.
-
-    Args:
-        teacher: of the first student, which begins with its weights.
-        shape: of the students; parameters are as many and as large as the teacher's.
-        stages: bits and budget of each student.
-
-    Returns:
-        The last student and the results of all.
-    """
-    run, begun = ready.run, len(ready.run.results)
-    for index, (bits, budget) in enumerate(stages):
-        student = teacher.twin(shape, bits)
+    activation: Any = options.activation
+    config, begun = teacher.config._replace(activation=activation), len(run.results)
+    for index, (bits, budget) in enumerate(options.stages):
+        student = teacher.twin(config, bits)
         if index < begun - 1:
             continue  # of a student that is done, and not the last of those, nothing is needed
         if index == begun - 1:
             with run.reading():
                 student.load_state_dict(run.weights)
         else:
-            _begin_steps(student, teacher, ready, loop)
-            result = _train_student(student, teacher, budget, ready, loop, weights)
+            _begin_steps(student, teacher, ready)
+            result = _train_student(student, teacher, budget, ready, weights)
             run.finish(student.state_dict(), result)
         teacher = student.eval()
     return teacher, run.results
+
+
+def _train_student(
+    student: Student, teacher: Student, budget: Budget, ready: Session, weights: LossWeights
+) -> StageResult:
+    def loss(batch: Batch) -> Tensor:
+        with torch.no_grad():
+            expected = _outputs(teacher, batch)
+        found = _outputs(student, batch)
+        return distillation_loss(found, expected, batch, ready.task.head, weights)
+
+    def logits(batch: Batch) -> Tensor:
+        return _outputs(student, batch).logits
+
+    return ready.stage(student, str(student.bits), budget, loss, logits)
+
+
+def _begin_steps(student: Student, teacher: Student, ready: Session) -> None:
+    """Steps from the first batch, at the points whose bits are not the teacher's."""
+    points = [point for point in POINTS if student.bits.at(point) != teacher.bits.at(point)]
+    if points:
+        first = ready.loop.batches(ready.train, epoch=0)[0]
+        batch = collate(ready.train, first).to(ready.device)
+        student.begin_steps(batch.ids, batch.segments, batch.mask, points=points)
+
+
+def _outputs(model: Student, batch: Batch) -> Outputs:
+    outputs: Outputs = model(batch.ids, batch.segments, batch.mask)
+    return outputs
+
+
+def _teacher_result(model: Any, ready: Session) -> TeacherResult:
+    teacher = as_student(model, dtype=torch.float32).eval().to(ready.device)
+    value = ready.measure(lambda batch: _outputs(teacher, batch).logits)
+    # The folder may be given by a path that does not name it, and its name may be no text.
+    name = os.fsencode(ready.folder.path.absolute().name).decode(errors="replace")
+    return TeacherResult(name, value, sum(each.nbytes for each in model.state_dict().values()))
+
+
+# ---- a teacher for who has none
 
 
 def _fine_tuned(encoder: Folder, tables: dict[str, Table], options: DistillOptions) -> Folder:
@@ -173,92 +178,33 @@ def _fine_tuned(encoder: Folder, tables: dict[str, Table], options: DistillOptio
     if options.batch_size is not None and options.batch_tokens is None:
         given["batch_size"] = options.batch_size
     how = FinetuneOptions(encoder.path, options.train, options.dev, path, **given)
+    labelled = {name: tables[name] for name in ("train", "dev")}
     if options.resume and path.exists():
-        _check_made_so(path, encoder, tables, how)
+        _check_made_so(path, settings_of(how, labelled, encoder))
     else:
         with reserved(how) as partial:
-            labelled = {name: tables[name] for name in ("train", "dev")}
             finetune_on(encoder, labelled, how, partial)
     return open_folder(path)
 
 
-def _check_made_so(
-    teacher: Path, encoder: Folder, tables: dict[str, Table], how: FinetuneOptions
-) -> None:
-    """Whether a teacher that is found was made by the same options from the same files.
+def _check_made_so(teacher: Path, settings: dict[str, Any]) -> None:
+    """Whether `finetune` made a teacher by these settings.
 
     Raises:
-        InputError: it was not, or it is no teacher that `finetune` made.
+        InputError: it did not.
         FormatError: its report is damaged.
     """
+    expected = "expected a teacher that finetune made (delete it, or choose another output)"
     try:
         report = read_report(teacher)
     except OSError as error:
-        raise InputError(f"{teacher}: found no report ({error}), expected {_TEACHER}") from None
+        raise InputError(f"{teacher}: found no report ({error}), {expected}") from None
     if report.command != "finetune":
-        raise InputError(f"{teacher}: found what {report.command} made, expected {_TEACHER}")
-    found = report.options | {name: file.sha256 for name, file in report.data.items()}
-    found["encoder"] = report.options.get("folder_sha256")
-    digests = {name: tables[name].sha256 for name in ("train", "dev")}
-    digests["encoder"] = encoder.sha256
-    # Of the type of products the machine may decide; threads do not tell how it was made.
-    untold = {*names_of("finetune", "files", "run"), "bf16", "threads"}
-    options = {name: value for name, value in how.plain().items() if name not in untold}
-    wanted = {**digests, **options, "dtype": type_name(products_type(how.bf16))}
-    for name, value in wanted.items():
-        if found.get(name) != value:
-            made = f"made with {name} {quote(found.get(name))}, expected {quote(value)}"
-            made = f"of another {name}, expected the same" if name in digests else made
-            raise InputError(f"{teacher}: found a teacher {made}")
-
-
-def _train_student(
-    student: Student,
-    teacher: Student,
-    budget: Budget,
-    ready: Session,
-    loop: LoopOptions,
-    weights: LossWeights,
-) -> StageResult:
-    def loss(batch: Batch) -> Tensor:
-        with torch.no_grad():
-            expected = _outputs(teacher, batch)
-        found = _outputs(student, batch)
-        return distillation_loss(found, expected, batch, ready.task.head, weights)
-
-    return train_stage(
-        student,
-        loss,
-        lambda: ready.measure(lambda batch: _outputs(student, batch).logits),
-        ready.train,
-        name=str(student.bits),
-        budget=budget,
-        options=loop,
-        run=ready.run,
-        show_progress_bar=ready.show_progress_bar,
-    )
-
-
-def _outputs(model: Student, batch: Batch) -> Outputs:
-    outputs: Outputs = model(batch.ids, batch.segments, batch.mask)
-    return outputs
-
-
-def _begin_steps(student: Student, teacher: Student, ready: Session, loop: LoopOptions) -> None:
-    """Steps from the first batch, at the points whose bits are not the teacher's."""
-    points = [point for point in POINTS if student.bits.at(point) != teacher.bits.at(point)]
-    if points:
-        batch = collate(ready.train, loop.batches(ready.train, epoch=0)[0]).to(ready.device)
-        student.begin_steps(batch.ids, batch.segments, batch.mask, points=points)
-
-
-def _teacher_result(float_model: Any, ready: Session) -> TeacherResult:
-    teacher = as_student(float_model, dtype=torch.float32).eval().to(ready.device)
-    value = ready.measure(lambda batch: _outputs(teacher, batch).logits)
-    size = sum(each.nbytes for each in float_model.state_dict().values())
-    # The folder may be given by a path that does not name it, and its name may be no text.
-    name = os.fsencode(ready.folder.path.absolute().name).decode(errors="replace")
-    return TeacherResult(name, value, size)
+        raise InputError(f"{teacher}: found what {report.command} made, {expected}")
+    made = report.options | {name: file.sha256 for name, file in report.data.items()}
+    made["model"] = made.get("folder_sha256")
+    made["bf16"] = made.get("dtype") == "bfloat16"
+    check_same(teacher, {name: made.get(name) for name in settings}, settings)
 
 
 # ---- what is written
@@ -271,23 +217,19 @@ def _write_published(folder: Path, student: Student, ready: Session) -> Path:
     buffer = io.BytesIO()
     torch.save(published_state(student), buffer)
     weights.write_bytes(buffer.getbuffer())
-    config = published_config(student, ready.task.labels, ready.folder.config)
+    config = published_config(student, ready.task.labels, ready.folder.settings)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     ready.folder.write_tokenizer(folder)
     return weights
 
 
 def published_state(student: Student) -> dict[str, Tensor]:
-    """The parameters by their published keys, float32.
-
-    The dead parameters ``move_q``, ``move_k`` and ``move_v``, which the published code wants to
-    find, are 0.
-    """
+    """The parameters by their published keys, float32; the dead ones are 0."""
     state = {key: value.detach().float().cpu() for key, value in student.state_dict().items()}
-    dead = torch.zeros(student.shape.hidden)
-    for layer in range(student.shape.layers):
+    for layer in range(student.config.layers):
         for name in DEAD:
-            state[f"bert.encoder.layer.{layer}.attention.self.{name}"] = dead.clone()
+            key = f"bert.encoder.layer.{layer}.attention.self.{name}"
+            state[key] = torch.zeros(student.config.hidden)
     return state
 
 
@@ -306,9 +248,9 @@ def published_config(
         "clip_init_val": 2.5,  # unused with elastic steps, but the published code wants to find it
         "architectures": ["BertForSequenceClassification"],
         "finetuning_task": None,
-        "hidden_act": student.shape.activation,
-        "layer_norm_eps": student.shape.epsilon,
-        "num_labels": student.shape.outputs,
+        "hidden_act": student.config.activation,
+        "layer_norm_eps": student.numerics.epsilon,
+        "num_labels": student.config.labels,
         "id2label": names,
         "label2id": {name: index for index, name in names.items()},
     }
@@ -317,27 +259,16 @@ def published_config(
 def _pack(folder: Path, ready: Session) -> PackedResult:
     """Convert, compare with the float64 reference on dev, and measure the packed engine there."""
     file = folder / PACKED
-    labels = ready.task.labels or None
-    licence = ready.options.licence
+    labels, licence = ready.task.labels or None, ready.options.licence
     convert(folder, file, labels=labels, max_length=ready.max_length, licence=licence)
-    description = read_checkpoint(folder, labels=labels)
     _, tensors = read_packed(file)
-    batches = [
-        collate(ready.dev, indices)
-        for indices in evaluation_batches(ready.dev.lengths, _PARITY_BATCH)
-    ]
-    # Ids, segments and mask as the engine and the reference take them.
+    batches = evaluation_batches(ready.dev.lengths, _PARITY_BATCH)
+    shown = tqdm(batches, "parity", disable=not ready.show_progress_bar)
     samples = (
-        (each.ids.numpy(), each.segments.numpy(), each.mask.long().numpy()) for each in batches
+        (each.ids.numpy(), each.segments.numpy(), each.mask.long().numpy())
+        for each in (collate(ready.dev, indices) for indices in shown)
     )
-    shown = tqdm(samples, "parity", len(batches), disable=not ready.show_progress_bar)
-    parity = measure_parity(description, tensors, shown)
+    parity = measure_parity(read_checkpoint(folder, labels=labels), tensors, samples)
     found = evaluation.evaluate(load(file), ready.tables["dev"].rows)
-    return PackedResult(
-        file=PACKED,
-        bytes=file.stat().st_size,
-        value=found.value,
-        count=found.count,
-        standard_error=ready.task.metric.standard_error(found.value, found.count),
-        parity=parity,
-    )
+    error = ready.task.metric.standard_error(found.value, found.count)
+    return PackedResult(PACKED, file.stat().st_size, found.value, found.count, error, parity)

@@ -10,7 +10,6 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from bitinfer.train.data import Batch, Table, read_tables
-from bitinfer.train.loop import train as train_stage
 from bitinfer.train.options import FinetuneOptions, takes_options
 from bitinfer.train.report import TrainingReport
 from bitinfer.train.session import Session, reserved, session
@@ -19,10 +18,7 @@ from bitinfer.train.teacher import Folder, open_folder, read_bert
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
 
-__all__ = ["finetune", "finetune_on"]
-
 _BITS = "32-32-32"
-_MOST_GRADIENT = 1.0
 
 
 @takes_options(FinetuneOptions)
@@ -56,7 +52,7 @@ def finetune_on(
     encoder: Folder, tables: dict[str, Table], options: FinetuneOptions, partial: Path
 ) -> TrainingReport:
     """The same with what has been read, in a place that is `reserved`."""
-    with session(encoder, options, tables, partial, head=False) as ready:
+    with session(encoder, options, tables, partial) as ready:
         model = read_bert(encoder, outputs=ready.task.outputs, head=False, dropout=options.dropout)
         model = model.to(ready.device)
         if options.reinitialize_pooler:
@@ -67,23 +63,13 @@ def finetune_on(
         def logits(batch: Batch) -> Tensor:
             return _logits(model, batch, ready.dtype)
 
-        loop = ready.loop(most_gradient=_MOST_GRADIENT)
-        result = train_stage(
-            model,
-            lambda batch: ready.task.head.label_loss(logits(batch), batch.targets),
-            lambda: ready.measure(logits),
-            ready.train,
-            name=_BITS,
-            budget=options.budget,
-            options=loop,
-            run=ready.run,
-            show_progress_bar=ready.show_progress_bar,
-        )
+        def loss(batch: Batch) -> Tensor:
+            return ready.task.head.label_loss(logits(batch), batch.targets)
+
+        result = ready.stage(model, _BITS, options.budget, loss, logits)
         with ready.output() as folder:
             weights = _write_model(folder, model, ready)
-            return ready.write_report(
-                folder, weights, loop, teacher=None, stages=(result,), packed=None
-            )
+            return ready.write_report(folder, weights, [result], teacher=None, packed=None)
 
 
 def _logits(model: BertForSequenceClassification, batch: Batch, dtype: torch.dtype) -> Tensor:
@@ -100,12 +86,10 @@ def _write_model(folder: Path, model: BertForSequenceClassification, ready: Sess
     if names:
         model.config.id2label = names
         model.config.label2id = {name: index for index, name in names.items()}
-    kind = "single_label_classification" if names else "regression"
-    model.config.problem_type = kind
+    model.config.problem_type = "single_label_classification" if names else "regression"
     # The probabilities of training are no property of what was trained.
-    original = ready.folder.config
     for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-        setattr(model.config, key, original.get(key, 0.1))
+        setattr(model.config, key, ready.folder.settings.get(key, 0.1))
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     # Not by transformers, which shows a bar and gives nobody else the right to read the file.

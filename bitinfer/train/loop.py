@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,13 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from bitinfer.errors import InputError
 from bitinfer.train.data import Batch, Dataset, TokenNoise, collate, training_batches
-from bitinfer.train.options import Budget
+from bitinfer.train.options import Budget, Options
 from bitinfer.train.report import Point, StageResult
 from bitinfer.train.run import Run, log_line
 
-__all__ = ["LoopOptions", "learning_rate", "train"]
-
 _SAVE_EVERY = 300.0  # seconds of work that a kill may cost
 _BETAS = (0.9, 0.999)
+_DECAY = 0.01  # of matrices
 # Looks at dev for each time through the data, where nothing is said.
 _LOOKS_PER_EPOCH = 2
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
@@ -31,42 +30,37 @@ _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How to train.
+    """How to train; those of the names of options are told by these.
 
     Attributes:
         batch_size: examples of a step; the most of them if ``batch_tokens`` is a number.
-        rate: the highest learning rate, of AdamW.
         evaluate_every: steps from one measurement to the next; None is half an epoch.
-        seed: of the order of the examples, and of what is replaced in them.
         warmup: part of the budget in which the rate rises; then it falls to 0, in a line.
-        decay: weight decay of matrices.
-        token_noise: mean part of the tokens of a batch that is replaced at random.
         most_gradient: norm to which the gradient is cut, which must be dense then, or None.
-        batch_tokens: most tokens of a step, padding included, or None; an example that is longer
-            is a step of its own.
-        vector_rate: the rate of parameters that are no matrices, as a multiple of that of others.
     """
 
     batch_size: int
-    rate: float
+    learning_rate: float
     evaluate_every: int | None = None
     seed: int = 0
     warmup: float = 0.1
-    decay: float = 0.01
     token_noise: float = 0.0
     most_gradient: float | None = None
     batch_tokens: int | None = None
     vector_rate: float = 1.0
 
+    @classmethod
+    def of(cls, options: Options, data: Dataset) -> LoopOptions:
+        """By the options of a call."""
+        names = [each.name for each in fields(cls) if hasattr(options, each.name)]
+        given = {name: getattr(options, name) for name in names}
+        # None where tokens alone limit a step.
+        return cls(**given | {"batch_size": options.plain()["batch_size"] or len(data)})
+
     def batches(self, data: Dataset, epoch: int) -> list[NDArray[np.int64]]:
         """The examples of each step of an epoch; every epoch has as many steps."""
-        return training_batches(
-            data.lengths,
-            self.batch_size,
-            seed=self.seed,
-            epoch=epoch,
-            batch_tokens=self.batch_tokens,
-        )
+        how: dict[str, Any] = {"seed": self.seed, "batch_tokens": self.batch_tokens}
+        return training_batches(data.lengths, self.batch_size, epoch=epoch, **how)
 
 
 def learning_rate(progress: float, options: LoopOptions) -> float:
@@ -77,8 +71,8 @@ def learning_rate(progress: float, options: LoopOptions) -> float:
     (0.0005, 0.001, 0.0)
     """
     if progress < options.warmup:
-        return options.rate * progress / options.warmup
-    return options.rate * (1 - progress) / (1 - options.warmup)
+        return options.learning_rate * progress / options.warmup
+    return options.learning_rate * (1 - progress) / (1 - options.warmup)
 
 
 def train(
@@ -137,7 +131,8 @@ def train(
             if not math.isfinite(stage.losses[-1]):
                 raise InputError(
                     f"stage {name}, step {stage.step}: the loss became {stage.losses[-1]}; "
-                    f"expected a finite one (a learning rate below {options.rate:g} may help)"
+                    "expected a finite one (a learning rate below "
+                    f"{options.learning_rate:g} may help)"
                 )
             if stage.step % every == 0:
                 look()
@@ -255,15 +250,15 @@ def _optimizers(model: nn.Module, options: LoopOptions) -> list[torch.optim.Opti
     matrices = [parameter for parameter in dense if parameter.ndim >= 2]
     vectors = [parameter for parameter in dense if parameter.ndim < 2]
     groups = [
-        {"params": matrices, "weight_decay": options.decay, "multiple": 1.0},
+        {"params": matrices, "weight_decay": _DECAY, "multiple": 1.0},
         {"params": vectors, "weight_decay": 0.0, "multiple": options.vector_rate},
     ]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=options.rate, betas=_BETAS, fused=True)
+        torch.optim.AdamW(groups, lr=options.learning_rate, betas=_BETAS, fused=True)
     ]
     if sparse:
         rows = [{"params": sparse, "multiple": 1.0}]
-        optimizers.append(torch.optim.SparseAdam(rows, lr=options.rate, betas=_BETAS))
+        optimizers.append(torch.optim.SparseAdam(rows, lr=options.learning_rate, betas=_BETAS))
     return optimizers
 
 

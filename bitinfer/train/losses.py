@@ -10,8 +10,6 @@ from bitinfer.heads import Head
 from bitinfer.train.data import Batch
 from bitinfer.train.student import Outputs
 
-__all__ = ["LossWeights", "distillation_loss"]
-
 
 @dataclass(frozen=True)
 class LossWeights:

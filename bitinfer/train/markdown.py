@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["code", "duration", "fence", "size_text", "table"]
-
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> str:
     """A Markdown table; ``align`` has an l or r for each column."""

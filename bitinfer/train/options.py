@@ -12,12 +12,12 @@ import inspect
 import math
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import KW_ONLY, MISSING, Field, dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, Field, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, ParamSpec, TypeAlias, TypeVar
 
 from bitinfer.codes import Bits
-from bitinfer.errors import InputError, UnsupportedError, quote
+from bitinfer.errors import InputError, InputTypeError, UnsupportedError, quote
 from bitinfer.kinds import (
     BOOL,
     COLUMN,
@@ -25,25 +25,13 @@ from bitinfer.kinds import (
     About,
     Kind,
     about,
+    check_number,
+    check_text,
     choice,
     integer,
     number,
     option,
 )
-from bitinfer.train.kinds import BITS, FOLDER, MANY, NAMES, SHARES, TABLE
-
-__all__ = [
-    "OPTIONS",
-    "Budget",
-    "DistillOptions",
-    "FinetuneOptions",
-    "Options",
-    "Rows",
-    "check_installed",
-    "check_shares",
-    "names_of",
-    "takes_options",
-]
 
 #: A table: its path, or its rows as `bitinfer.data.tables` takes them.
 Rows: TypeAlias = "str | os.PathLike[str] | Iterable[Any]"
@@ -54,10 +42,81 @@ _R = TypeVar("_R")
 
 # More than anybody waits for, and little enough to be counted in floats.
 _MOST_STEPS = 2**53
+_MANY = 1e9  # epochs, and the largest share
 _MOST_SEED = 2**63 - 1
 _MOST_THREADS = 1024  # far more could not be started, which ends the process
 _LEAST_TOKENS = 3
 _BATCH_SIZE = 32
+
+
+# ---- kinds of values
+
+
+def _check_bits(name: str, value: Any) -> tuple[str, ...]:
+    stages = [Bits.parse(each) for each in _list(name, value, "a list such as ['1-1-2']")]
+    if not stages:
+        raise InputError(f"{name}: found no stage, expected at least one such as 1-1-1")
+    if not stages[-1].packable:
+        raise InputError(
+            f"{name}: found {stages[-1]} last, expected bits that can be packed: 1 of weights and "
+            "embeddings, 1 .. 4 of every activation"
+        )
+    return tuple(map(str, stages))
+
+
+def _check_names(name: str, value: Any) -> tuple[str, ...]:
+    names = _list(name, value, "a sequence of names")
+    for index, label in enumerate(names):
+        check_text(f"label {index}", label)
+        found = f"label {index}: found {quote(label)}"
+        if not label or label != label.strip():
+            raise InputError(f"{found}, expected a name without blanks around it")
+        if label in names[:index]:
+            raise InputError(f"{found} again, expected names that differ")
+    if len(names) < 2:
+        raise InputError(f"{name}: found {quote(list(names))}, expected two or more that differ")
+    return tuple(names)
+
+
+def _check_shares(name: str, value: Any) -> tuple[float, ...]:
+    shares = _list(name, value, "a list such as [1, 2]")
+    return tuple(check_number(name, each, above=0, below=_MANY) for each in shares)
+
+
+def _list(name: str, value: Any, expected: str) -> Sequence[Any]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise InputTypeError(f"{name}: found {quote(value)}, expected {expected}")
+    return value
+
+
+def _check_path(name: str, value: Any, expected: str = "a path") -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputTypeError(f"{name}: found {type(value).__name__}, expected {expected}")
+    path = os.fsdecode(value)
+    if "\0" in path:
+        raise InputError(f"{name}: found {path!r}, expected a path")
+    return check_text(name, path)  # the name of a file may be bytes that are no text
+
+
+def _check_rows(name: str, value: Any) -> Any:
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, os.PathLike)):
+        return value
+    return _check_path(name, value, "a path or rows")
+
+
+_NAMES = Kind(_check_names, lambda text: text.split(","), metavar="A,B")
+_BITS = Kind(_check_bits, _NAMES.parse, metavar="W-E-A,...")
+_SHARES = Kind(
+    _check_shares,
+    lambda text: [float(part) for part in text.split(",")],
+    "numbers with commas between them",
+    "X,...",
+)
+_FOLDER = Kind(_check_path)
+_TABLE = Kind(_check_rows, metavar="FILE")
+
+
+# ---- how long to train
 
 
 @dataclass(frozen=True)
@@ -73,62 +132,34 @@ class Budget:
 
     def part(self, share: float) -> Budget:
         """That share of it, at least one step."""
-        return Budget(
-            None if self.minutes is None else self.minutes * share,
-            None if self.steps is None else max(1, round(self.steps * share)),
-            None if self.epochs is None else self.epochs * share,
-        )
+        if self.steps is not None:
+            return Budget(steps=max(1, round(self.steps * share)))
+        name = "epochs" if self.minutes is None else "minutes"
+        return Budget(**{name: getattr(self, name) * share})
 
     def progress(self, step: int, seconds: float, steps_per_epoch: int) -> float:
         """Which part of it is used up, 0..1."""
         if self.minutes is not None:
-            limit = 60 * self.minutes
-            return seconds / limit if seconds < limit else 1.0
-        steps = self.steps
-        if steps is None:
-            assert self.epochs is not None
-            steps = max(1, round(self.epochs * steps_per_epoch))
+            return min(1.0, seconds / (60 * self.minutes))
+        steps = self.steps or max(1, round((self.epochs or 0) * steps_per_epoch))
         return min(1.0, step / steps)
-
-
-def check_shares(shares: Sequence[float] | None, stages: int) -> tuple[float, ...]:
-    """What part of the budget each stage gets; equal parts where nothing is said.
-
-    >>> check_shares([1, 1, 2], 3)
-    (0.25, 0.25, 0.5)
-
-    Raises:
-        InputError: There is not one for each stage.
-    """
-    if shares is None:
-        return (1 / stages,) * stages
-    if len(shares) != stages:
-        found = f"shares: found {len(shares)}"
-        raise InputError(f"{found}, expected {stages}, one for each stage of bits")
-    total = math.fsum(shares)
-    return tuple(each / total for each in shares)
 
 
 # ---- the options
 
 
-def _file(kind: Kind, help: str, *flags: str) -> dict[str, About]:
+def _about(kind: Kind, help: str, *flags: str) -> dict[str, About]:
     """Of a field that has no default: the functions take it by its place."""
     return {"about": About(kind, "files", help, flags, place="" if flags else "one")}
 
 
-def _group(name: str) -> Callable[..., Any]:
-    """What makes the fields under a heading."""
-
-    def made(default: Any, kind: Kind, help: str, *flags: str) -> Any:
-        return option(default, kind, name, help, *flags)
-
-    return made
+def _group(group: str) -> Callable[..., Any]:
+    return lambda default, kind, help, *flags: option(default, kind, group, help, *flags)
 
 
-_TRAIN = _file(TABLE, "labelled texts to learn: .tsv, .csv or .jsonl", "--train")
-_DEV = _file(TABLE, "labelled texts that choose the weights that are kept", "--dev")
-_OUTPUT = _file(replace(FOLDER, metavar="OUT"), "folder to make", "-o", "--output")
+_TRAIN = _about(_TABLE, "labelled texts to learn: .tsv, .csv or .jsonl", "--train")
+_DEV = _about(_TABLE, "labelled texts that choose the weights that are kept", "--dev")
+_OUTPUT = _about(replace(_FOLDER, metavar="OUT"), "folder to make", "-o", "--output")
 _data, _budget, _stages, _training, _model, _run = map(
     _group, ("data", "budget, one of", "stages and losses", "training", "model", "run")
 )
@@ -144,7 +175,7 @@ class _Shared:
     pair: str | None = _data(None, COLUMN, "column of the second text", "--pair", "--pair-column")
     label: str | None = _data(None, COLUMN, "column of the label", "--label", "--label-column")
     labels: Sequence[str] | None = _data(
-        None, NAMES, "names of the classes in order; default the teacher's, or as found"
+        None, _NAMES, "names of the classes in order; default the teacher's, or as found"
     )
     regression: bool = _data(False, BOOL, "the label is a number to predict")
     max_length: int | None = _data(
@@ -153,7 +184,7 @@ class _Shared:
     minutes: float | None = _budget(None, number(above=0), "time")
     steps: int | None = _budget(None, integer(1, _MOST_STEPS), "batches")
     epochs: float | None = _budget(
-        None, number(above=0, below=MANY), "passes over the training texts"
+        None, number(above=0, below=_MANY), "passes over the training texts"
     )
     seed: int = _training(0, integer(0, _MOST_SEED), "of everything random")
     evaluate_every: int | None = _training(
@@ -178,7 +209,8 @@ class _Shared:
             value = getattr(self, each.name)
             # None is a value where it is the default.
             if value is not None or each.default is not None:
-                self._set(each.name, about(each).kind.check(each.name, value))
+                value = about(each).kind.check(each.name, value)
+                object.__setattr__(self, each.name, value)
         budgets = [name for name in ("minutes", "steps", "epochs") if getattr(self, name)]
         if len(budgets) > 1:
             raise InputError(
@@ -187,9 +219,6 @@ class _Shared:
         if self.regression and self.labels is not None:
             found = quote(list(self.labels))
             raise InputError(f"labels: found {found}, expected none for a regression")
-
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
 
     @property
     def budget(self) -> Budget:
@@ -200,23 +229,20 @@ class _Shared:
 
     def given(self) -> dict[str, Any]:
         """Those that are not at their defaults."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {
-            each.name: values[each.name]
-            for each in _ordered(type(self))
-            if each.default is MISSING or values[each.name] != each.default
-        }
+        usual = {each.name: each.default for each in _ordered(type(self))}
+        values = {name: getattr(self, name) for name in usual}
+        return {name: value for name, value in values.items() if value != usual[name]}
 
     def plain(self) -> dict[str, Any]:
         """Every option as a report has it; ``{"rows": ...}`` stands for rows without a file."""
-        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
 
+        def plain(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return list(value)
+            known = value is None or isinstance(value, (bool, int, float, str))
+            return value if known else {"rows": type(value).__name__}
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    known = value is None or isinstance(value, (bool, int, float, str))
-    return value if known else {"rows": type(value).__name__}
+        return {each.name: plain(getattr(self, each.name)) for each in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -227,8 +253,8 @@ class DistillOptions(_Shared):
     usual_epochs: ClassVar[float] = 12.0
 
     teacher: str | os.PathLike[str] = field(
-        metadata=_file(
-            replace(FOLDER, metavar="TEACHER"), "local Hugging Face folder of a float BERT"
+        metadata=_about(
+            replace(_FOLDER, metavar="TEACHER"), "local Hugging Face folder of a float BERT"
         )
     )
     train: Rows = field(metadata=_TRAIN)
@@ -236,16 +262,16 @@ class DistillOptions(_Shared):
     output: str | os.PathLike[str] = field(metadata=_OUTPUT)
     _: KW_ONLY
     unlabelled: Rows | None = _data(  # noqa: RUF009
-        None, TABLE, "more texts to learn from; labels in it are not looked at"
+        None, _TABLE, "more texts to learn from; labels in it are not looked at"
     )
     bits: Sequence[str] = _stages(
         ("1-1-4", "1-1-2", "1-1-1"),
-        BITS,
+        _BITS,
         "of each student: weights (1 or 32), embeddings (1 or 32), activations (1 .. 8 or 32); "
         "+attention=n, +ffn=n or +point=n for points with other bits",
     )
     shares: Sequence[float] | None = _stages(
-        None, SHARES, "of the budget for each student, in any unit; default equal ones"
+        None, _SHARES, "of the budget for each student, in any unit; default equal ones"
     )
     token_noise: float = _stages(
         0.0, number(low=0, below=0.5), "mean part of the tokens to replace by random ones"
@@ -267,22 +293,21 @@ class DistillOptions(_Shared):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_shares(self.shares, len(self.bits))
-
-    @property
-    def texts_of_a_step(self) -> int | None:
-        """The most of them; None if tokens alone limit a step."""
-        usual = _BATCH_SIZE if self.batch_tokens is None else None
-        return self.batch_size or usual
+        if self.shares is not None and len(self.shares) != len(self.bits):
+            found = f"shares: found {len(self.shares)}"
+            raise InputError(f"{found}, expected {len(self.bits)}, one for each stage of bits")
 
     def plain(self) -> dict[str, Any]:
-        return super().plain() | {"batch_size": self.texts_of_a_step}
+        """None is a batch size that tokens alone limit."""
+        usual = _BATCH_SIZE if self.batch_tokens is None else None
+        return super().plain() | {"batch_size": self.batch_size or usual}
 
     @property
     def stages(self) -> list[tuple[Bits, Budget]]:
-        """Bits and budget of each student."""
-        shares = check_shares(self.shares, len(self.bits))
-        budgets = [self.budget.part(share) for share in shares]
+        """Bits and budget of each student; equal parts of it where nothing is said."""
+        shares = self.shares or (1,) * len(self.bits)
+        total = math.fsum(shares)
+        budgets = [self.budget.part(share / total) for share in shares]
         return list(zip(map(Bits.parse, self.bits), budgets, strict=True))
 
 
@@ -292,10 +317,11 @@ class FinetuneOptions(_Shared):
 
     command: ClassVar[Literal["distill", "finetune"]] = "finetune"
     usual_epochs: ClassVar[float] = 3.0
+    most_gradient: ClassVar[float] = 1.0
 
     encoder: str | os.PathLike[str] = field(
-        metadata=_file(
-            replace(FOLDER, metavar="ENCODER"),
+        metadata=_about(
+            replace(_FOLDER, metavar="ENCODER"),
             "local Hugging Face folder of a BERT, with a head or without",
         )
     )
@@ -310,11 +336,6 @@ class FinetuneOptions(_Shared):
     )
     dropout: float = _model(0.1, number(low=0, below=1), "probability in training")
 
-    @property
-    def texts_of_a_step(self) -> int:
-        """The most of them."""
-        return self.batch_size
-
 
 Options: TypeAlias = DistillOptions | FinetuneOptions
 #: The options of each function, which are those of the command of the same name.
@@ -325,17 +346,12 @@ OPTIONS: dict[str, type[DistillOptions] | type[FinetuneOptions]] = {
 
 def names_of(command: str, *groups: str) -> list[str]:
     """The options of a function, the first arguments first; of some groups if any are named."""
-    return [
-        each.name
-        for each in _ordered(OPTIONS[command])
-        if not groups or about(each).group in groups
-    ]
+    found = _ordered(OPTIONS[command])
+    return [each.name for each in found if not groups or about(each).group in groups]
 
 
-def _ordered(kind: type[Any]) -> Iterator[Field[Any]]:
-    found = fields(kind)
-    yield from (each for each in found if not each.kw_only)
-    yield from (each for each in found if each.kw_only)
+def _ordered(kind: Any) -> list[Field[Any]]:
+    return sorted(fields(kind), key=lambda each: bool(each.kw_only))
 
 
 def takes_options(
@@ -351,31 +367,21 @@ def takes_options(
         def call(*given: _P.args, **named: _P.kwargs) -> _R:
             return run(kind(*given, **named))
 
-        call.__doc__ = (run.__doc__ or "").replace("{options}", _described(kind))
+        told = [f"{each.name}: {about(each).help}." for each in _ordered(kind)]
+        lines = [textwrap.fill(each, 88, subsequent_indent="    ") for each in told]
+        described = textwrap.indent("\n".join(lines), 8 * " ").lstrip()
+        call.__doc__ = (run.__doc__ or "").replace("{options}", described)
         call.__signature__ = inspect.signature(kind)  # type: ignore[attr-defined]
         return call
 
     return decorate
 
 
-def _described(kind: Any) -> str:
-    lines = [
-        textwrap.fill(
-            f"{each.name}: {about(each).help}.",
-            96,
-            initial_indent=8 * " ",
-            subsequent_indent=12 * " ",
-        )
-        for each in _ordered(kind)
-    ]
-    return "\n".join(lines).lstrip()
-
-
 def check_installed(*packages: str) -> None:
     """Whether packages of the extra ``train`` are there; imports none of them.
 
     Raises:
-        UnsupportedError: Names those that are missing.
+        UnsupportedError: names those that are missing.
     """
     from importlib.util import find_spec  # who only asks for help does not wait for this
 

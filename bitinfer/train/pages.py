@@ -18,8 +18,6 @@ from bitinfer.train.markdown import code, duration, fence, size_text, table
 from bitinfer.train.options import names_of
 from bitinfer.train.report import TrainingReport, write_report
 
-__all__ = ["model_card", "option_words", "recipe", "write_pages"]
-
 # What is of no use to who does it again.
 _NOT_RECIPE = {"resume", "show_progress_bar"}
 _MOST_LABELS = 20

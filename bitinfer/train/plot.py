@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
     from bitinfer.train.report import TrainingReport
 
-__all__ = ["as_svg"]
-
 _TEACHER, _PACKED = "#555555", "#c8402f"
 _STAGES = ("#30638e", "#e0a030", "#4f9d69", "#8a5a99", "#a3b1bf")
 _STYLE = {

@@ -26,8 +26,6 @@ from torch import Tensor
 from bitinfer.codes import Codes
 from bitinfer.families.bit import STEP_FLOOR
 
-__all__ = ["initial_step", "quantize", "weight_codes"]
-
 
 def initial_step(magnitude: Tensor, codes: Codes) -> Tensor:
     """The step to begin with, from the mean absolute value of the first batch.

@@ -16,20 +16,6 @@ from bitinfer.files import write_file
 from bitinfer.heads import ACCURACY, PEARSON, Metric
 from bitinfer.train.markdown import code, duration, size_text, table
 
-__all__ = [
-    "METRICS",
-    "Architecture",
-    "DataFile",
-    "PackedResult",
-    "Parity",
-    "Point",
-    "StageResult",
-    "TeacherResult",
-    "TrainingReport",
-    "read_report",
-    "write_report",
-]
-
 #: By their names.
 METRICS = {metric.name: metric for metric in (ACCURACY, PEARSON)}
 

@@ -8,7 +8,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,9 @@ from bitinfer.families.checkpoint import unpickle
 from bitinfer.files import TEMPORARY, write_file
 from bitinfer.train.report import Point, StageResult
 
-__all__ = ["Run", "log_line", "write_log"]
-
 _STATE, _LOG = "state.pt", "log.jsonl"
 _OWN = re.compile(rf"{re.escape(_STATE)}|{re.escape(_LOG)}|{TEMPORARY.pattern}")
-_DAMAGE = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
-_FORMAT = 4  # of the state: one of another format cannot be gone on with
+_FORMAT = 5  # of the state: one of another format cannot be gone on with
 
 
 class Run:
@@ -48,43 +45,24 @@ class Run:
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder = folder
+        self.folder, self.settings = folder, settings
         self.results: list[StageResult] = []
         self.weights: dict[str, Tensor] = {}
         self.middle: dict[str, Any] | None = None
-        self._settings = json.dumps({"format": _FORMAT, **settings}, sort_keys=True)
         self.earlier = 0.0
         folder.mkdir(exist_ok=True)
         if self._path.exists():
             with self.reading():
                 self._read()
 
-    @staticmethod
-    def check_folder(folder: Path, *, resume: bool) -> None:
-        """Whether a run may begin in a folder, or go on with what it holds.
-
-        Raises:
-            InputError: a training is there that is not to be resumed, or something else alone.
-        """
-        found = list(folder.iterdir())
-        if any(map(_is_own, found)):
-            if not resume:
-                raise InputError(
-                    f"{folder}: found an unfinished training, expected none (resume it, or delete "
-                    "it)"
-                )
-        elif found:
-            name = quote(min(path.name for path in found))
-            raise InputError(f"{folder}: found {name}, expected an unfinished training or nothing")
-
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """A block in which an error is that of a damaged state."""
         try:
             yield
-        except InputError:
+        except (InputError, OSError):
             raise
-        except (*_DAMAGE, zipfile.BadZipFile) as error:
+        except Exception as error:  # what is damaged can raise anything
             raise InputError(
                 f"{self._path}: damaged ({shorten(str(error))}), expected the state of a training"
             ) from error
@@ -92,7 +70,8 @@ class Run:
     def keep(self, middle: dict[str, Any] | None) -> None:
         """Save where a stage is in place of what was saved before; a kill leaves one of both."""
         content = {
-            "settings": self._settings,
+            "format": _FORMAT,
+            "settings": self.settings,
             "results": [asdict(result) for result in self.results],
             "weights": self.weights,
             "middle": middle,
@@ -130,7 +109,12 @@ class Run:
             if (wrong := archive.testzip()) is not None:
                 raise ValueError(f"wrong checksum of {wrong}")
         saved: Any = unpickle(self._path)
-        self._check(saved.pop("settings"))
+        if saved["format"] != _FORMAT:
+            raise InputError(
+                f"{self._path}: found a training of another version of bitinfer, expected one of "
+                "this (go on with that version, or delete it)"
+            )
+        check_same(self._path, saved["settings"], self.settings)
         self.results = [
             StageResult(**each | {"points": tuple(Point(**point) for point in each["points"])})
             for each in saved["results"]
@@ -139,20 +123,37 @@ class Run:
         self.earlier = sum(result.seconds for result in self.results)
         self.earlier += float(self.middle["seconds"]) if self.middle is not None else 0.0
 
-    def _check(self, settings: str) -> None:
-        found, now = json.loads(settings), json.loads(self._settings)
-        if found.get("format") != _FORMAT:
-            raise InputError(
-                f"{self._path}: found a training of another version of bitinfer, expected one of "
-                "this (go on with that version, or delete it)"
-            )
-        names = sorted(name for name in {*found, *now} if found.get(name) != now.get(name))
-        other = [f"{name} {quote(found.get(name))}, now {quote(now.get(name))}" for name in names]
-        if other:
-            raise InputError(
-                f"{self._path}: found a training with other options or data ({'; '.join(other)}), "
-                "expected the same"
-            )
+
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """Whether a run may begin in a folder, or go on with what it holds.
+
+    Raises:
+        InputError: a training is there that is not to be resumed, or something else alone.
+    """
+    found = sorted(folder.iterdir())
+    begun = any(map(_is_own, found))
+    if begun and not resume:
+        raise InputError(
+            f"{folder}: found an unfinished training, expected none (resume it, or delete it)"
+        )
+    if found and not begun:
+        name = quote(found[0].name)
+        raise InputError(f"{folder}: found {name}, expected an unfinished training or nothing")
+
+
+def check_same(place: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Whether a training was one of these settings.
+
+    Raises:
+        InputError: it was not; names those that differ.
+    """
+    names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    if names:
+        told = (f"{name} {quote(found.get(name))}, now {quote(wanted.get(name))}" for name in names)
+        raise InputError(
+            f"{place}: found a training with other options or data ({'; '.join(told)}), expected "
+            "the same"
+        )
 
 
 def write_log(folder: Path, stages: Iterable[StageResult]) -> None:
@@ -172,5 +173,4 @@ def log_line(stage: str, point: Point) -> str:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether a `Run` makes files of that name."""
     return _OWN.fullmatch(path.name) is not None and not path.is_dir()

@@ -30,23 +30,19 @@ from bitinfer.train.data import (
     Task,
     collate,
     evaluation_batches,
-    join,
     padding_share,
     task_of,
     tokenize,
 )
-from bitinfer.train.loop import LoopOptions
-from bitinfer.train.options import Options, check_installed, names_of
+from bitinfer.train.loop import LoopOptions, train
+from bitinfer.train.options import Budget, DistillOptions, Options, check_installed, names_of
 from bitinfer.train.pages import write_pages
-from bitinfer.train.report import Architecture, DataFile, TrainingReport
-from bitinfer.train.run import Run, write_log
-from bitinfer.train.teacher import SIZES, Folder
-
-__all__ = ["Session", "measure", "products_type", "reserved", "session", "type_name"]
+from bitinfer.train.report import Architecture, DataFile, StageResult, TrainingReport
+from bitinfer.train.run import Run, check_folder, write_log
+from bitinfer.train.teacher import Folder
 
 _MAX_LENGTH = 128
 _EVALUATION_BATCH = 64
-_ARCHITECTURE = ("layers", "hidden", "heads", "intermediate", "vocab", "positions")
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,7 @@ class Session:
         device: a GPU if torch sees one.
         dtype: of the factors of matrix products.
         run: keeps what is needed to go on.
-        started: when, in the local time zone.
-        began: the same on the clock that only goes forward.
+        started, began: when, in the local time zone and on the clock that only goes forward.
     """
 
     options: Options
@@ -84,16 +79,30 @@ class Session:
         """Whether to show how far it is."""
         return shows_progress(self.options.show_progress_bar)
 
-    def loop(self, **kinds: Any) -> LoopOptions:
-        """How to train, by the options."""
-        options = self.options
-        return LoopOptions(
-            # None where tokens alone limit a step.
-            batch_size=options.texts_of_a_step or len(self.train),
-            rate=options.learning_rate,
-            evaluate_every=options.evaluate_every,
-            seed=options.seed,
-            **kinds,
+    @property
+    def loop(self) -> LoopOptions:
+        """How to train."""
+        return LoopOptions.of(self.options, self.train)
+
+    def stage(
+        self,
+        model: torch.nn.Module,
+        name: str,
+        budget: Budget,
+        loss: Callable[[Batch], Tensor],
+        logits: Callable[[Batch], Tensor],
+    ) -> StageResult:
+        """Train a model in place, as `train` does, measured on dev by its logits."""
+        return train(
+            model,
+            loss,
+            lambda: self.measure(logits),
+            self.train,
+            name=name,
+            budget=budget,
+            options=self.loop,
+            run=self.run,
+            show_progress_bar=self.show_progress_bar,
         )
 
     def measure(self, logits: Callable[[Batch], Tensor]) -> float:
@@ -108,29 +117,32 @@ class Session:
         self.run.remove()
 
     def write_report(
-        self, folder: Path, weights: Path, loop: LoopOptions, **found: Any
+        self, folder: Path, weights: Path, stages: list[StageResult], **found: Any
     ) -> TrainingReport:
         """Write what is to be said of the run, whose weights are in a file."""
-        options, config = self.options, self.folder.config
-        threads = torch.get_num_threads()
+        sizes, threads = self.folder.config._asdict(), torch.get_num_threads()
+        names = ("layers", "hidden", "heads", "intermediate", "vocab", "positions")
         gpu = f", {torch.cuda.get_device_name()}" if self.device.type == "cuda" else ""
-        padding = padding_share(self.train.lengths, loop.batches(self.train, epoch=0))
+        padding = padding_share(self.train.lengths, self.loop.batches(self.train, epoch=0))
         found_out = {
-            "dtype": type_name(self.dtype),
+            "dtype": str(self.dtype).removeprefix("torch."),
             "folder_sha256": self.folder.sha256,
             "padding": f"{padding:.1%}",
         }
+        packages = ("bitinfer", "torch", "transformers")
+        versions = {name: package_version(name) or "not installed" for name in packages}
         report = TrainingReport(
-            command=options.command,
+            command=self.options.command,
             metric=self.task.metric.name,  # type: ignore[arg-type]  # there are two
             labels=self.task.labels,
-            pairs=any(second is not None for _, second in self.tables["dev"].rows.texts),
+            pairs="pairs" in self.tables["dev"].kinds,
             architecture=Architecture(
-                **{name: config[SIZES[name]] for name in _ARCHITECTURE}, max_length=self.max_length
+                **{name: sizes[name] for name in names}, max_length=self.max_length
             ),
+            stages=tuple(stages),
             float_bytes=weights.stat().st_size,
-            options={**options.plain(), **found_out},
-            versions=_versions(),
+            options={**self.options.plain(), **found_out},
+            versions={**versions, "python": platform.python_version()},
             machine=f"{cpu_name()}, {threads} thread{'s' * (threads != 1)}{gpu}",
             started=self.started.isoformat(timespec="seconds"),
             seconds=time.monotonic() - self.began + self.run.earlier,
@@ -140,8 +152,8 @@ class Session:
             },
             **found,
         )
-        name = Path(options.output).name
-        write_pages(folder, report, name=name, licence=options.licence)
+        name = Path(self.options.output).name
+        write_pages(folder, report, name=name, licence=self.options.licence)
         write_log(folder, report.stages)
         return report
 
@@ -166,62 +178,72 @@ def reserved(options: Options) -> Iterator[Path]:
     partial = output.with_name(f"{output.name}.partial")
     with locked_folder(partial):
         _check_output(output)  # who had the lock before may have made it
-        Run.check_folder(partial, resume=options.resume)
+        check_folder(partial, resume=options.resume)
         yield partial
 
 
 @contextlib.contextmanager
 def session(
-    folder: Folder, options: Options, tables: dict[str, Table], partial: Path, *, head: bool
+    folder: Folder, options: Options, tables: dict[str, Table], partial: Path
 ) -> Iterator[Session]:
     """Tokenize the tables, decide where to compute, and find what was done before.
 
     Args:
-        folder: the model to begin with.
+        folder: the model to begin with, whose classifier decides what the classes of a distillation
+            are.
         options: of the call.
         tables: as `read_tables` has them.
         partial: for what is needed to go on, as `reserved` has it.
-        head: whether the classifier in the folder is used, and decides what the classes are.
 
     Raises:
         InputError: a table or option is not as expected, or what is needed to go on is damaged or
             of another run; names it.
     """
-    longest = min(_MAX_LENGTH, folder.positions)
-    if options.max_length is not None:
-        longest = check_int("max_length", options.max_length, MIN_LENGTH, folder.positions)
-    train = tables["train"]
-    task = _task(train.source, train.rows, options, folder if head else None)
+    most = folder.config.positions
+    longest = check_int(
+        "max_length", options.max_length or min(_MAX_LENGTH, most), MIN_LENGTH, most
+    )
+    train, dev, rows = tables["train"], tables["dev"], tables["train"].rows
+    task = _task(train, options, folder if isinstance(options, DistillOptions) else None)
+    if "unlabelled" in tables:
+        rows = LabelledTexts(rows.texts + tables["unlabelled"].rows.texts, rows.labels)
     tokenizer = folder.tokenizer()
-    data = {
-        name: tokenize(table.rows, task, tokenizer, longest, name=table.source)
-        for name, table in tables.items()
-    }
-    dtype = products_type(options.bf16)
-    # What may be another one when a run goes on: the number of threads too, which decides in which
-    # order sums are added up, so that one may go on with what is left of a busy machine.
-    free = {*names_of(options.command, "files", "run"), "threads"}
-    settings = {key: value for key, value in options.plain().items() if key not in free}
-    settings |= {name: table.sha256 for name, table in tables.items()}
-    settings["bf16"] = dtype == torch.bfloat16  # the default depends on the machine
-    settings["model"] = folder.sha256
     ready = Session(
         options=options,
         folder=folder,
         task=task,
-        train=join(data["train"], data["unlabelled"]) if "unlabelled" in data else data["train"],
-        dev=data["dev"],
+        train=tokenize(rows, task, tokenizer, longest, name=train.source),
+        dev=tokenize(dev.rows, task, tokenizer, longest, name=dev.source),
         tables=tables,
         max_length=longest,
         device=_device(),
-        dtype=dtype,
-        run=Run(partial, settings),
+        dtype=_products_type(options),
+        run=Run(partial, settings_of(options, tables, folder)),
         started=datetime.now(timezone.utc).astimezone(),
         began=time.monotonic(),
     )
-    with _threads(options.threads), torch.random.fork_rng():
-        torch.manual_seed(options.seed)
-        yield ready
+    threads = torch.get_num_threads()
+    torch.set_num_threads(options.threads or threads)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(options.seed)
+            yield ready
+    finally:
+        torch.set_num_threads(threads)
+
+
+def settings_of(options: Options, tables: dict[str, Table], folder: Folder) -> dict[str, Any]:
+    """All that the weights depend on.
+
+    But for the number of threads, which decides in which order sums are added up: with another one
+    a run may go on on what is left of a busy machine.
+    """
+    free = {*names_of(options.command, "files", "run"), "threads"}
+    settings = {key: value for key, value in options.plain().items() if key not in free}
+    settings |= {name: table.sha256 for name, table in tables.items()}
+    # The default of the type of products depends on the machine.
+    bf16 = _products_type(options) == torch.bfloat16
+    return {**settings, "bf16": bf16, "model": folder.sha256}
 
 
 @torch.no_grad()
@@ -239,32 +261,30 @@ def measure(logits: Callable[[Batch], Tensor], data: Dataset, device: torch.devi
 
 
 def _check_output(output: Path) -> None:
-    """Whether a folder of that name can be made."""
     if not output.name or not output.parent.is_dir():
         raise InputError(f"output: found {str(output)!r}, expected a new folder in one that exists")
     if os.path.lexists(output):
         raise FileExistsError(f"{output} exists; expected a new folder")
 
 
-def _task(source: str, train: LabelledTexts, options: Options, teacher: Folder | None) -> Task:
+def _task(train: Table, options: Options, teacher: Folder | None) -> Task:
     """What is to be learned: what the teacher, if there is one, was taught."""
     labels = options.labels
-    if teacher is None:
-        return task_of(train, labels=labels, regression=options.regression)
-    if labels is None and not options.regression and teacher.outputs > 1:
+    outputs = teacher.config.labels if teacher is not None else None
+    if teacher is not None and outputs != 1 and labels is None and not options.regression:
         labels = _class_names(teacher)
         if labels is not None:
             try:
-                class_indices(train.labels, labels, source=source)
+                class_indices(train.rows.labels, labels, source=train.source)
             except InputError as error:
                 raise InputError(
                     f"{error}, as {teacher.path} has it (labels: other names, in the same order)"
                 ) from None
-    task = task_of(train, labels=labels, regression=options.regression)
-    if task.outputs != teacher.outputs:
+    task = task_of(train.rows, labels=labels, regression=options.regression)
+    if teacher is not None and task.outputs != outputs:
         found = "a number" if options.regression else f"labels {quote(list(task.labels))}"
         raise InputError(
-            f"{source}: found {found} to predict, expected {teacher.outputs}, as many as the "
+            f"{train.source}: found {found} to predict, expected {outputs}, as many as the "
             f"classifier of {teacher.path} has outputs (labels: the names of all, in order)"
         )
     return task
@@ -273,7 +293,7 @@ def _task(source: str, train: LabelledTexts, options: Options, teacher: Folder |
 def _class_names(folder: Folder) -> tuple[str, ...] | None:
     """The names of the classes, if the folder has any but numbers."""
     try:
-        names = real_names(folder.config.get("id2label"))
+        names = real_names(folder.settings.get("id2label"))
         if names is not None and len({*names}) != len(names):
             raise ConversionError(f"config id2label: found a name twice in {quote(list(names))}")
     except ConversionError as error:
@@ -281,29 +301,14 @@ def _class_names(folder: Folder) -> tuple[str, ...] | None:
     return names
 
 
-def _versions() -> dict[str, str]:
-    names = ("bitinfer", "torch", "transformers")
-    versions = {name: package_version(name) or "not installed" for name in names}
-    return {**versions, "python": platform.python_version()}
-
-
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def products_type(bf16: bool | None) -> torch.dtype:
+def _products_type(options: Options) -> torch.dtype:
     """Of the factors of products: as an option says, or what is fast here."""
-    chosen = _has_bf16(_device()) if bf16 is None else bf16
+    chosen = _has_bf16(_device()) if options.bf16 is None else options.bf16
     return torch.bfloat16 if chosen else torch.float32
-
-
-def type_name(dtype: torch.dtype) -> str:
-    """As a report has it.
-
-    >>> type_name(torch.bfloat16)
-    'bfloat16'
-    """
-    return str(dtype).removeprefix("torch.")
 
 
 def _has_bf16(device: torch.device) -> bool:
@@ -311,13 +316,3 @@ def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-@contextlib.contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

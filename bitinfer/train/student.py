@@ -11,35 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bitinfer.codes import FLOAT, POINTS, Bits
+from bitinfer.config import Config
 from bitinfer.train.quantizers import initial_step, quantize, weight_codes
 
-__all__ = ["Outputs", "Quantizer", "Shape", "Student"]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes and kinds of a network.
-
-    Attributes:
-        epsilon: of the layer norms; 1e-12 in every published BiT model.
-    """
-
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
-    vocab: int
-    positions: int
-    token_types: int
-    outputs: int
-    activation: str
-    epsilon: float = 1e-12
+_EPSILON = 1e-12  # of the layer norms of every BiT model
 
 
 @dataclass(frozen=True)
@@ -59,36 +41,52 @@ class Outputs:
 
 @dataclass(frozen=True)
 class _Numerics:
-    """How a network computes: its bits, and the type of the factors of its products."""
+    """How a network computes: its bits, the type of the factors of its products, its norms."""
 
     bits: Bits
     dtype: torch.dtype
+    epsilon: float
 
 
 class Student(nn.Module):
-    """A BERT classifier with the given bits.
+    """A BERT classifier with the given bits.  Its parameters are to be loaded.
 
     Args:
-        shape: its sizes.
+        config: its sizes and kinds.
         bits: of weights, embeddings, and the activations at each point.
         dtype: of the factors of matrix products; sums, norms and the residual stream have the type
             of the parameters.
+        epsilon: of the layer norms.
 
     Example:
         >>> sizes = {"hidden": 32, "layers": 1, "heads": 2, "intermediate": 64, "vocab": 50}
-        >>> sizes |= {"positions": 16, "token_types": 2, "outputs": 2}
-        >>> student = Student(Shape(**sizes, activation="relu"), Bits(1, 1, 1))
-        >>> student(torch.tensor([[2, 30, 3]])).logits.shape
+        >>> sizes |= {"positions": 16, "token_types": 2, "labels": 2}
+        >>> config = Config(**sizes, activation="relu", head="classification")
+        >>> Student(config, Bits.parse("1-1-1"))(torch.tensor([[2, 30, 3]])).logits.shape
         torch.Size([1, 2])
     """
 
-    def __init__(self, shape: Shape, bits: Bits, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        config: Config,
+        bits: Bits,
+        *,
+        dtype: torch.dtype = torch.float32,
+        epsilon: float = _EPSILON,
+    ) -> None:
         super().__init__()
-        self.shape = shape
-        self.bits = bits
-        numerics = _Numerics(bits, dtype)
-        self.bert = _Bert(shape, numerics)
-        self.classifier = nn.Linear(shape.hidden, shape.outputs)
+        self.config, self.bits = config, bits
+        self.numerics = _Numerics(bits, dtype, epsilon)
+        layers = [_Layer(config, self.numerics) for _ in range(config.layers)]
+        pooler = _Linear(config.hidden, config.hidden, self.numerics, "pooler.in")
+        self.bert = nn.ModuleDict(
+            {
+                "embeddings": _Embeddings(config, self.numerics),
+                "encoder": nn.ModuleDict({"layer": nn.ModuleList(layers)}),
+                "pooler": nn.ModuleDict({"dense": pooler}),
+            }
+        )
+        self.classifier = nn.Linear(config.hidden, config.labels)
 
     def forward(
         self, ids: Tensor, segments: Tensor | None = None, mask: Tensor | None = None
@@ -103,8 +101,13 @@ class Student(nn.Module):
         """
         segments = torch.zeros_like(ids) if segments is None else segments
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-        hidden, scores = self.bert(ids, segments, mask)
-        pooled = torch.tanh(self.bert.pooler["dense"](hidden[-1][:, 0], mask[:, 0]))
+        parts: Any = self.bert
+        hidden, scores = [parts["embeddings"](ids, segments)], []
+        for layer in parts["encoder"]["layer"]:
+            output, score = layer(hidden[-1], mask)
+            hidden.append(output)
+            scores.append(score)
+        pooled = torch.tanh(parts["pooler"]["dense"](hidden[-1][:, 0], mask[:, 0]))
         return Outputs(self.classifier(pooled), tuple(hidden), tuple(scores))
 
     @torch.no_grad()
@@ -124,9 +127,9 @@ class Student(nn.Module):
         for each in quantizers:
             each.fresh = False
 
-    def twin(self, shape: Shape, bits: Bits) -> Student:
-        """A network of other kinds or bits with these parameters, of their type and device."""
-        other = type(self)(shape, bits, dtype=self.bert.numerics.dtype).to(self.classifier.weight)
+    def twin(self, config: Config, bits: Bits) -> Student:
+        """A published model of other kinds or bits with these parameters, type and device."""
+        other = type(self)(config, bits, dtype=self.numerics.dtype).to(self.classifier.weight)
         other.load_state_dict(self.state_dict())
         return other
 
@@ -150,30 +153,20 @@ class Quantizer(nn.Module):
         return codes.to(self.dtype), step
 
 
-class _Shift(nn.Module):
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.bias
-
-
 class _Linear(nn.Module):
     """``x W^T + b`` of the codes of a shifted input and a weight."""
 
     def __init__(self, inputs: int, outputs: int, numerics: _Numerics, point: str) -> None:
         super().__init__()
         self.numerics = numerics
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.weight = nn.Parameter(torch.zeros(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.move = _Shift(inputs)
+        self.move = nn.ParameterDict({"bias": nn.Parameter(torch.zeros(inputs))})
         self.input_clip_val = nn.Parameter(torch.ones(()))
         self.quantizer = Quantizer(numerics, point)
-        nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        codes, step = self.quantizer(self.move(x), self.input_clip_val, real[..., None])
+        codes, step = self.quantizer(x + self.move["bias"], self.input_clip_val, real[..., None])
         weight, scale = self._weight()
         product = functional.linear(codes, weight).to(x.dtype)
         output: Tensor = product * (step * scale) + self.bias
@@ -188,52 +181,15 @@ class _Linear(nn.Module):
         return codes.to(self.numerics.dtype), scale
 
 
-class _Bert(nn.Module):
-    def __init__(self, shape: Shape, numerics: _Numerics) -> None:
-        super().__init__()
-        self.numerics = numerics
-        self.embeddings = _Embeddings(shape, numerics)
-        self.encoder = _Encoder(shape, numerics)
-        dense = _Linear(shape.hidden, shape.hidden, numerics, "pooler.in")
-        self.pooler = nn.ModuleDict({"dense": dense})
-
-    def forward(
-        self, ids: Tensor, segments: Tensor, mask: Tensor
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        outputs: tuple[list[Tensor], list[Tensor]]
-        outputs = self.encoder(self.embeddings(ids, segments), mask)
-        return outputs
-
-
-class _Encoder(nn.Module):
-    def __init__(self, shape: Shape, numerics: _Numerics) -> None:
-        super().__init__()
-        self.layer = nn.ModuleList([_Layer(shape, numerics) for _ in range(shape.layers)])
-
-    def forward(self, embedded: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        hidden, scores = [embedded], []
-        for layer in self.layer:
-            output, score = layer(hidden[-1], mask)
-            hidden.append(output)
-            scores.append(score)
-        return hidden, scores
-
-
 class _Embeddings(nn.Module):
-    def __init__(self, shape: Shape, numerics: _Numerics) -> None:
+    def __init__(self, config: Config, numerics: _Numerics) -> None:
         super().__init__()
         self.bits = numerics.bits.embeddings
         # Only rows of words that occur have a gradient, and a batch has few.
-        self.word_embeddings = nn.Embedding(shape.vocab, shape.hidden, sparse=True)
-        self.position_embeddings = nn.Embedding(shape.positions, shape.hidden)
-        self.token_type_embeddings = nn.Embedding(shape.token_types, shape.hidden)
-        self.LayerNorm = nn.LayerNorm(shape.hidden, eps=shape.epsilon)
-        for table in (
-            self.word_embeddings,
-            self.position_embeddings,
-            self.token_type_embeddings,
-        ):
-            nn.init.normal_(table.weight, std=0.02)
+        self.word_embeddings = nn.Embedding(config.vocab, config.hidden, sparse=True)
+        self.position_embeddings = nn.Embedding(config.positions, config.hidden)
+        self.token_type_embeddings = nn.Embedding(config.token_types, config.hidden)
+        self.LayerNorm = nn.LayerNorm(config.hidden, eps=numerics.epsilon)
 
     def forward(self, ids: Tensor, segments: Tensor) -> Tensor:
         total = (
@@ -254,15 +210,15 @@ class _Embeddings(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(self, shape: Shape, numerics: _Numerics) -> None:
+    def __init__(self, config: Config, numerics: _Numerics) -> None:
         super().__init__()
-        attention = _Attention(shape, numerics)
-        output = _Output(shape.hidden, shape, numerics, "attention.output.in")
+        attention = _Attention(config, numerics)
+        output = _Output(config.hidden, config, numerics, "attention.output.in")
         self.attention = nn.ModuleDict({"self": attention, "output": output})
-        dense = _Linear(shape.hidden, shape.intermediate, numerics, "intermediate.in")
+        dense = _Linear(config.hidden, config.intermediate, numerics, "intermediate.in")
         self.intermediate = nn.ModuleDict({"dense": dense})
-        self.activation = functional.relu if shape.activation == "relu" else functional.gelu
-        self.output = _Output(shape.intermediate, shape, numerics, "output.in")
+        self.activation = functional.relu if config.activation == "relu" else functional.gelu
+        self.output = _Output(config.intermediate, config, numerics, "output.in")
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         context, scores = self.attention["self"](hidden, mask)
@@ -274,10 +230,10 @@ class _Layer(nn.Module):
 class _Output(nn.Module):
     """Back to the residual stream."""
 
-    def __init__(self, inputs: int, shape: Shape, numerics: _Numerics, point: str) -> None:
+    def __init__(self, inputs: int, config: Config, numerics: _Numerics, point: str) -> None:
         super().__init__()
-        self.dense = _Linear(inputs, shape.hidden, numerics, point)
-        self.LayerNorm = nn.LayerNorm(shape.hidden, eps=shape.epsilon)
+        self.dense = _Linear(inputs, config.hidden, numerics, point)
+        self.LayerNorm = nn.LayerNorm(config.hidden, eps=numerics.epsilon)
 
     def forward(self, x: Tensor, residual: Tensor, mask: Tensor) -> Tensor:
         output: Tensor = self.LayerNorm(self.dense(x, mask) + residual)
@@ -285,32 +241,32 @@ class _Output(nn.Module):
 
 
 class _Attention(nn.Module):
-    def __init__(self, shape: Shape, numerics: _Numerics) -> None:
+    def __init__(self, config: Config, numerics: _Numerics) -> None:
         super().__init__()
-        self.heads = shape.heads
-        for name in ("query", "key", "value"):
-            setattr(self, name, _Linear(shape.hidden, shape.hidden, numerics, f"{name}.in"))
-        for name in ("query", "key", "value", "attn"):
+        self.heads = config.heads
+        points = {name: name for name in ("query", "key", "value")}
+        for name in points:
+            setattr(self, name, _Linear(config.hidden, config.hidden, numerics, f"{name}.in"))
+        points["attn"] = "attention.probs"
+        for name in points:
             setattr(self, f"clip_{name}", nn.Parameter(torch.ones(())))
-        points = ("query", "key", "value", "attention.probs")
-        # By names that a module may have: a point's dots are none.
-        self.quantizers = nn.ModuleList([Quantizer(numerics, point) for point in points])
+        quantizers = {name: Quantizer(numerics, point) for name, point in points.items()}
+        self.quantizers = nn.ModuleDict(quantizers)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        names = ("query", "key", "value")
-        found = [self._codes(index, name, hidden, mask) for index, name in enumerate(names)]
+        found = [self._codes(name, hidden, mask) for name in ("query", "key", "value")]
         (query, query_step), (key, key_step), (value, value_step) = found
         factor = query_step * key_step / math.sqrt(query.shape[3])
         scores = (query @ key.transpose(2, 3)).to(hidden.dtype) * factor
         columns = mask[:, None, None]
         probs = torch.softmax(scores.masked_fill(~columns, -math.inf), dim=3)
-        codes, step = self.quantizers[3](probs, self.clip_attn, columns & mask[:, None, :, None])
+        real = columns & mask[:, None, :, None]
+        codes, step = self.quantizers["attn"](probs, self.clip_attn, real)
         context = (codes @ value).to(hidden.dtype) * (step * value_step)
         return context.transpose(1, 2).flatten(2), scores
 
-    def _codes(self, index: int, name: str, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _codes(self, name: str, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Codes [B, heads, S, H / heads] and their step."""
         x: Tensor = getattr(self, name)(hidden, mask)
-        step = getattr(self, f"clip_{name}")
-        codes, step = self.quantizers[index](x, step, mask[..., None])
+        codes, step = self.quantizers[name](x, getattr(self, f"clip_{name}"), mask[..., None])
         return codes.unflatten(2, (self.heads, -1)).transpose(1, 2), step

@@ -15,33 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bitinfer.codes import Bits
+from bitinfer.codes import FLOAT, Bits
+from bitinfer.config import Config
 from bitinfer.errors import ConversionError, InputError, quote, shorten
+from bitinfer.families.bert import check_setting, read_sizes
 from bitinfer.families.checkpoint import read_config, read_vocab
 from bitinfer.runtime.text import TextTokenizer
-from bitinfer.train.student import Shape, Student
+from bitinfer.train.student import Student
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification
 
-__all__ = ["SIZES", "Folder", "as_student", "has_head", "open_folder", "read_bert"]
-
 # What the configuration of a BERT can say that our network does not do.
 _EXPECTED = {
+    "weight_bits": FLOAT,
+    "input_bits": FLOAT,
     "model_type": "bert",
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,
-}
-#: What the configuration calls the sizes of a network.
-SIZES = {
-    "hidden": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "intermediate": "intermediate_size",
-    "vocab": "vocab_size",
-    "positions": "max_position_embeddings",
-    "token_types": "type_vocab_size",
 }
 _HEAD = ("classifier.weight", "classifier.bias")
 _POOLER = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
@@ -51,7 +43,6 @@ _NORMALIZER = {
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
-_ACTIVATIONS = ("gelu", "relu")
 
 
 @dataclass(frozen=True)
@@ -59,27 +50,17 @@ class Folder:
     """A local folder of a BERT model.
 
     Attributes:
-        path: where it is.
-        config: its ``config.json``.
+        settings: its ``config.json``.
+        config: sizes and kinds that it tells; ``labels`` as transformers counts them.
         vocab: its tokens, one a line.
         lowercase: whether its tokenizer lower-cases.
     """
 
     path: Path
-    config: dict[str, Any]
+    settings: dict[str, Any]
+    config: Config
     vocab: str
     lowercase: bool
-
-    @property
-    def outputs(self) -> int:
-        """Rows of the classifier, as transformers has it from the configuration."""
-        names = self.config.get("id2label")
-        return len(names) if isinstance(names, dict) else self.config.get("num_labels", 2)
-
-    @property
-    def positions(self) -> int:
-        """Most tokens of a sequence."""
-        return int(self.config["max_position_embeddings"])
 
     @cached_property
     def sha256(self) -> str:
@@ -89,7 +70,7 @@ class Folder:
             ConversionError: the weights cannot be read.
         """
         model, found = _probe(self)
-        parts = [self.config, self.vocab, self.lowercase]
+        parts = [self.settings, self.vocab, self.lowercase]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
         for key, value in model.state_dict().items():
             if key not in found["missing_keys"]:  # those are drawn at random
@@ -104,7 +85,7 @@ class Folder:
         """Write ``vocab.txt`` and ``tokenizer_config.json``."""
         settings = {
             "do_lower_case": self.lowercase,
-            "model_max_length": self.positions,
+            "model_max_length": self.config.positions,
             "tokenizer_class": "BertTokenizer",
         }
         (folder / "vocab.txt").write_text(f"{self.vocab}\n", encoding="utf-8", newline="\n")
@@ -123,21 +104,24 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
     if not folder.is_dir():
         raise InputError(f"{folder}: found no folder, expected one with the files of a BERT model")
     try:
-        config = read_config(folder)
-        _check_config(config)
-        vocab, settings = _read_tokenizer(folder)
+        settings = read_config(folder)
+        for key, expected in _EXPECTED.items():
+            found = settings.get(key, expected)
+            check_setting(key, found, found == expected, repr(expected))
+        names = settings.get("id2label")
+        labels = len(names) if isinstance(names, dict) else settings.get("num_labels", 2)
+        config = Config(**read_sizes(settings), labels=labels, head="classification")
+        vocab, tokenizer = _read_tokenizer(folder)
+        if len(vocab) > config.vocab:
+            raise ConversionError(
+                f"vocab: found {len(vocab)} tokens, expected at most vocab_size {config.vocab}"
+            )
         # The reader of what we write believes config.json first.
-        if config.get("do_lower_case") is not None:
-            settings["do_lower_case"] = config["do_lower_case"]
-        lowercase = _lowercase(settings)
+        if settings.get("do_lower_case") is not None:
+            tokenizer["do_lower_case"] = settings["do_lower_case"]
+        return Folder(folder, settings, config, "\n".join(vocab), _lowercase(tokenizer))
     except ConversionError as error:
         raise ConversionError(f"{folder}: {error}") from None
-    if len(vocab) > config["vocab_size"]:
-        raise ConversionError(
-            f"{folder}: vocab: found {len(vocab)} tokens, "
-            f"expected at most vocab_size {config['vocab_size']}"
-        )
-    return Folder(folder, config, "\n".join(vocab), lowercase)
 
 
 def has_head(folder: Folder) -> bool:
@@ -177,12 +161,7 @@ def read_bert(
             f"({len(missing)} missing), expected those of a BERT classifier{hint}"
         )
     for key, found, expected in sorted(report["mismatched_keys"]):
-        if key in _HEAD and head:
-            raise ConversionError(
-                f"{folder.path}: found a head of {found[0]} outputs, expected {outputs} "
-                "(one for each label, or one for a regression)"
-            )
-        if key not in _HEAD:
+        if head or key not in _HEAD:
             raise ConversionError(
                 f"{folder.path}: {key}: found shape {list(found)}, expected {list(expected)}"
             )
@@ -220,14 +199,12 @@ def _load(folder: Folder, **options: Any) -> tuple[BertForSequenceClassification
 
 def as_student(model: BertForSequenceClassification, *, dtype: torch.dtype) -> Student:
     """The same network as ours with 32 bits; ``dtype`` is that of the factors of its products."""
-    config = model.config
-    shape = Shape(
-        **{name: getattr(config, key) for name, key in SIZES.items()},
-        outputs=config.num_labels,
-        activation=config.hidden_act,
-        epsilon=config.layer_norm_eps,
+    settings = model.config
+    config = Config(
+        **read_sizes(settings.to_dict()), labels=settings.num_labels, head="classification"
     )
-    student = Student(shape, Bits(32, 32, 32), dtype=dtype)
+    bits = Bits(FLOAT, FLOAT, FLOAT)
+    student = Student(config, bits, dtype=dtype, epsilon=settings.layer_norm_eps)
     # What ours has and BERT has not are shifts, which are 0, and steps.
     own = student.state_dict()
     student.load_state_dict(
@@ -250,33 +227,6 @@ def _quiet() -> Iterator[None]:
         theirs.set_verbosity(level)
         if bars:
             theirs.enable_progress_bar()
-
-
-def _check_config(config: dict[str, Any]) -> None:
-    for key, expected in _EXPECTED.items():
-        found = config.get(key, expected)
-        if found != expected:
-            raise ConversionError(f"config {key}: found {quote(found)}, expected {expected!r}")
-    for key in SIZES.values():
-        if type(config.get(key)) is not int or config[key] < 1:
-            raise ConversionError(
-                f"config {key}: found {quote(config.get(key))}, expected a positive integer"
-            )
-    for key in ("weight_bits", "input_bits"):
-        if config.get(key, 32) != 32:
-            raise ConversionError(
-                f"config {key}: found {quote(config[key])}, expected a float model to begin with"
-            )
-    heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    if hidden % heads:
-        raise ConversionError(
-            f"config num_attention_heads: found {heads}, expected a divisor of hidden_size {hidden}"
-        )
-    if config.get("hidden_act") not in _ACTIVATIONS:
-        raise ConversionError(
-            f"config hidden_act: found {quote(config.get('hidden_act'))}, "
-            f"expected one of {_ACTIVATIONS}"
-        )
 
 
 def _read_tokenizer(folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
