@@ -181,7 +181,8 @@ def _take_free_name(temporary: Path, path: Path) -> None:
     except OSError:  # the name is taken, or the file system has no hard links
         pass
     try:
-        path.touch(exist_ok=False)  # an empty file keeps the name until the full one takes it
+        # An empty file keeps the name until the full one takes it: what a kill just then leaves.
+        path.touch(exist_ok=False)
     except FileExistsError:
         raise _exists(path) from None
     try:
