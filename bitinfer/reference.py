@@ -1,17 +1,15 @@
 """The definition of what a binarized BERT computes, in float64 PyTorch.
 
 Written from the formulas and sharing nothing with the engine, so that the two can be compared bit
-by bit.  Every matrix product is one of codes, small integers, whose float64 sums are exact; steps
-and scales are applied to the exact sum:  ``y = (step * scale) * S + bias``.  Where codes count
-from the smallest value ``o`` of their point, ``(o * scale) * R`` is added, R the sum of the other
-factor.
-That ``o`` is taken over one sequence without its padding, so what a sequence means does not depend
-on what shares its batch.
+by bit.  Sums of codes, small integers, are exact in float64; steps and scales are applied to them:
+``y = (step * scale) * S + bias``.  Where codes count from the smallest value ``o`` of their point,
+``(o * scale) * R`` is added, R the sum of the other factor; ``o`` is taken over one sequence
+without its padding, so what a sequence means does not depend on what shares its batch.
 
 With ``dtype=torch.float32`` the same network is evaluated as the published code does: codes are
-multiplied by their steps and scales first and the products summed in float32.  A binarized network
-amplifies one flipped bit to a different answer, so that run differs from float64, and from itself
-on another machine.  It is there to be compared with, never to be matched.
+multiplied by steps and scales first and the products summed in float32.  One flipped bit grows to a
+different answer, so that run differs from float64, and from itself on another machine: it is there
+to be compared with, never to be matched.
 """
 
 from __future__ import annotations

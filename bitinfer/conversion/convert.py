@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitinfer.conversion.packing import to_metadata, to_tensors
-from bitinfer.description import Description
+from bitinfer.description import Description, Notes
 from bitinfer.errors import ConversionError, InputError
 from bitinfer.families import read_checkpoint
 from bitinfer.files import check_target
@@ -30,12 +30,11 @@ Sample: TypeAlias = "tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDA
 LOGITS_TOLERANCE = 1e-9  # far above float64 rounding, far below what one flipped bit changes
 _SAMPLE_LENGTHS = (48, 31, 17, 8, 2)
 _SAMPLE_SEED = 1
-# What a report lists: name when stored, and heading.
-_LISTS = {
-    "dropped": ("dropped", "dropped, without effect in the published model"),
-    "zeros": ("exact_zeros", "weights equal to the mean, kept as exact zeros"),
-    "untrained": ("untrained_steps", "steps of exactly 1.0, probably never trained"),
-    "floored": ("floored_steps", "steps not above 1e-5, used as 1e-5"),
+_HEADINGS = {
+    "dropped": "dropped, without effect in the published model",
+    "exact_zeros": "weights equal to the mean, kept as exact zeros",
+    "untrained_steps": "steps of exactly 1.0, probably never trained",
+    "floored_steps": "steps not above 1e-5, used as 1e-5",
 }
 
 
@@ -69,45 +68,37 @@ class Parity:
         return {name: getattr(self, name) for name in counts} | {"logits_within": LOGITS_TOLERANCE}
 
 
-@dataclass(frozen=True)
-class ConversionReport:
-    """What a conversion did.
+@dataclass(frozen=True, kw_only=True)
+class ConversionReport(Notes):
+    """What a conversion did, beside what the reader noted.
 
     Attributes:
         source, destination: the weights file and the packed file.
         sizes: bytes in the checkpoint and in the packed file, for each part; what only one of them
             holds counts 0 in the other.
-        dropped: parameters without effect in the published model, left out.
         zeros: number of weights equal to the mean of their matrix, for each matrix that has some.
-        untrained: learned steps of exactly 1.0, which training probably never used.
-        floored: learned steps that were not above 1e-5 and count as 1e-5.
-        remarks: anything else.
         parity: comparison with the reference, or None where that was not asked for.
     """
 
     source: str
     destination: str
     sizes: dict[str, tuple[int, int]]
-    dropped: tuple[str, ...]
     zeros: dict[str, int]
-    untrained: tuple[str, ...]
-    floored: tuple[tuple[str, float], ...]
-    remarks: tuple[str, ...]
     parity: Parity | None
 
     def _lists(self) -> dict[str, list[str] | dict[str, Any]]:
-        """What was met, by the names in `_LISTS`: names, or numbers by name."""
+        """What was met, by the names in `_HEADINGS`: names, or numbers by name."""
         return {
             "dropped": [*self.dropped],
-            "zeros": {**self.zeros},
-            "untrained": [*self.untrained],
-            "floored": dict(self.floored),
+            "exact_zeros": {**self.zeros},
+            "untrained_steps": [*self.untrained],
+            "floored_steps": dict(self.floored),
         }
 
     def asdict(self) -> dict[str, Any]:
         """The part that depends on the checkpoint alone: no path, no time, no rounding error."""
         return {
-            **{_LISTS[name][0]: found for name, found in self._lists().items()},
+            **self._lists(),
             "remarks": list(self.remarks),
             "checkpoint_bytes": sum(before for before, _ in self.sizes.values()),
             "parity": self.parity and self.parity.asdict(),
@@ -128,7 +119,7 @@ class ConversionReport:
                 found = [f"{key} {value:g}" for key, value in found.items()]
             rest = f", ... ({len(found)} in all)" if len(found) > 3 else ""
             if found:
-                lines.append(f"  {_LISTS[name][1]}: {', '.join(found[:3])}{rest}")
+                lines.append(f"  {_HEADINGS[name]}: {', '.join(found[:3])}{rest}")
         if (parity := self.parity) is None:
             return "\n".join([*lines, "  parity: not measured"])
         lines.append(
@@ -283,16 +274,13 @@ def unpadded(name: str, value: npt.NDArray[Any], length: int) -> npt.NDArray[Any
 def _report(
     description: Description, tensors: Tensors, destination: str, parity: Parity | None
 ) -> ConversionReport:
-    notes, matrices = description.notes, description.matrices
+    matrices = description.matrices.items()
     return ConversionReport(
+        **vars(description.notes),
         source=description.source_file,
         destination=destination,
         sizes=_sizes(description, tensors),
-        dropped=notes.dropped,
-        zeros={name: matrix.zeros for name, matrix in matrices.items() if matrix.zeros},
-        untrained=notes.untrained,
-        floored=notes.floored,
-        remarks=notes.remarks,
+        zeros={name: matrix.zeros for name, matrix in matrices if matrix.zeros},
         parity=parity,
     )
 

@@ -61,12 +61,10 @@ def to_metadata(
     Args:
         max_length: tokens a text is cut to; by default what the task was trained with, else as many
             as there are positions.
-        licence: licence of the checkpoint.
-        report: what the conversion found.
+        licence, report: of the checkpoint, and of its conversion.
 
     Raises:
-        InputError: if ``max_length`` is not within 3 and the number of positions.
-        InputTypeError: if it is not an integer.
+        InputError, InputTypeError: ``max_length`` is not within 3 and the number of positions.
     """
     positions = description.config.positions
     task = find_task(description.task)
@@ -93,11 +91,7 @@ def to_metadata(
 def from_tensors(
     tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, Any]
 ) -> Description:
-    """The description that `to_tensors` and `to_metadata` packed, without its notes.
-
-    The arguments are those of a valid packed file, as `read_packed` of `bitinfer.runtime.format`
-    returns them.
-    """
+    """The description, without its notes, of a valid packed file as `read_packed` returns it."""
     config = Config(**metadata["config"])
     return Description(
         family=metadata["family"],

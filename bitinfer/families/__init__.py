@@ -58,11 +58,7 @@ _FAMILIES: dict[str, Family] = {}
 
 
 def register(family: Family) -> None:
-    """Adds a family to those that are tried.
-
-    Raises:
-        InputError: there is one of that name.
-    """
+    """Adds a family to those that are tried; raises InputError if there is one of that name."""
     if family.name in _FAMILIES:
         raise InputError(f"family {family.name!r}: found one of that name, expected none")
     _FAMILIES[family.name] = family
@@ -81,11 +77,7 @@ def families() -> dict[str, Family]:
 
 
 def find_family(files: CheckpointFiles) -> Family:
-    """The one family that recognises the files.
-
-    Raises:
-        ConversionError: none does, or more than one; says what each of them misses.
-    """
+    """The one family that recognises the files, or a ConversionError that says what each misses."""
     lacks = {family: family.recognises(files) for family in families().values()}
     found = [family for family, missing in lacks.items() if missing is None]
     if len(found) == 1:
@@ -109,11 +101,8 @@ def read_checkpoint(
     Args:
         path: a folder with ``pytorch_model.bin``, or a weights file: a state dict, bare or under
             ``state_dict``, ``model`` or ``model_state_dict``.
-        config: settings or the path of a ``config.json``, where the checkpoint has none.
-        vocab: tokens or the path of a ``vocab.txt``, where the checkpoint has none.
-        labels: names of the classes, in the order of the classifier's rows.
-        task: name of the GLUE task or ``"squad"``, where the checkpoint does not tell.
-        bits: such as ``"1-1-2"``, where the configuration does not tell.
+        config, vocab: settings and tokens, or paths of such files, where the checkpoint has none.
+        labels, task, bits: as `Wishes`, where the checkpoint does not tell; bits also as text.
 
     Raises:
         ConversionError: naming the key or setting, what was found and what was expected.

@@ -15,7 +15,7 @@ from bitinfer.description import (
     array_shapes,
     matrix_shapes,
 )
-from bitinfer.errors import ConversionError, InputError, InputTypeError, quote
+from bitinfer.errors import ConversionError, InputTypeError, quote
 from bitinfer.families import Wishes
 from bitinfer.families.checkpoint import CheckpointFiles, to_float32
 from bitinfer.heads import find_head, heads
@@ -66,11 +66,7 @@ TASKS = (
 
 
 def check_setting(key: str, value: object, holds: bool, expected: str) -> None:
-    """Refuses a value of the configuration that is not as expected.
-
-    Raises:
-        ConversionError: naming the setting.
-    """
+    """Raises ConversionError for a value of the configuration that is not as expected."""
     if not holds:
         raise ConversionError(f"config {key}: found {quote(value)}, expected {expected}")
 
@@ -92,15 +88,10 @@ def read_sizes(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_config(files: CheckpointFiles) -> Config:
-    """Sizes and kinds, checked.
-
-    Raises:
-        ConversionError: naming the setting or key.
-    """
+    """Sizes and kinds; raises ConversionError that names the setting or key."""
     sizes, most = read_sizes(files.config), len(files.state)
-    check_setting(
-        "num_hidden_layers", sizes["layers"], sizes["layers"] < most, f"fewer than the {most} keys"
-    )
+    layers = sizes["layers"]
+    check_setting("num_hidden_layers", layers, layers < most, f"fewer than the {most} keys")
     head, labels = _head(files)
     return Config(**sizes, labels=labels, head=head)
 
@@ -214,12 +205,7 @@ def real_names(id2label: object) -> tuple[str, ...] | None:
         raise ConversionError(
             f"config id2label: found {quote(dict(id2label))}, expected a name for each of 0 .. n-1"
         )
-    try:
-        for index in order:
-            check_text(f"config id2label {index}", names[index])
-    except InputError as error:
-        raise ConversionError(str(error)) from None
-    return tuple(names[index] for index in order)
+    return tuple(check_text(f"config id2label {index}", names[index]) for index in order)
 
 
 # ---- tensors
@@ -278,11 +264,7 @@ def check_keys(files: CheckpointFiles, shapes: Shapes, what: str) -> None:
 
 
 def read_values(files: CheckpointFiles, key: str) -> F32:
-    """The values of a key, float32 of its shape.
-
-    Raises:
-        ConversionError: as `to_float32`.
-    """
+    """The values of a key as float32 of its shape; raises ConversionError as `to_float32`."""
     return to_float32(key, files.state[key])
 
 

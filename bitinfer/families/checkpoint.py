@@ -70,8 +70,8 @@ def open_checkpoint(
     holds beside its tensors (``config``, ``vocab``), ``config.json`` and ``vocab.txt`` next to it.
 
     Raises:
-        ConversionError: if something is missing or cannot be read; it names what and where.
-        UnsupportedError: if PyTorch is not installed.
+        ConversionError: something is missing, damaged or something else; it names what and where.
+        UnsupportedError: PyTorch is missing, or so old that a file can subvert it.
     """
     weights = _weights_file(Path(path))
     state, extras = _split(weights, unpickle(weights))
@@ -134,16 +134,13 @@ def unpickle(weights: Path) -> object:
     """What `torch.save` wrote: tensors and plain data, and no code is run.
 
     Raises:
-        ConversionError: it is damaged or something else.
-        UnsupportedError: PyTorch is missing, or so old that a file can subvert it.
+        ConversionError, UnsupportedError: as `open_checkpoint`.
     """
     try:
         import torch
     except ImportError as error:
-        raise UnsupportedError(
-            f"{weights.name}: reading a checkpoint needs PyTorch, which is not installed; "
-            "install bitinfer[torch]"
-        ) from error
+        what = f"{weights.name}: reading a checkpoint needs PyTorch"
+        raise UnsupportedError(f"{what}: install bitinfer[torch]") from error
     found = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if found < _OLDEST_TORCH:
         raise UnsupportedError(
@@ -225,11 +222,7 @@ def _source(what: str, given: Any, extras: Mapping[str, Any], weights: Path) -> 
 
 
 def read_config(source: Any) -> dict[str, Any]:
-    """Settings from a file or folder, a JSON text, or a mapping.
-
-    Raises:
-        ConversionError: if they cannot be read, or are not a JSON object.
-    """
+    """Settings from a file or folder, a JSON text, or a mapping; else raises ConversionError."""
     what = "config"
     if isinstance(source, Path):
         path = source / _BESIDE["config"] if source.is_dir() else source
