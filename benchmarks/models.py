@@ -146,7 +146,7 @@ def float_reference(description: Description, ids: Ids, threads: int) -> Callabl
 
     from bitinfer.reference import Reference
 
-    return _torch_call(Reference(description, dtype=torch.float32).eval(), ids, threads)
+    return _torch_call(Reference(description, dtype=torch.float32), ids, threads)
 
 
 def _torch_call(model: Any, ids: Ids, threads: int) -> Callable[[], object]:

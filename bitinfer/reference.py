@@ -15,17 +15,16 @@ to be compared with, never to be matched.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import gelu, layer_norm, linear
 
-from bitinfer.codes import TIE, Codes
-from bitinfer.description import LINEARS, NORMS, STEPS, Description
+from bitinfer.codes import TIE
+from bitinfer.description import STEPS, Description
 from bitinfer.errors import InputError
 from bitinfer.heads import find_head
 
@@ -50,12 +49,16 @@ class ReferenceOutput:
     codes: dict[str, Tensor]
 
 
-class Reference(nn.Module):
+class Reference:
     """The model of a `Description`.
 
     Args:
         description: what a checkpoint reader returned.
         dtype: ``torch.float64`` for the definition, ``torch.float32`` for the published arithmetic.
+
+    Attributes:
+        tensors: the arrays of the description by their names, of that dtype, and the codes and
+            scales of its matrices: ``NAME.codes``, ``NAME.scale``.
 
     Example:
         >>> model = Reference(read_checkpoint("bit-sst2"))
@@ -64,17 +67,20 @@ class Reference(nn.Module):
     """
 
     def __init__(self, description: Description, *, dtype: torch.dtype = torch.float64) -> None:
-        super().__init__()
         if dtype not in (torch.float64, torch.float32):
             raise InputError(f"dtype: found {dtype}, expected torch.float64 or torch.float32")
-        self.config = description.config
-        self.embeddings = _Embeddings(description, dtype)
-        layers = range(self.config.layers)
-        self.layers = nn.ModuleList(_Layer(description, index, dtype) for index in layers)
-        self.pooler = _BinaryLinear(description, "pooler", dtype)
-        self.head = _Linear(description, "head", dtype)
+        self.config, self.codes = description.config, description.codes
+        self.tensors = {
+            name: torch.tensor(np.asarray(array), dtype=dtype)
+            for name, array in description.arrays.items()
+        }
+        for name, matrix in description.matrices.items():
+            kind = torch.int8 if name == "embeddings.word" else dtype
+            self.tensors[f"{name}.codes"] = torch.tensor(matrix.codes, dtype=kind)
+            scale = torch.tensor(matrix.scale, dtype=dtype)
+            self.tensors[f"{name}.scale"] = scale.expand(len(matrix.codes))
 
-    def forward(
+    def __call__(
         self,
         input_ids: npt.ArrayLike | Tensor,
         token_type_ids: npt.ArrayLike | Tensor | None = None,
@@ -111,42 +117,99 @@ class Reference(nn.Module):
         return self._run(ids, segments, mask == 1, trace)
 
     def _run(self, ids: Tensor, segments: Tensor, mask: Tensor, trace: bool) -> ReferenceOutput:
-        codes: dict[str, Tensor] = {}
-        hidden = [self.embeddings(ids, segments)]
-        for index, layer in enumerate(self.layers):
-            points: dict[str, _Coded] = {}
-            hidden.append(layer(hidden[-1], mask, points))
-            codes |= {f"codes.layer{index}.{name}": each.codes for name, each in points.items()}
-        first = self.pooler.encode(hidden[-1][:, 0], mask[:, :1])
-        codes["codes.pooler.in"] = first.codes
-        codes = {name: each.to(torch.int8) for name, each in codes.items()} if trace else {}
-        pooled = torch.tanh(self.pooler(first))
+        hidden = [self._embed(ids, segments)]
+        points: dict[str, _Coded] = {}
+        for index in range(self.config.layers):
+            hidden.append(self._layer(f"layer.{index}.", hidden[-1], mask, points))
+        pooled = torch.tanh(self._linear("", "pooler", hidden[-1][:, 0], mask[:, :1], points))
         head = find_head(self.config.head, self.config.labels)
         read = hidden[-1] if head.reads == "tokens" else pooled
-        return ReferenceOutput(self.head(read), pooled, tuple(hidden), codes)
+        logits = linear(read, self.tensors["head.weight"], self.tensors["head.bias"])
+        codes = {
+            f"codes.{name.replace('layer.', 'layer')}": each.codes.to(torch.int8)
+            for name, each in points.items()
+        }
+        return ReferenceOutput(logits, pooled, tuple(hidden), codes if trace else {})
 
+    def _embed(self, ids: Tensor, segments: Tensor) -> Tensor:
+        words, scale = (self.tensors[f"embeddings.word.{part}"] for part in ("codes", "scale"))
+        total = scale[ids][..., None] * words[ids]
+        total = total + self.tensors["embeddings.position"][: ids.shape[1]]
+        return self._norm(
+            "embeddings.norm", total + self.tensors["embeddings.token_type"][segments]
+        )
 
-class _Embeddings(nn.Module):
-    codes: Tensor
-    scale: Tensor
-    position: Tensor
-    token_type: Tensor
+    def _layer(self, layer: str, hidden: Tensor, mask: Tensor, points: dict[str, _Coded]) -> Tensor:
+        """The output of a layer; ``layer`` is what the names of its parts begin with."""
+        real = mask[:, :, None]
+        projected = {}
+        for name in ("query", "key", "value"):
+            projected[name] = self._linear(layer, name, hidden, real, points)
+        for name, state in projected.items():
+            self._encode(layer, name, self._by_head(state), real[:, None], points)
+        x = self._linear(
+            layer, "attention.output", self._context(layer, mask, points), real, points
+        )
+        hidden = self._norm(f"{layer}attention.norm", x + hidden)
+        inner = self._linear(layer, "intermediate", hidden, real, points)
+        inner = torch.relu(inner) if self.config.activation == "relu" else gelu(inner)
+        x = self._linear(layer, "output", inner, real, points)
+        return self._norm(f"{layer}output.norm", x + hidden)
 
-    def __init__(self, description: Description, dtype: torch.dtype) -> None:
-        super().__init__()
-        word = description.matrices["embeddings.word"]
-        self.register_buffer("codes", _tensor(word.codes, torch.int8))
-        self.register_buffer("scale", _tensor(word.scale, dtype).expand(len(word.codes)))
-        for name in ("position", "token_type"):
-            array = description.arrays[f"embeddings.{name}"]
-            self.register_buffer(name, _tensor(array, dtype))
-        self.norm = _LayerNorm(description, "embeddings.norm", dtype)
+    def _context(self, layer: str, mask: Tensor, points: dict[str, _Coded]) -> Tensor:
+        query, key, value = (points[f"{layer}{name}"] for name in ("query", "key", "value"))
+        scores = _product(query, key.codes.transpose(2, 3), key.step)
+        scores = scores / math.sqrt(query.codes.shape[3])
+        keys = mask[:, None, None]
+        probs = torch.softmax(scores.masked_fill(~keys, -math.inf), dim=3)
+        real = keys & mask[:, None, :, None]
+        coded = self._encode(layer, "attention.probs", probs, real, points)
+        coded = replace(coded, attended=keys)
+        return _product(coded, value.codes, value.step).transpose(1, 2).flatten(2)
 
-    def forward(self, ids: Tensor, segments: Tensor) -> Tensor:
-        word = self.scale[ids][..., None] * self.codes[ids]
-        total = word + self.position[: ids.shape[1]] + self.token_type[segments]
-        output: Tensor = self.norm(total)
-        return output
+    def _by_head(self, state: Tensor) -> Tensor:
+        """[B, S, H] as [B, heads, S, H / heads]."""
+        batch, length, width = state.shape
+        heads = self.config.heads
+        return state.view(batch, length, heads, width // heads).transpose(1, 2)
+
+    def _linear(
+        self, layer: str, name: str, x: Tensor, real: Tensor, points: dict[str, _Coded]
+    ) -> Tensor:
+        shifted = x + self.tensors[f"{layer}{name}.shift"]
+        return self.apply(layer + name, self._encode(layer, f"{name}.in", shifted, real, points))
+
+    def apply(self, name: str, coded: _Coded) -> Tensor:
+        """The output of a linear by its name, such as ``layer.0.query``."""
+        codes, scale, bias = (self.tensors[f"{name}.{part}"] for part in ("codes", "scale", "bias"))
+        return _product(coded, codes.T, scale) + bias
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        weight, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
+        return layer_norm(x, weight.shape, weight, bias, _EPSILON)
+
+    def _encode(
+        self, layer: str, point: str, values: Tensor, real: Tensor, points: dict[str, _Coded]
+    ) -> _Coded:
+        """The codes of a point, which are put into ``points``.
+
+        Values that are not ``real``, those of padding and of masked tokens, have no part in a
+        minimum.
+        """
+        codes, offset = self.codes[point], None
+        step = self.tensors[layer + (STEPS.get(point) or f"{point.removesuffix('.in')}.step")]
+        if codes.by_sign:  # 0 where a value is exactly 0
+            found = torch.sign(values)
+        elif codes.bits == 1:
+            found = (values > 0.5 * step).to(values.dtype)
+        else:
+            if codes.from_min:
+                one_sequence = tuple(range(1, values.ndim))
+                offset = values.masked_fill(~real, math.inf).amin(one_sequence, keepdim=True)
+                values = values - offset
+            found = _round(values / step).clamp(codes.low, codes.high)
+        points[layer + point] = coded = _Coded(found, step, offset)
+        return coded
 
 
 @dataclass(frozen=True)
@@ -163,128 +226,6 @@ class _Coded:
             return self.step * self.codes
         offset = self.offset if self.attended is None else self.offset * self.attended
         return self.step * self.codes + offset
-
-
-class _Quantizer(nn.Module):
-    """From values to the codes of one point.
-
-    Values that are not ``real``, those of padding and of masked tokens, have no part in a minimum.
-    """
-
-    step: Tensor
-
-    def __init__(self, codes: Codes, step: np.float32, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.codes = codes
-        self.register_buffer("step", _tensor(step, dtype))
-
-    def forward(self, values: Tensor, real: Tensor) -> _Coded:
-        if self.codes.by_sign:  # 0 where a value is exactly 0
-            return _Coded(torch.sign(values), self.step)
-        if self.codes.bits == 1:
-            return _Coded((values > 0.5 * self.step).to(values.dtype), self.step)
-        offset = None
-        if self.codes.from_min:
-            one_sequence = tuple(range(1, values.ndim))
-            offset = values.masked_fill(~real, math.inf).amin(one_sequence, keepdim=True)
-            values = values - offset
-        codes = _round(values / self.step).clamp(self.codes.low, self.codes.high)
-        return _Coded(codes, self.step, offset)
-
-
-class _BinaryLinear(nn.Module):
-    codes: Tensor
-    scale: Tensor
-    bias: Tensor
-    shift: Tensor
-
-    def __init__(self, description: Description, name: str, dtype: torch.dtype) -> None:
-        super().__init__()
-        linear, point = description.linear(name), re.sub(r"^layer\.\d+\.", "", f"{name}.in")
-        self.quantize = _Quantizer(description.codes[point], linear.step, dtype)
-        self.register_buffer("codes", _tensor(linear.weight.codes, dtype))
-        self.register_buffer("scale", _tensor(linear.weight.scale, dtype))
-        self.register_buffer("bias", _tensor(linear.bias, dtype))
-        self.register_buffer("shift", _tensor(linear.shift, dtype))
-
-    def encode(self, x: Tensor, real: Tensor) -> _Coded:
-        coded: _Coded = self.quantize(x + self.shift, real)
-        return coded
-
-    def forward(self, coded: _Coded) -> Tensor:
-        return _product(coded, self.codes.T, self.scale) + self.bias
-
-
-class _Layer(nn.Module):
-    def __init__(self, description: Description, index: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.heads = description.config.heads
-        for name in LINEARS:
-            self._add(name, _BinaryLinear(description, f"layer.{index}.{name}", dtype))
-        for point in STEPS:
-            step = description.step(index, point)
-            self._add(f"{point} codes", _Quantizer(description.codes[point], step, dtype))
-        for name in NORMS:
-            self._add(name, _LayerNorm(description, f"layer.{index}.{name}", dtype))
-        self.activation = nn.ReLU() if description.config.activation == "relu" else nn.GELU()
-
-    def _add(self, name: str, module: nn.Module) -> None:
-        self.add_module(name.replace(".", " "), module)  # PyTorch allows no dots
-
-    def _part(self, name: str) -> Any:
-        return self.get_submodule(name.replace(".", " "))
-
-    def forward(self, hidden: Tensor, mask: Tensor, points: dict[str, _Coded]) -> Tensor:
-        real = mask[:, :, None]
-
-        def linear(name: str, x: Tensor) -> Tensor:
-            module = self._part(name)
-            points[f"{name}.in"] = module.encode(x, real)
-            output: Tensor = module(points[f"{name}.in"])
-            return output
-
-        states = [(name, linear(name, hidden)) for name in ("query", "key", "value")]
-        for name, state in states:
-            points[name] = self._part(f"{name} codes")(self._by_head(state), real[:, None])
-        context = self._context(mask, points)
-        hidden = self._part("attention.norm")(linear("attention.output", context) + hidden)
-        inner = self.activation(linear("intermediate", hidden))
-        output: Tensor = self._part("output.norm")(linear("output", inner) + hidden)
-        return output
-
-    def _context(self, mask: Tensor, points: dict[str, _Coded]) -> Tensor:
-        query, key, value = points["query"], points["key"], points["value"]
-        scores = _product(query, key.codes.transpose(2, 3), key.step)
-        scores = scores / math.sqrt(query.codes.shape[3])
-        keys = mask[:, None, None]
-        probs = torch.softmax(scores.masked_fill(~keys, -math.inf), dim=3)
-        real = keys & mask[:, None, :, None]
-        coded = points["attention.probs"] = self._part("attention.probs codes")(probs, real)
-        coded = replace(coded, attended=keys)
-        return _product(coded, value.codes, value.step).transpose(1, 2).flatten(2)
-
-    def _by_head(self, state: Tensor) -> Tensor:
-        """[B, S, H] as [B, heads, S, H / heads]."""
-        batch, length, width = state.shape
-        return state.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
-
-
-class _Linear(nn.Module):
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, description: Description, name: str, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.register_buffer("weight", _tensor(description.arrays[f"{name}.weight"], dtype))
-        self.register_buffer("bias", _tensor(description.arrays[f"{name}.bias"], dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight, self.bias)
-
-
-class _LayerNorm(_Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias, _EPSILON)
 
 
 def _product(left: _Coded, right: Tensor, scale: Tensor) -> Tensor:
@@ -309,10 +250,6 @@ def _round(ratios: Tensor) -> Tensor:
     nearest = torch.round(ratios)
     tie = (ratios - nearest).abs() >= 0.5 - TIE
     return torch.where(tie, 2 * torch.round(ratios / 2), nearest)
-
-
-def _tensor(array: npt.ArrayLike, dtype: torch.dtype) -> Tensor:
-    return torch.tensor(np.asarray(array), dtype=dtype)
 
 
 def _integers(

@@ -244,12 +244,12 @@ def test_the_position_of_a_token_is_its_column(tiny: Any) -> None:
     mask = np.array([[0, 0, 1, 1, 1]])
     padded = tiny(ids, None, mask).logits[:, 2:]
     assert not torch.allclose(padded, tiny(ids[:, 2:]).logits)
-    position = tiny.embeddings.position.clone()
-    tiny.embeddings.position[:3] = position[2:5]
+    position = tiny.tensors["embeddings.position"].clone()
+    tiny.tensors["embeddings.position"][:3] = position[2:5]
     try:
         assert torch.allclose(padded, tiny(ids[:, 2:]).logits, rtol=0, atol=1e-12)
     finally:
-        tiny.embeddings.position[:] = position
+        tiny.tensors["embeddings.position"][:] = position
 
 
 def test_padding_and_batch_do_not_matter(tiny: Any) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bitinfer.description import Description, linear_shapes
 from bitinfer.families import read_checkpoint
-from bitinfer.reference import Reference, _BinaryLinear
+from bitinfer.reference import Reference
 
 from ..artefacts import checked_ids, path, random_ids
 from ..contestants import Check, Contestant
@@ -29,7 +30,7 @@ class FakeQuantized(Contestant):
         if self._loaded != cell["model"]:
             self._loaded = cell["model"]
             description = read_checkpoint(path(cell["model"], "checkpoint"))
-            self._model = _cached(Reference(description, dtype=torch.float32).eval())
+            self._model = _Cached(description)
         self._ids = torch.from_numpy(np.stack(random_ids(cell["lengths"])))
         return ""
 
@@ -52,17 +53,15 @@ class FakeQuantized(Contestant):
         return path(self._loaded, "checkpoint/pytorch_model.bin").stat().st_size
 
 
-def _cached(model: Reference) -> Reference:
-    for module in model.modules():
-        if isinstance(module, _BinaryLinear):
-            _cache(module)
-    return model
+class _Cached(Reference):
+    def __init__(self, description: Description) -> None:
+        super().__init__(description, dtype=torch.float32)
+        codes = {name: self.tensors[f"{name}.codes"] for name in linear_shapes(description.config)}
+        self._weights = {
+            name: (self.tensors[f"{name}.scale"][:, None] * each).contiguous()
+            for name, each in codes.items()
+        }
 
-
-def _cache(linear: _BinaryLinear) -> None:
-    weight = (linear.codes.T * linear.scale).T.contiguous()
-
-    def forward(coded: Any) -> Tensor:
-        return torch.nn.functional.linear(coded.values(), weight, linear.bias)
-
-    linear.forward = forward  # type: ignore[method-assign]
+    def apply(self, name: str, coded: Any) -> Tensor:
+        bias = self.tensors[f"{name}.bias"]
+        return torch.nn.functional.linear(coded.values(), self._weights[name], bias)
