@@ -94,27 +94,20 @@ def _table(name: str, source: Rows, columns: dict[str, str | None]) -> Table:
 
 @dataclass(frozen=True)
 class Task:
-    """What a model is trained to say: one of some classes, or a number.
-
-    Attributes:
-        labels: names of the classes in the order of the outputs; none for a regression.
-    """
+    """What a model is trained to say: one of some classes, in order, or a number."""
 
     labels: tuple[str, ...]
 
     @property
     def outputs(self) -> int:
-        """Rows of the head: one for each class, one for a regression."""
         return len(self.labels) or 1
 
     @property
     def head(self) -> Head:
-        """Has the losses, and the metric by which more is better."""
         return find_head("classification", self.outputs)
 
     @property
     def metric(self) -> Metric:
-        """How a model is measured; more is better."""
         metric = self.head.metric
         assert metric is not None  # all heads of that name have one
         return metric
@@ -123,11 +116,7 @@ class Task:
 def task_of(train: LabelledTexts, *, labels: Sequence[str] | None, regression: bool) -> Task:
     """The task that labelled texts stand for.
 
-    Args:
-        train: the texts to learn from.
-        labels: names of the classes in order; None takes the labels found, sorted, by value if all
-            are integers.
-        regression: whether the labels are numbers to predict.
+    Without names of the classes they are the labels found, sorted, by value if all are integers.
 
     Raises:
         InputError: there are fewer than two labels, or those found are fractions, which are more
@@ -186,17 +175,12 @@ class Dataset:
 def tokenize(
     rows: LabelledTexts, task: Task, tokenizer: TextTokenizer, max_length: int, *, name: str
 ) -> Dataset:
-    """Tokens and targets of texts; the tokens are those that prediction makes.
+    """Tokens and targets of texts, of which the first may have labels.
 
-    Args:
-        rows: texts; the first of them have labels.
-        task: what the labels mean.
-        tokenizer: of the model that is trained.
-        max_length: most tokens of an example, special ones included; longer texts are cut.
-        name: where the texts come from, for error messages.
+    The tokens are those that prediction makes; texts are cut to ``max_length`` of them.
 
     Raises:
-        InputError: a label means nothing to the task; names the row.
+        InputError: a label means nothing to the task; names the row of ``name``.
     """
     import torch
 
@@ -230,7 +214,6 @@ class Batch:
     indices: Indices
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
         tensors = {name: each for name, each in vars(self).items() if name != "indices"}
         return replace(self, **{name: each.to(device) for name, each in tensors.items()})
 
@@ -262,9 +245,7 @@ class TokenNoise:
     stay.  The targets are those of the texts as they were: this is for learning from a teacher,
     which answers the texts as they are now.
 
-    Args:
-        data: the texts; a word is drawn as often as they have it.
-        share: mean part of the tokens that is replaced, below 0.5.
+    A word is drawn as often as the texts have it.  ``share`` is the mean part, below 0.5.
     """
 
     def __init__(self, data: Dataset, share: float) -> None:
@@ -275,7 +256,7 @@ class TokenNoise:
         self._words = ids[~np.isin(ids, self._specials)]
 
     def __call__(self, batch: Batch, random: np.random.Generator) -> Batch:
-        """Another batch, on the CPU as this one."""
+        """Another batch, on the CPU as the given one."""
         import torch
 
         if not len(self._words):
@@ -298,13 +279,12 @@ def training_batches(
     """The batches of one epoch: each example once, in random order, similar lengths together.
 
     Depends on the arguments alone, so an interrupted epoch can be taken up again; every epoch has
-    as many batches.  Without ``batch_tokens`` all are of ``batch_size`` examples but the last,
-    which holds the rest; which examples that are, chance decides, whatever their lengths.  With it
-    they are of about as many tokens, and a batch of long examples holds fewer of them.
+    as many batches.
 
     Args:
         lengths: [n] tokens of each example, at least 1.
-        batch_size: examples of a batch, at least 1; with ``batch_tokens`` the most of them.
+        batch_size: examples of a batch; the last holds the rest, which chance decides.  With
+            ``batch_tokens`` the most of them.
         seed, epoch: 0 or more.
         batch_tokens: most tokens of a batch, padding included; an example that is longer is a batch
             of its own.

@@ -81,7 +81,7 @@ def _logits(model: BertForSequenceClassification, batch: Batch, dtype: torch.dty
 
 
 def _write_model(folder: Path, model: BertForSequenceClassification, ready: Session) -> Path:
-    """Write the checkpoint; the file of its weights."""
+    """Writes the checkpoint and gives the file of its weights."""
     names = dict(enumerate(ready.task.labels))
     if names:
         model.config.id2label = names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from bitinfer.errors import InputError
 from bitinfer.train.data import Batch, Dataset, TokenNoise, collate, training_batches
-from bitinfer.train.options import Budget, Options
+from bitinfer.train.options import Budget
 from bitinfer.train.report import Point, StageResult
 from bitinfer.train.run import Run, log_line
 
@@ -30,7 +30,7 @@ _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How to train; those of the names of options are told by these.
+    """How to train; what has the name of an option is told by that.
 
     Attributes:
         batch_size: examples of a step; the most of them if ``batch_tokens`` is a number.
@@ -48,14 +48,6 @@ class LoopOptions:
     most_gradient: float | None = None
     batch_tokens: int | None = None
     vector_rate: float = 1.0
-
-    @classmethod
-    def of(cls, options: Options, data: Dataset) -> LoopOptions:
-        """By the options of a call."""
-        names = [each.name for each in fields(cls) if hasattr(options, each.name)]
-        given = {name: getattr(options, name) for name in names}
-        # None where tokens alone limit a step.
-        return cls(**given | {"batch_size": options.plain()["batch_size"] or len(data)})
 
     def batches(self, data: Dataset, epoch: int) -> list[NDArray[np.int64]]:
         """The examples of each step of an epoch; every epoch has as many steps."""
@@ -129,11 +121,9 @@ def train(
                 break
             stage.advance(loss(batch.to(device)), learning_rate(progress, options), options)
             if not math.isfinite(stage.losses[-1]):
-                raise InputError(
-                    f"stage {name}, step {stage.step}: the loss became {stage.losses[-1]}; "
-                    "expected a finite one (a learning rate below "
-                    f"{options.learning_rate:g} may help)"
-                )
+                found = f"stage {name}, step {stage.step}: the loss became {stage.losses[-1]}"
+                hint = f"(a learning rate below {options.learning_rate:g} may help)"
+                raise InputError(f"{found}; expected a finite one {hint}")
             if stage.step % every == 0:
                 look()
             bar.set_postfix(stage.figures(), refresh=False)
@@ -145,15 +135,8 @@ def train(
         look()
     model.load_state_dict(stage.best_weights)
     model.eval()
-    return StageResult(
-        bits=name,
-        steps=stage.step,
-        epochs=stage.step / steps_per_epoch,
-        seconds=stage.points[-1].seconds,
-        best_step=stage.best.step,
-        best=stage.best.value,
-        points=tuple(stage.points),
-    )
+    best, spent = stage.best, (stage.step / steps_per_epoch, stage.points[-1].seconds)
+    return StageResult(name, stage.step, *spent, best.step, best.value, tuple(stage.points))
 
 
 class _Stage:
@@ -172,7 +155,6 @@ class _Stage:
         return max(self.points, key=lambda each: (not math.isnan(each.value), each.value))
 
     def advance(self, loss: Tensor, rate: float, options: LoopOptions) -> None:
-        """One step of the optimizers."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
@@ -194,13 +176,11 @@ class _Stage:
             self.best_weights = _copy(self.model)
 
     def figures(self) -> dict[str, str]:
-        """For the progress bar."""
         recent = self.losses[-100:]
         shown = {"loss": f"{sum(recent) / len(recent):.3f}"} if recent else {}
         return shown | ({"dev": f"{self.points[-1].value:.4f}"} if self.points else {})
 
     def saved(self, seconds: float) -> dict[str, Any]:
-        """All of it as what `Run` keeps."""
         return {
             "model": self.model.state_dict(),
             "best": self.best_weights,
@@ -213,7 +193,6 @@ class _Stage:
         }
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Be as it was when it was saved."""
         self.model.load_state_dict(saved["best"])
         self.best_weights = _copy(self.model)
         self.model.load_state_dict(saved["model"])
@@ -247,19 +226,14 @@ def _optimizers(model: nn.Module, options: LoopOptions) -> list[torch.optim.Opti
     sparse = [table.weight for table in tables]
     known = {id(each) for each in sparse}
     dense = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-    matrices = [parameter for parameter in dense if parameter.ndim >= 2]
-    vectors = [parameter for parameter in dense if parameter.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": _DECAY, "multiple": 1.0},
-        {"params": vectors, "weight_decay": 0.0, "multiple": options.vector_rate},
-    ]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=options.learning_rate, betas=_BETAS, fused=True)
-    ]
-    if sparse:
-        rows = [{"params": sparse, "multiple": 1.0}]
-        optimizers.append(torch.optim.SparseAdam(rows, lr=options.learning_rate, betas=_BETAS))
-    return optimizers
+    matrices: dict[str, Any] = {"params": [each for each in dense if each.ndim >= 2]}
+    vectors: dict[str, Any] = {"params": [each for each in dense if each.ndim < 2]}
+    matrices |= {"weight_decay": _DECAY, "multiple": 1.0}
+    vectors |= {"weight_decay": 0.0, "multiple": options.vector_rate}
+    adam = torch.optim.AdamW([matrices, vectors], betas=_BETAS, fused=True)
+    if not sparse:
+        return [adam]
+    return [adam, torch.optim.SparseAdam([{"params": sparse, "multiple": 1.0}], betas=_BETAS)]
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

@@ -16,11 +16,10 @@ class LossWeights:
     """Weight of each part of the loss; a part of weight 0 is not computed.
 
     Attributes:
-        logits: distance from the teacher's logits, as the head has it: soft cross-entropy with its
-            probabilities, or for a regression the mean squared error.
+        logits: distance from the teacher's logits, as the head has it.
         hidden: mean squared error of the embedding output and of the output of every layer, each
             averaged over tokens and channels, then added up.
-        attention: mean squared error of the attention scores of every layer, added up likewise.
+        attention: the same of the attention scores of every layer.
         labels: loss on the true labels, over the examples of a batch that have one.
     """
 

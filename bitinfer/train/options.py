@@ -41,11 +41,10 @@ _O = TypeVar("_O")
 _R = TypeVar("_R")
 
 # More than anybody waits for, and little enough to be counted in floats.
-_MOST_STEPS = 2**53
+_MOST = 2**53
 _MANY = 1e9  # epochs, and the largest share
 _MOST_SEED = 2**63 - 1
 _MOST_THREADS = 1024  # far more could not be started, which ends the process
-_LEAST_TOKENS = 3
 _BATCH_SIZE = 32
 
 
@@ -112,8 +111,10 @@ _SHARES = Kind(
     "numbers with commas between them",
     "X,...",
 )
+_POSITIVE, _WEIGHT = number(above=0), number(low=0)
+_EPOCHS = number(above=0, below=_MANY)
 _FOLDER = Kind(_check_path)
-_TABLE = Kind(_check_rows, metavar="FILE")
+_TABLE = Kind(_check_rows)
 
 
 # ---- how long to train
@@ -147,19 +148,28 @@ class Budget:
 
 # ---- the options
 
+_Path: TypeAlias = "str | os.PathLike[str]"
 
-def _about(kind: Kind, help: str, *flags: str) -> dict[str, About]:
+
+def _file(kind: Kind, metavar: str, help: str, *flags: str) -> dict[str, About]:
     """Of a field that has no default: the functions take it by its place."""
-    return {"about": About(kind, "files", help, flags, place="" if flags else "one")}
+    place = "" if flags else "one"
+    return {"about": About(replace(kind, metavar=metavar), "files", help, flags, place)}
+
+
+def _column(name: str, help: str) -> Any:
+    return option(None, COLUMN, "data", help, f"--{name}", f"--{name}-column")
 
 
 def _group(group: str) -> Callable[..., Any]:
-    return lambda default, kind, help, *flags: option(default, kind, group, help, *flags)
+    return lambda default, kind, help: option(default, kind, group, help)
 
 
-_TRAIN = _about(_TABLE, "labelled texts to learn: .tsv, .csv or .jsonl", "--train")
-_DEV = _about(_TABLE, "labelled texts that choose the weights that are kept", "--dev")
-_OUTPUT = _about(replace(_FOLDER, metavar="OUT"), "folder to make", "-o", "--output")
+_TEACHER = _file(_FOLDER, "TEACHER", "local Hugging Face folder of a float BERT")
+_ENCODER = _file(_FOLDER, "ENCODER", "local Hugging Face folder of a BERT, with a head or without")
+_TRAIN = _file(_TABLE, "FILE", "labelled texts to learn: .tsv, .csv or .jsonl", "--train")
+_DEV = _file(_TABLE, "FILE", "labelled texts that choose the weights that are kept", "--dev")
+_OUTPUT = _file(_FOLDER, "OUT", "folder to make", "-o", "--output")
 _data, _budget, _stages, _training, _model, _run = map(
     _group, ("data", "budget, one of", "stages and losses", "training", "model", "run")
 )
@@ -169,23 +179,17 @@ _data, _budget, _stages, _training, _model, _run = map(
 class _Shared:
     """The options that both functions have."""
 
-    text: str | None = _data(
-        None, COLUMN, "column of the text, by name or number", "--text", "--text-column"
-    )
-    pair: str | None = _data(None, COLUMN, "column of the second text", "--pair", "--pair-column")
-    label: str | None = _data(None, COLUMN, "column of the label", "--label", "--label-column")
+    text: str | None = _column("text", "column of the text, by name or number")
+    pair: str | None = _column("pair", "column of the second text")
+    label: str | None = _column("label", "column of the label")
     labels: Sequence[str] | None = _data(
         None, _NAMES, "names of the classes in order; default the teacher's, or as found"
     )
     regression: bool = _data(False, BOOL, "the label is a number to predict")
-    max_length: int | None = _data(
-        None, integer(_LEAST_TOKENS), "tokens a text is cut to; default 128"
-    )
-    minutes: float | None = _budget(None, number(above=0), "time")
-    steps: int | None = _budget(None, integer(1, _MOST_STEPS), "batches")
-    epochs: float | None = _budget(
-        None, number(above=0, below=_MANY), "passes over the training texts"
-    )
+    max_length: int | None = _data(None, integer(3), "tokens a text is cut to; default 128")
+    minutes: float | None = _budget(None, _POSITIVE, "time")
+    steps: int | None = _budget(None, integer(1, _MOST), "batches")
+    epochs: float | None = _budget(None, _EPOCHS, "passes over the training texts")
     seed: int = _training(0, integer(0, _MOST_SEED), "of everything random")
     evaluate_every: int | None = _training(
         None, integer(1), "steps between looks at dev; default half an epoch"
@@ -252,14 +256,10 @@ class DistillOptions(_Shared):
     command: ClassVar[Literal["distill", "finetune"]] = "distill"
     usual_epochs: ClassVar[float] = 12.0
 
-    teacher: str | os.PathLike[str] = field(
-        metadata=_about(
-            replace(_FOLDER, metavar="TEACHER"), "local Hugging Face folder of a float BERT"
-        )
-    )
+    teacher: _Path = field(metadata=_TEACHER)
     train: Rows = field(metadata=_TRAIN)
     dev: Rows = field(metadata=_DEV)
-    output: str | os.PathLike[str] = field(metadata=_OUTPUT)
+    output: _Path = field(metadata=_OUTPUT)
     _: KW_ONLY
     unlabelled: Rows | None = _data(  # noqa: RUF009
         None, _TABLE, "more texts to learn from; labels in it are not looked at"
@@ -276,9 +276,9 @@ class DistillOptions(_Shared):
     token_noise: float = _stages(
         0.0, number(low=0, below=0.5), "mean part of the tokens to replace by random ones"
     )
-    label_weight: float = _stages(0.0, number(low=0), "of the loss on the labels")
-    hidden_weight: float = _stages(1.0, number(low=0), "of the loss on hidden states")
-    attention_weight: float = _stages(0.0, number(low=0), "of the loss on attention scores")
+    label_weight: float = _stages(0.0, _WEIGHT, "of the loss on the labels")
+    hidden_weight: float = _stages(1.0, _WEIGHT, "of the loss on hidden states")
+    attention_weight: float = _stages(0.0, _WEIGHT, "of the loss on attention scores")
     activation: str = _stages("relu", choice("relu", "gelu"), "of the students")
     batch_size: int | None = _training(
         None, integer(1), "texts of a step, or with batch_tokens the most; default 32"
@@ -286,9 +286,9 @@ class DistillOptions(_Shared):
     batch_tokens: int | None = _training(
         None, integer(1), "most tokens of a step, if no text is longer"
     )
-    learning_rate: float = _training(5e-4, number(above=0), "the highest")
+    learning_rate: float = _training(5e-4, _POSITIVE, "the highest")
     vector_rate: float = _training(
-        1.0, number(above=0), "rate of shifts, steps, biases and norms, as a multiple"
+        1.0, _POSITIVE, "rate of shifts, steps, biases and norms, as a multiple"
     )
 
     def __post_init__(self) -> None:
@@ -319,18 +319,13 @@ class FinetuneOptions(_Shared):
     usual_epochs: ClassVar[float] = 3.0
     most_gradient: ClassVar[float] = 1.0
 
-    encoder: str | os.PathLike[str] = field(
-        metadata=_about(
-            replace(_FOLDER, metavar="ENCODER"),
-            "local Hugging Face folder of a BERT, with a head or without",
-        )
-    )
+    encoder: _Path = field(metadata=_ENCODER)
     train: Rows = field(metadata=_TRAIN)
     dev: Rows = field(metadata=_DEV)
-    output: str | os.PathLike[str] = field(metadata=_OUTPUT)
+    output: _Path = field(metadata=_OUTPUT)
     _: KW_ONLY
     batch_size: int = _training(_BATCH_SIZE, integer(1), "texts of a step")
-    learning_rate: float = _training(5e-5, number(above=0), "the highest")
+    learning_rate: float = _training(5e-5, _POSITIVE, "the highest")
     reinitialize_pooler: bool = _model(
         False, BOOL, "begin with a new pooler, as for an encoder of sentence embeddings"
     )
@@ -354,9 +349,7 @@ def _ordered(kind: Any) -> list[Field[Any]]:
     return sorted(fields(kind), key=lambda each: bool(each.kw_only))
 
 
-def takes_options(
-    kind: Callable[_P, _O],
-) -> Callable[[Callable[[_O], _R]], Callable[_P, _R]]:
+def takes_options(kind: Callable[_P, _O]) -> Callable[[Callable[[_O], _R]], Callable[_P, _R]]:
     """A function of checked options becomes one that takes each as an argument.
 
     Its docstring gets the help of all options in the place of ``{options}``.

@@ -23,42 +23,6 @@ _NOT_RECIPE = {"resume", "show_progress_bar"}
 _MOST_LABELS = 20
 _LICENCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
-_CARD = """\
----
-{front}---
-
-# {name}
-
-{what}
-
-{use}
-
-## Data
-
-{data}
-
-## Licence and terms
-
-- Licence of the model, as its maker says: {licence}.
-- Terms of the data and of the model it started from: {terms}.
-
-## Recipe
-
-{recipe}
-
-{time} on {report.machine}, begun or last resumed {report.started}; {versions}.{found} Everything \
-that was measured on the way is in `report.json`.
-
-## {heading}
-
-{noun} **{value}** on the {dev.rows:,} rows of {table}, measured {where}{teacher}.
-
-{results}
-
-## Limits
-
-{limits}
-"""
 _LIMITS = (
     "The dev rows chose which steps were kept ({looks} measurements in all): on rows that had no "
     "part in it, expect a little less.",
@@ -113,36 +77,26 @@ def model_card(
     looks = sum(len(stage.points) for stage in report.stages)
     kept = _LIMITS if report.packed is not None else _LIMITS[:2]
     own = [each.format(looks=looks, length=report.architecture.max_length) for each in kept]
-    others = sorted(report.options.keys() - names_of(report.command))
-    found = "; ".join(f"{key}: {code(json.dumps(report.options[key]))}" for key in others)
-    teacher = report.teacher and (
-        f"; its float teacher {code(report.teacher.name)} reaches "
-        f"{report.measured.text(report.teacher.value)} there"
-    )
-    plot = ["![dev metric against steps](report.svg)"] if report.options.get("plot") else []
-    return _CARD.format(
-        report=report,
-        dev=report.data["dev"],
-        front=_front(report, name, licence),
-        name=name,
-        what=_what(report),
-        use=_use(report),
-        data=_data(report),
-        licence=licence or "not stated",
-        terms=terms or "not stated",
-        recipe="\n\n".join((*origin, recipe(report))),
-        time=duration(report.seconds),
-        versions=", ".join(f"{key} {value}" for key, value in sorted(report.versions.items())),
-        found=f" Found: {found}." if found else "",
-        heading="Accuracy" if report.metric == "accuracy" else "Correlation",
-        noun=report.measured.title[0].upper() + report.measured.title[1:],
-        value=report.measured.text(report.value, report.standard_error),
-        table=code(report.data["dev"].name),
-        where="in PyTorch" if report.packed is None else "with the packed engine",
-        teacher=teacher or "",
-        results="\n\n".join((report.table(), *plot, *report.notes(), *tests)),
-        limits="\n".join(f"- {each}" for each in (*own, *limits)),
-    )
+    parts = [
+        f"---\n{_front(report, name, licence)}---",
+        f"# {name}",
+        _what(report),
+        _use(report),
+        "## Data",
+        _data(report),
+        "## Licence and terms",
+        f"- Licence of the model, as its maker says: {licence or 'not stated'}.\n"
+        f"- Terms of the data and of the model it started from: {terms or 'not stated'}.",
+        "## Recipe",
+        *(*origin, recipe(report), _made(report)),
+        "## Accuracy" if report.metric == "accuracy" else "## Correlation",
+        *(_accuracy(report), report.table()),
+        *(["![dev metric against steps](report.svg)"] if report.options.get("plot") else []),
+        *(*report.notes(), *tests),
+        "## Limits",
+        "\n".join(f"- {each}" for each in (*own, *limits)),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 # ---- how to do it again
@@ -196,6 +150,31 @@ def _data(report: TrainingReport) -> str:
         if (file := report.data.get(name)) is not None
     ]
     return table(("data", "file", "rows", "SHA-256"), rows, "llrl")
+
+
+def _made(report: TrainingReport) -> str:
+    """When, where and with what, and what the run found out."""
+    versions = ", ".join(f"{key} {value}" for key, value in sorted(report.versions.items()))
+    others = sorted(report.options.keys() - names_of(report.command))
+    found = "; ".join(f"{key}: {code(json.dumps(report.options[key]))}" for key in others)
+    return (
+        f"{duration(report.seconds)} on {report.machine}, begun or last resumed {report.started}; "
+        f"{versions}.{f' Found: {found}.' if found else ''} Everything that was measured on the "
+        "way is in `report.json`."
+    )
+
+
+def _accuracy(report: TrainingReport) -> str:
+    noun, dev, text = report.measured.title, report.data["dev"], report.measured.text
+    where = "in PyTorch" if report.packed is None else "with the packed engine"
+    said = (
+        f"{noun[0].upper()}{noun[1:]} **{text(report.value, report.standard_error)}** on the "
+        f"{dev.rows:,} rows of {code(dev.name)}, measured {where}"
+    )
+    if report.teacher is not None:
+        name, value = code(report.teacher.name), text(report.teacher.value)
+        said += f"; its float teacher {name} reaches {value} there"
+    return f"{said}."
 
 
 def _front(report: TrainingReport, name: str, licence: str) -> str:

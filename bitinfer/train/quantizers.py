@@ -30,8 +30,7 @@ from bitinfer.families.bit import STEP_FLOOR
 def initial_step(magnitude: Tensor, codes: Codes) -> Tensor:
     """The step to begin with, from the mean absolute value of the first batch.
 
-    ``2 * mean|x| / sqrt(Q)`` with Q the largest code, twice as much if unsigned (LSQ, section
-    2.1; BiT).
+    ``2 * mean|x| / sqrt(Q)``, Q the largest code, twice as much if unsigned (LSQ; BiT).
     """
     return (2.0 if codes.signed else 4.0) / math.sqrt(codes.high) * magnitude
 

@@ -27,7 +27,7 @@ class Point:
     """A measurement during a stage.
 
     Attributes:
-        step, seconds: of this stage so far; step 0 is before the first.
+        step, seconds: of this stage so far.
         loss: mean training loss since the point before, or None where there was no step.
         value: metric on the dev table; nan where it is not defined (a correlation of constants).
     """
@@ -215,11 +215,7 @@ class TrainingReport:
 
 
 def write_report(folder: Path, report: TrainingReport) -> None:
-    """Write ``report.json``, complete or not at all, in place of one that is there.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write ``report.json``, complete or not at all, in place of one that is there."""
     write_file(folder / "report.json", report.as_json().encode(), overwrite=True)
 
 

@@ -63,9 +63,8 @@ class Run:
         except (InputError, OSError):
             raise
         except Exception as error:  # what is damaged can raise anything
-            raise InputError(
-                f"{self._path}: damaged ({shorten(str(error))}), expected the state of a training"
-            ) from error
+            found = f"damaged ({shorten(str(error))})"
+            raise InputError(f"{self._path}: {found}, expected the state of a training") from error
 
     def keep(self, middle: dict[str, Any] | None) -> None:
         """Save where a stage is in place of what was saved before; a kill leaves one of both."""
@@ -110,10 +109,8 @@ class Run:
                 raise ValueError(f"wrong checksum of {wrong}")
         saved: Any = unpickle(self._path)
         if saved["format"] != _FORMAT:
-            raise InputError(
-                f"{self._path}: found a training of another version of bitinfer, expected one of "
-                "this (go on with that version, or delete it)"
-            )
+            found = f"{self._path}: found a training of another version of bitinfer"
+            raise InputError(f"{found}, expected one of this (go on with that one, or delete it)")
         check_same(self._path, saved["settings"], self.settings)
         self.results = [
             StageResult(**each | {"points": tuple(Point(**point) for point in each["points"])})
@@ -125,11 +122,7 @@ class Run:
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
-    """Whether a run may begin in a folder, or go on with what it holds.
-
-    Raises:
-        InputError: a training is there that is not to be resumed, or something else alone.
-    """
+    """Raises an InputError if a run may not begin in a folder, nor go on with what it holds."""
     found = sorted(folder.iterdir())
     begun = any(map(_is_own, found))
     if begun and not resume:
@@ -142,11 +135,7 @@ def check_folder(folder: Path, *, resume: bool) -> None:
 
 
 def check_same(place: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Whether a training was one of these settings.
-
-    Raises:
-        InputError: it was not; names those that differ.
-    """
+    """Raises an InputError that names the settings in which a training differs."""
     names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
     if names:
         told = (f"{name} {quote(found.get(name))}, now {quote(wanted.get(name))}" for name in names)

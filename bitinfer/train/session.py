@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from torch import Tensor
 
 from bitinfer.data.tables import LabelledTexts
 from bitinfer.diagnostics import cpu_name, package_version
-from bitinfer.errors import ConversionError, InputError, quote
-from bitinfer.families.bert import real_names
+from bitinfer.errors import InputError, quote
 from bitinfer.files import locked_folder, new_folder
 from bitinfer.heads.classify import class_indices
 from bitinfer.kinds import check_int, shows_progress
@@ -45,44 +44,59 @@ _MAX_LENGTH = 128
 _EVALUATION_BATCH = 64
 
 
-@dataclass(frozen=True)
 class Session:
     """Everything that a training reads, and where it computes.
 
-    Attributes:
+    Args:
+        folder: the model to begin with, whose classifier decides what the classes of a distillation
+            are.
         options: of the call.
-        folder: the model that it begins with.
-        task, train, dev: what is learned, from what (texts without labels too), measured on what.
-        tables: the rows of all, for the report.
+        tables: as `read_tables` has them.
+        partial: for what is needed to go on, as `reserved` has it.
+
+    Attributes:
         max_length: tokens a text is cut to.
+        task, train, dev: what is learned, from what (texts without labels too), measured on what.
         device: a GPU if torch sees one.
         dtype: of the factors of matrix products.
         run: keeps what is needed to go on.
-        started, began: when, in the local time zone and on the clock that only goes forward.
+
+    Raises:
+        InputError: a table or option is not as expected, or what is needed to go on is damaged or
+            of another run; names it.
     """
 
-    options: Options
-    folder: Folder
-    task: Task
-    train: Dataset
-    dev: Dataset
-    tables: dict[str, Table]
-    max_length: int
-    device: torch.device
-    dtype: torch.dtype
-    run: Run
-    started: datetime
-    began: float
+    def __init__(
+        self, folder: Folder, options: Options, tables: dict[str, Table], partial: Path
+    ) -> None:
+        self.folder, self.options, self.tables = folder, options, tables
+        self.started, self.began = datetime.now(timezone.utc).astimezone(), time.monotonic()
+        self.device, self.dtype = _device(), _products_type(options)
+        most = folder.config.positions
+        length = options.max_length or min(_MAX_LENGTH, most)
+        self.max_length = check_int("max_length", length, MIN_LENGTH, most)
+        self.task = _task(tables["train"], options, folder)
+        rows = tables["train"].rows
+        if "unlabelled" in tables:
+            rows = LabelledTexts(rows.texts + tables["unlabelled"].rows.texts, rows.labels)
+        self.train = self._tokenized(rows, tables["train"].source)
+        self.dev = self._tokenized(tables["dev"].rows, tables["dev"].source)
+        self.run = Run(partial, settings_of(options, tables, folder))
+
+    def _tokenized(self, rows: LabelledTexts, source: str) -> Dataset:
+        return tokenize(rows, self.task, self.folder.tokenizer(), self.max_length, name=source)
 
     @property
     def show_progress_bar(self) -> bool:
-        """Whether to show how far it is."""
         return shows_progress(self.options.show_progress_bar)
 
     @property
     def loop(self) -> LoopOptions:
-        """How to train."""
-        return LoopOptions.of(self.options, self.train)
+        """How to train, by the options; tokens alone may limit a step."""
+        names = [each.name for each in fields(LoopOptions) if hasattr(self.options, each.name)]
+        given = {name: getattr(self.options, name) for name in names}
+        given["batch_size"] = self.options.plain()["batch_size"] or len(self.train)
+        return LoopOptions(**given)
 
     def stage(
         self,
@@ -120,8 +134,9 @@ class Session:
         self, folder: Path, weights: Path, stages: list[StageResult], **found: Any
     ) -> TrainingReport:
         """Write what is to be said of the run, whose weights are in a file."""
-        sizes, threads = self.folder.config._asdict(), torch.get_num_threads()
-        names = ("layers", "hidden", "heads", "intermediate", "vocab", "positions")
+        threads, config = torch.get_num_threads(), self.folder.config
+        names = [each.name for each in fields(Architecture)][:-1]
+        sizes = {name: getattr(config, name) for name in names}
         gpu = f", {torch.cuda.get_device_name()}" if self.device.type == "cuda" else ""
         padding = padding_share(self.train.lengths, self.loop.batches(self.train, epoch=0))
         found_out = {
@@ -136,9 +151,7 @@ class Session:
             metric=self.task.metric.name,  # type: ignore[arg-type]  # there are two
             labels=self.task.labels,
             pairs="pairs" in self.tables["dev"].kinds,
-            architecture=Architecture(
-                **{name: sizes[name] for name in names}, max_length=self.max_length
-            ),
+            architecture=Architecture(**sizes, max_length=self.max_length),
             stages=tuple(stages),
             float_bytes=weights.stat().st_size,
             options={**self.options.plain(), **found_out},
@@ -186,43 +199,8 @@ def reserved(options: Options) -> Iterator[Path]:
 def session(
     folder: Folder, options: Options, tables: dict[str, Table], partial: Path
 ) -> Iterator[Session]:
-    """Tokenize the tables, decide where to compute, and find what was done before.
-
-    Args:
-        folder: the model to begin with, whose classifier decides what the classes of a distillation
-            are.
-        options: of the call.
-        tables: as `read_tables` has them.
-        partial: for what is needed to go on, as `reserved` has it.
-
-    Raises:
-        InputError: a table or option is not as expected, or what is needed to go on is damaged or
-            of another run; names it.
-    """
-    most = folder.config.positions
-    longest = check_int(
-        "max_length", options.max_length or min(_MAX_LENGTH, most), MIN_LENGTH, most
-    )
-    train, dev, rows = tables["train"], tables["dev"], tables["train"].rows
-    task = _task(train, options, folder if isinstance(options, DistillOptions) else None)
-    if "unlabelled" in tables:
-        rows = LabelledTexts(rows.texts + tables["unlabelled"].rows.texts, rows.labels)
-    tokenizer = folder.tokenizer()
-    ready = Session(
-        options=options,
-        folder=folder,
-        task=task,
-        train=tokenize(rows, task, tokenizer, longest, name=train.source),
-        dev=tokenize(dev.rows, task, tokenizer, longest, name=dev.source),
-        tables=tables,
-        max_length=longest,
-        device=_device(),
-        dtype=_products_type(options),
-        run=Run(partial, settings_of(options, tables, folder)),
-        started=datetime.now(timezone.utc).astimezone(),
-        began=time.monotonic(),
-    )
-    threads = torch.get_num_threads()
+    """A `Session`, in which PyTorch has the threads and the seed of the options."""
+    ready, threads = Session(folder, options, tables, partial), torch.get_num_threads()
     torch.set_num_threads(options.threads or threads)
     try:
         with torch.random.fork_rng():
@@ -267,38 +245,27 @@ def _check_output(output: Path) -> None:
         raise FileExistsError(f"{output} exists; expected a new folder")
 
 
-def _task(train: Table, options: Options, teacher: Folder | None) -> Task:
-    """What is to be learned: what the teacher, if there is one, was taught."""
-    labels = options.labels
-    outputs = teacher.config.labels if teacher is not None else None
-    if teacher is not None and outputs != 1 and labels is None and not options.regression:
-        labels = _class_names(teacher)
-        if labels is not None:
-            try:
-                class_indices(train.rows.labels, labels, source=train.source)
-            except InputError as error:
-                raise InputError(
-                    f"{error}, as {teacher.path} has it (labels: other names, in the same order)"
-                ) from None
+def _task(train: Table, options: Options, model: Folder) -> Task:
+    """What is to be learned; of a distillation, what the teacher was taught."""
+    if not isinstance(options, DistillOptions):
+        return task_of(train.rows, labels=options.labels, regression=options.regression)
+    labels, outputs = options.labels, model.config.labels
+    if labels is None and model.names is not None and outputs > 1 and not options.regression:
+        labels = model.names
+        try:
+            class_indices(train.rows.labels, labels, source=train.source)
+        except InputError as error:
+            raise InputError(
+                f"{error}, as {model.path} has it (labels: other names, in the same order)"
+            ) from None
     task = task_of(train.rows, labels=labels, regression=options.regression)
-    if teacher is not None and task.outputs != outputs:
+    if task.outputs != outputs:
         found = "a number" if options.regression else f"labels {quote(list(task.labels))}"
         raise InputError(
             f"{train.source}: found {found} to predict, expected {outputs}, as many as the "
-            f"classifier of {teacher.path} has outputs (labels: the names of all, in order)"
+            f"classifier of {model.path} has outputs (labels: the names of all, in order)"
         )
     return task
-
-
-def _class_names(folder: Folder) -> tuple[str, ...] | None:
-    """The names of the classes, if the folder has any but numbers."""
-    try:
-        names = real_names(folder.settings.get("id2label"))
-        if names is not None and len({*names}) != len(names):
-            raise ConversionError(f"config id2label: found a name twice in {quote(list(names))}")
-    except ConversionError as error:
-        raise ConversionError(f"{folder.path}: {error}") from None
-    return names
 
 
 def _device() -> torch.device:

@@ -114,12 +114,7 @@ class Student(nn.Module):
     def begin_steps(
         self, ids: Tensor, segments: Tensor, mask: Tensor, points: Collection[str] = POINTS
     ) -> None:
-        """Take the steps of some points from a batch, each from the values that those before give.
-
-        Args:
-            ids, segments, mask: as of `forward`.
-            points: of every layer; default all.
-        """
+        """Take steps of points from a batch, each from the values that those before give."""
         quantizers = [each for each in self.modules() if isinstance(each, Quantizer)]
         for each in quantizers:
             each.fresh = each.point in points
@@ -192,12 +187,8 @@ class _Embeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden, eps=numerics.epsilon)
 
     def forward(self, ids: Tensor, segments: Tensor) -> Tensor:
-        total = (
-            self._words(ids)
-            + self.position_embeddings.weight[: ids.shape[1]]
-            + self.token_type_embeddings(segments)
-        )
-        output: Tensor = self.LayerNorm(total)
+        total = self._words(ids) + self.position_embeddings.weight[: ids.shape[1]]
+        output: Tensor = self.LayerNorm(total + self.token_type_embeddings(segments))
         return output
 
     def _words(self, ids: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from bitinfer.codes import FLOAT, Bits
 from bitinfer.config import Config
 from bitinfer.errors import ConversionError, InputError, quote, shorten
-from bitinfer.families.bert import check_setting, read_sizes
+from bitinfer.families.bert import check_setting, read_sizes, real_names
 from bitinfer.families.checkpoint import read_config, read_vocab
 from bitinfer.runtime.text import TextTokenizer
 from bitinfer.train.student import Student
@@ -52,6 +52,7 @@ class Folder:
     Attributes:
         settings: its ``config.json``.
         config: sizes and kinds that it tells; ``labels`` as transformers counts them.
+        names: of the classes, if it tells any but numbers.
         vocab: its tokens, one a line.
         lowercase: whether its tokenizer lower-cases.
     """
@@ -59,6 +60,7 @@ class Folder:
     path: Path
     settings: dict[str, Any]
     config: Config
+    names: tuple[str, ...] | None
     vocab: str
     lowercase: bool
 
@@ -108,8 +110,10 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
         for key, expected in _EXPECTED.items():
             found = settings.get(key, expected)
             check_setting(key, found, found == expected, repr(expected))
-        names = settings.get("id2label")
-        labels = len(names) if isinstance(names, dict) else settings.get("num_labels", 2)
+        told = settings.get("id2label")
+        names, labels = real_names(told), len(told or ()) or settings.get("num_labels", 2)
+        if names is not None and len({*names}) != len(names):
+            raise ConversionError(f"config id2label: found a name twice in {quote(list(names))}")
         config = Config(**read_sizes(settings), labels=labels, head="classification")
         vocab, tokenizer = _read_tokenizer(folder)
         if len(vocab) > config.vocab:
@@ -119,7 +123,8 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
         # The reader of what we write believes config.json first.
         if settings.get("do_lower_case") is not None:
             tokenizer["do_lower_case"] = settings["do_lower_case"]
-        return Folder(folder, settings, config, "\n".join(vocab), _lowercase(tokenizer))
+        text = "\n".join(vocab)
+        return Folder(folder, settings, config, names, text, _lowercase(tokenizer))
     except ConversionError as error:
         raise ConversionError(f"{folder}: {error}") from None
 
@@ -235,7 +240,7 @@ def _read_tokenizer(folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
     # transformers 5 writes the second and no more the first.
     if not (folder / "vocab.txt").exists() and (folder / "tokenizer.json").exists():
         whole = read_config(folder / "tokenizer.json")
-        model, normalizer = (whole.get(key) for key in ("model", "normalizer"))
+        model, normalizer = whole.get("model"), whole.get("normalizer")
         if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
             raise ConversionError("tokenizer.json: found no vocabulary, expected one of WordPiece")
         if not isinstance(normalizer, dict) or normalizer.get("type") != "BertNormalizer":
@@ -253,10 +258,10 @@ def _read_tokenizer(folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
 
 def _lowercase(settings: dict[str, Any]) -> bool:
     """Whether the tokenizer lower-cases, if it does what ours does."""
-    value: object = settings.get("do_lower_case")
-    lowercase = True if value is None else value
+    lowercase = settings.get("do_lower_case")
+    lowercase = True if lowercase is None else lowercase
     if not isinstance(lowercase, bool):
-        raise ConversionError(f"do_lower_case: found {quote(value)}, expected true or false")
+        raise ConversionError(f"do_lower_case: found {quote(lowercase)}, expected true or false")
     for key, expected in (("strip_accents", lowercase), ("tokenize_chinese_chars", True)):
         if settings.get(key) not in (None, expected):
             raise ConversionError(
