@@ -21,7 +21,7 @@ from training import distilled, finetuned
 
 import bitinfer.train
 from bitinfer.cli import main
-from bitinfer.errors import ConversionError, InputError, InputTypeError, UnsupportedError
+from bitinfer.errors import InputError, InputTypeError
 from bitinfer.train.options import (
     OPTIONS,
     Budget,
@@ -225,89 +225,23 @@ def test_help_needs_no_torch() -> None:
         (["finetune", "in", *FILES, "--bits", "1-1-1"], "unrecognized arguments: --bits"),
         (["distill", "in", *FILES, "--steps", "1", "--epochs", "1"], "not allowed with argument"),
         (["distill", "in", *FILES, "--minutes", "1", "--steps", "1"], "not allowed with argument"),
-        (
-            ["distill", "in", *FILES, "--minutes", "0"],
-            "--minutes: found 0, expected a finite number above 0",
-        ),
-        (["distill", "in", *FILES, "--minutes", "inf"], "expected a finite number above 0"),
-        (["distill", "in", *FILES, "--minutes", "nan"], "expected a finite number above 0"),
+        (["distill", "in", *FILES, "--minutes", "0"], "--minutes: found 0, expected a finite"),
         (["distill", "in", *FILES, "--minutes", "1h"], "--minutes: found '1h', expected a number"),
-        (["distill", "in", *FILES, "--epochs", "-1"], "expected a finite number above 0"),
         (["distill", "in", *FILES, "--steps", "1.5"], "--steps: found '1.5', expected an integer"),
         (["distill", "in", *FILES, "--steps", "0"], "found 0, expected 1..9007199254740992"),
-        (["distill", "in", *FILES, "--batch-size", "0"], "found 0, expected at least 1"),
-        (["distill", "in", *FILES, "--evaluate-every", "0"], "found 0, expected at least 1"),
-        (["distill", "in", *FILES, "--max-length", "x"], "found 'x', expected an integer"),
-        (["distill", "in", *FILES, "--threads", "0"], "--threads: found 0, expected 1..1024"),
-        (
-            ["distill", "in", *FILES, "--seed", "-1"],
-            "--seed: found -1, expected 0..9223372036854775807",
-        ),
-        (["distill", "in", *FILES, "--learning-rate", "0"], "expected a finite number above 0"),
-        (
-            ["distill", "in", *FILES, "--label-weight", "-1"],
-            "expected a finite number of at least 0",
-        ),
-        (
-            ["distill", "in", *FILES, "--hidden-weight", "nan"],
-            "expected a finite number of at least 0",
-        ),
-        (
-            ["distill", "in", *FILES, "--attention-weight", "inf"],
-            "expected a finite number of at least 0",
-        ),
-        (
-            ["distill", "in", *FILES, "--activation", "tanh"],
-            "--activation: found 'tanh', expected 'relu' or 'gelu'",
-        ),
+        (["distill", "in", *FILES, "--hidden-weight", "nan"], "a finite number of at least 0"),
+        (["distill", "in", *FILES, "--activation", "tanh"], "found 'tanh', expected 'relu' or"),
         (["distill", "in", *FILES, "--bits", ""], "found '', expected W-E-A"),
-        (["distill", "in", *FILES, "--bits", "1-1"], "found '1-1', expected W-E-A"),
         (["distill", "in", *FILES, "--bits", "1-1-2,"], "found '', expected W-E-A"),
         (["distill", "in", *FILES, "--bits", "1-1-2, 1-1-1"], "found ' 1-1-1', expected W-E-A"),
-        (["distill", "in", *FILES, "--bits", "1-1-9"], "found '1-1-9', expected W-E-A"),
         (["distill", "in", *FILES, "--bits", "1-1-1,1-1-8"], "found 1-1-8 last, expected bits"),
-        (["distill", "in", *FILES, "--bits", "0-1-1"], "found '0-1-1', expected W-E-A"),
-        (["distill", "in", *FILES, "--bits", "1-1-16"], "W and E 1 or 32 and A 1 .. 8 or 32"),
-        (["distill", "in", *FILES, "--bits", "1-1-\u0661"], "W and E 1 or 32 and A 1 .. 8 or 32"),
-        (
-            ["distill", "in", *FILES, "--shares", "1,0,1"],
-            "--shares: found 0, expected a finite number above 0",
-        ),
-        (
-            ["distill", "in", *FILES, "--shares", "1,,1"],
-            "--shares: found '1,,1', expected numbers with commas",
-        ),
-        (
-            ["distill", "in", *FILES, "--labels", "yes"],
-            "found ['yes'], expected two or more that differ",
-        ),
-        (
-            ["distill", "in", *FILES, "--labels", "a,b,a"],
-            "found 'a' again, expected names that differ",
-        ),
+        (["distill", "in", *FILES, "--shares", "1,0,1"], "--shares: found 0, expected a finite"),
+        (["distill", "in", *FILES, "--shares", "1,,1"], "found '1,,1', expected numbers with"),
+        (["distill", "in", *FILES, "--labels", "yes"], "found ['yes'], expected two or more"),
+        (["distill", "in", *FILES, "--labels", "a,b,a"], "found 'a' again, expected names that"),
         (["distill", "in", *FILES, "--labels", "a,"], "found '', expected a name without blanks"),
-        (
-            ["distill", "in", *FILES, "--token-noise", "0.5"],
-            "expected a finite number of at least 0 below 0.5",
-        ),
-        (
-            ["distill", "in", *FILES, "--token-noise", "-1"],
-            "expected a finite number of at least 0 below 0.5",
-        ),
-        (
-            ["distill", "in", *FILES, "--batch-tokens", "0"],
-            "--batch-tokens: found 0, expected at least 1",
-        ),
         (["finetune", "in", *FILES, "--batch-tokens", "9"], "unrecognized arguments"),
         (["finetune", "in", *FILES, "--unlabelled", "x.tsv"], "unrecognized arguments"),
-        (
-            ["finetune", "in", *FILES, "--dropout", "1"],
-            "expected a finite number of at least 0 below 1",
-        ),
-        (
-            ["finetune", "in", *FILES, "--dropout", "-0.1"],
-            "expected a finite number of at least 0 below 1",
-        ),
     ],
 )
 def test_usage_errors(
@@ -329,24 +263,6 @@ def test_a_share_for_each_stage(
     message = f"shares: found 2, expected {stages}, one for each stage of bits"
     assert capsys.readouterr() == ("", f"bitinfer: error: {message}\n")
     assert trainer.calls == []
-
-
-@pytest.mark.parametrize("command", OPTIONS)
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (InputError("dev.tsv, line 3: found 1 columns"), 2),
-        (FileExistsError("out exists"), 2),
-        (ConversionError("config: found 'tanh'"), 3),
-        (UnsupportedError("needs matplotlib: pip install bitinfer[train]"), 3),
-    ],
-)
-def test_errors_of_training(
-    command: str, error: Exception, code: int, trainer: Trainer, capsys: Capture
-) -> None:
-    trainer.error = error
-    assert main([command, "in", *FILES]) == code
-    assert capsys.readouterr() == ("", f"bitinfer: error: {error}\n")
 
 
 def test_ctrl_c_says_how_to_go_on(trainer: Trainer, capsys: Capture) -> None:
@@ -390,7 +306,8 @@ PATHS = ("model", "train.tsv", "dev.tsv", "out")
 def test_bits() -> None:
     given = ("32-1-4", "1-1-1+query=4+key=4+value=4+attention.probs=4")
     assert DistillOptions(*PATHS, bits=given).bits == ("32-1-4", "1-1-1+attention=4")
-    for wrong in ("1-8-1", "8-1-1", "1-1-0", "1-1-9", "1-1-1 "):
+    wrongs = ("1-8-1", "8-1-1", "0-1-1", "1-1-0", "1-1-9", "1-1-16", "1-1-\u0661", "1-1", "1-1-1 ")
+    for wrong in wrongs:
         with pytest.raises(InputError, match=f"bits: found '{wrong}', expected W-E-A"):
             DistillOptions(*PATHS, bits=[wrong])
     with pytest.raises(InputTypeError, match="bits: found int, expected str"):

@@ -20,7 +20,6 @@ from bitinfer.data.tables import LabelledTexts
 from bitinfer.errors import InputError
 from bitinfer.runtime.text import TextTokenizer
 from bitinfer.train.data import (
-    Dataset,
     Task,
     TokenNoise,
     collate,
@@ -323,12 +322,6 @@ def test_import_without_torch() -> None:
         "from bitinfer.train.data import task_of, training_batches\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_datasets_compare_by_identity(tokenizer: TextTokenizer, torch: Any) -> None:
-    data = tokenize(labelled("no", "yes"), CLASSES, tokenizer, 8, name="dev")
-    assert data == data
-    assert data != Dataset(data.tokens, data.targets, data.task)
 
 
 # ---- texts without labels

@@ -451,21 +451,6 @@ def test_many_classes(tmp_path: Path) -> None:
     assert bitinfer.load(tmp_path / "out").labels == list(report.labels)
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl"])
-def test_forms_of_tables(ending: str, toy: Toy, tmp_path: Path) -> None:
-    table = tmp_path / f"table.{ending}"
-    rows = [line.split("\t") for line in toy.dev.read_text().splitlines()[1:]]
-    if ending == "csv":
-        lines = ["words,kind", *(f'"{words}, so",{kind}' for words, kind in rows)]
-    else:
-        lines = [json.dumps({"words": words, "kind": kind}) for words, kind in rows]
-    table.write_text("\n".join(lines) + "\n")
-    options = {"text": "words", "label": "kind"}
-    report = start(toy, tmp_path / "out", train=table, dev=table, **options)
-    assert report.data["dev"].rows == len(rows)
-    assert report.packed is not None
-
-
 def test_gelu_and_all_losses(toy: Toy, tmp_path: Path) -> None:
     options = {"activation": "gelu", "label_weight": 0.5, "attention_weight": 0.1}
     report = start(toy, tmp_path / "out", **options)

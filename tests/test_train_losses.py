@@ -15,12 +15,12 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 import torch
 
 from bitinfer.train.data import Batch, Task
-from bitinfer.train.losses import LossWeights, distillation_loss
+from bitinfer.train.losses import distillation_loss
 from bitinfer.train.student import Outputs
 
 CLASSES = Task(("a", "b", "c"))
 NUMBER = Task(())
-NONE = LossWeights(logits=0.0, hidden=0.0)
+NONE = {"logits": 0.0, "hidden": 0.0}
 LENGTHS = [4, 1, 3]
 ROWS, COLUMNS, HIDDEN, HEADS, LAYERS = 3, 4, 5, 2, 2
 
@@ -79,9 +79,7 @@ def expected(student: Outputs, teacher: Outputs, task: Task) -> dict[str, float]
 def test_each_part(task: Task, part: str) -> None:
     student, teacher = outputs(1, task), outputs(2, task)
     wanted = expected(student, teacher, task)[part]
-    found = distillation_loss(
-        student, teacher, batch(task), task.head, replace(NONE, **{part: 1.0})
-    )
+    found = distillation_loss(student, teacher, batch(task), task.head, **{**NONE, part: 1.0})
     assert found.shape == ()
     assert found.dtype == torch.float64
     assert found.item() == pytest.approx(wanted, rel=1e-12)
@@ -94,13 +92,13 @@ def test_each_part(task: Task, part: str) -> None:
 def test_the_weighted_sum(task: Task) -> None:
     student, teacher = outputs(1, task), outputs(2, task)
     parts = expected(student, teacher, task)
-    weights = LossWeights(logits=0.5, hidden=3.0, attention=0.25, labels=2.0)
-    wanted = sum(getattr(weights, name) * value for name, value in parts.items())
-    found = distillation_loss(student, teacher, batch(task), task.head, weights)
+    weights = {"logits": 0.5, "hidden": 3.0, "attention": 0.25, "labels": 2.0}
+    wanted = sum(weights[name] * value for name, value in parts.items())
+    found = distillation_loss(student, teacher, batch(task), task.head, **weights)
     assert found.item() == pytest.approx(wanted, rel=1e-12)
-    default = distillation_loss(student, teacher, batch(task), task.head, LossWeights())
+    default = distillation_loss(student, teacher, batch(task), task.head)
     assert default.item() == pytest.approx(parts["logits"] + parts["hidden"], rel=1e-12)
-    assert distillation_loss(student, teacher, batch(task), task.head, NONE).item() == 0
+    assert distillation_loss(student, teacher, batch(task), task.head, **NONE).item() == 0
 
 
 @pytest.mark.parametrize("task", [CLASSES, NUMBER], ids=["classes", "number"])
@@ -123,23 +121,23 @@ def test_examples_without_a_label(task: Task) -> None:
 
 def test_padding_does_not_count() -> None:
     student, teacher = outputs(1, CLASSES), outputs(2, CLASSES)
-    whole, weights = batch(CLASSES), LossWeights(1.0, 1.0, 1.0, 1.0)
-    before = distillation_loss(student, teacher, whole, CLASSES.head, weights)
+    whole, weights = batch(CLASSES), dict.fromkeys(("logits", "hidden", "attention", "labels"), 1.0)
+    before = distillation_loss(student, teacher, whole, CLASSES.head, **weights)
     real = whole.mask
     for each in student.hidden:
         each[~real] = 1e6
     for each in student.scores:
         each.masked_fill_(~(real[:, None, :, None] & real[:, None, None]), -1e6)
-    assert distillation_loss(student, teacher, whole, CLASSES.head, weights) == before
+    assert distillation_loss(student, teacher, whole, CLASSES.head, **weights) == before
 
 
 def test_a_teacher_is_matched_best_by_itself() -> None:
     """Then the gradient of the soft cross-entropy is 0, and so are the other parts."""
     teacher = outputs(2, CLASSES)
-    weights = LossWeights(1.0, 1.0, 1.0)
+    weights = {"attention": 1.0}
     expected_probabilities = replace(teacher, logits=teacher.logits.detach())
     distillation_loss(
-        teacher, expected_probabilities, batch(CLASSES), CLASSES.head, weights
+        teacher, expected_probabilities, batch(CLASSES), CLASSES.head, **weights
     ).backward()
     assert teacher.logits.grad.abs().max() < 1e-15
 
@@ -149,12 +147,12 @@ def test_finite_differences(task: Task) -> None:
     student, teacher = outputs(1, task), outputs(2, task)
     parts = [*student.hidden, *student.scores]
     parts = [student.logits, *(each.requires_grad_() for each in parts)]
-    weights = LossWeights(1.0, 0.5, 0.25, 2.0)
+    weights = {"hidden": 0.5, "attention": 0.25, "labels": 2.0}
     layers = LAYERS + 1
 
     def loss(logits: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         changed = Outputs(logits, others[:layers], others[layers:])
-        return distillation_loss(changed, teacher, batch(task), task.head, weights)
+        return distillation_loss(changed, teacher, batch(task), task.head, **weights)
 
     assert torch.autograd.gradcheck(loss, parts, fast_mode=True)
 
@@ -163,4 +161,4 @@ def test_layers_must_be_as_many() -> None:
     student, teacher = outputs(1, CLASSES), outputs(2, CLASSES)
     fewer = replace(teacher, hidden=teacher.hidden[1:])
     with pytest.raises(ValueError, match="shorter"):
-        distillation_loss(student, fewer, batch(CLASSES), CLASSES.head, LossWeights())
+        distillation_loss(student, fewer, batch(CLASSES), CLASSES.head)

@@ -24,7 +24,7 @@ from bitinfer.runtime.model import load
 from bitinfer.runtime.origin import PACKED
 from bitinfer.train.data import Batch, Table, collate, evaluation_batches, read_tables
 from bitinfer.train.finetuning import finetune_on
-from bitinfer.train.losses import LossWeights, distillation_loss
+from bitinfer.train.losses import distillation_loss
 from bitinfer.train.options import Budget, DistillOptions, FinetuneOptions, names_of, takes_options
 from bitinfer.train.report import (
     PackedResult,
@@ -107,11 +107,6 @@ def train_stages(teacher: Student, ready: Session) -> tuple[Student, list[StageR
         The last student and the results of all.
     """
     options, run = cast(DistillOptions, ready.options), ready.run
-    weights = LossWeights(
-        hidden=options.hidden_weight,
-        attention=options.attention_weight,
-        labels=options.label_weight,
-    )
     activation: Any = options.activation
     config, begun = teacher.config._replace(activation=activation), len(run.results)
     for index, (bits, budget) in enumerate(options.stages):
@@ -123,20 +118,23 @@ def train_stages(teacher: Student, ready: Session) -> tuple[Student, list[StageR
                 student.load_state_dict(run.weights)
         else:
             _begin_steps(student, teacher, ready)
-            result = _train_student(student, teacher, budget, ready, weights)
+            result = _train_student(student, teacher, budget, ready, options)
             run.finish(student.state_dict(), result)
         teacher = student.eval()
     return teacher, run.results
 
 
 def _train_student(
-    student: Student, teacher: Student, budget: Budget, ready: Session, weights: LossWeights
+    student: Student, teacher: Student, budget: Budget, ready: Session, options: DistillOptions
 ) -> StageResult:
+    weights = {"hidden": options.hidden_weight, "attention": options.attention_weight}
+    weights["labels"] = options.label_weight
+
     def loss(batch: Batch) -> Tensor:
         with torch.no_grad():
             expected = _outputs(teacher, batch)
         found = _outputs(student, batch)
-        return distillation_loss(found, expected, batch, ready.task.head, weights)
+        return distillation_loss(found, expected, batch, ready.task.head, **weights)
 
     def logits(batch: Batch) -> Tensor:
         return _outputs(student, batch).logits

@@ -60,8 +60,13 @@ def finetune_on(
             nn.init.normal_(dense.weight, std=model.config.initializer_range)
             nn.init.zeros_(dense.bias)
 
+        bf16 = ready.dtype != torch.float32
+
         def logits(batch: Batch) -> Tensor:
-            return _logits(model, batch, ready.dtype)
+            with torch.autocast(batch.ids.device.type, ready.dtype, enabled=bf16):
+                told = {"attention_mask": batch.mask.long(), "token_type_ids": batch.segments}
+                output: Tensor = model(batch.ids, **told).logits
+            return output.float()
 
         def loss(batch: Batch) -> Tensor:
             return ready.task.head.label_loss(logits(batch), batch.targets)
@@ -70,14 +75,6 @@ def finetune_on(
         with ready.output() as folder:
             weights = _write_model(folder, model, ready)
             return ready.write_report(folder, weights, [result], teacher=None, packed=None)
-
-
-def _logits(model: BertForSequenceClassification, batch: Batch, dtype: torch.dtype) -> Tensor:
-    with torch.autocast(batch.ids.device.type, dtype, enabled=dtype != torch.float32):
-        output: Tensor = model(
-            batch.ids, attention_mask=batch.mask.long(), token_type_ids=batch.segments
-        ).logits
-    return output.float()
 
 
 def _write_model(folder: Path, model: BertForSequenceClassification, ready: Session) -> Path:

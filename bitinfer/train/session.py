@@ -19,7 +19,6 @@ from bitinfer.data.tables import LabelledTexts
 from bitinfer.diagnostics import cpu_name, package_version
 from bitinfer.errors import InputError, quote
 from bitinfer.files import locked_folder, new_folder
-from bitinfer.heads.classify import class_indices
 from bitinfer.kinds import check_int, shows_progress
 from bitinfer.runtime.text import MIN_LENGTH
 from bitinfer.train.data import (
@@ -252,12 +251,6 @@ def _task(train: Table, options: Options, model: Folder) -> Task:
     labels, outputs = options.labels, model.config.labels
     if labels is None and model.names is not None and outputs > 1 and not options.regression:
         labels = model.names
-        try:
-            class_indices(train.rows.labels, labels, source=train.source)
-        except InputError as error:
-            raise InputError(
-                f"{error}, as {model.path} has it (labels: other names, in the same order)"
-            ) from None
     task = task_of(train.rows, labels=labels, regression=options.regression)
     if task.outputs != outputs:
         found = "a number" if options.regression else f"labels {quote(list(task.labels))}"
