@@ -88,6 +88,18 @@ def test_metrics() -> None:
     assert ACCURACY.text(0.8211, ACCURACY.standard_error(0.8211, 872)) == "82.1 ± 1.3 %"
     assert PEARSON.standard_error(0.5, 1) is None
     assert PEARSON.text(math.nan) == "undefined"
+    assert ACCURACY.text(1.0, 0.0) == "100.0 ± 0.0 %"
+    assert (PEARSON.text(0.8216, 0.0123), PEARSON.text(-0.5)) == ("0.822 ± 0.012", "-0.500")
+    for metric, value, count, error in (
+        (ACCURACY, 0.5, 100, 0.05),
+        (ACCURACY, 1.0, 10, 0.0),
+        (ACCURACY, 0.5, 0, None),
+        (ACCURACY, math.nan, 10, None),
+        (PEARSON, 0.6, 17, 0.16),
+        (PEARSON, -0.6, 17, 0.16),
+        (PEARSON, math.nan, 9, None),
+    ):
+        assert metric.standard_error(value, count) == pytest.approx(error)
 
 
 def test_heads_import_no_torch() -> None:

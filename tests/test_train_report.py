@@ -21,7 +21,6 @@ from bitinfer.train.options import check_installed
 from bitinfer.train.pages import model_card, recipe, write_pages
 from bitinfer.train.plot import as_svg
 from bitinfer.train.report import (
-    METRICS,
     Parity,
     TrainingReport,
     read_report,
@@ -146,23 +145,6 @@ def test_no_report(tmp_path: Path) -> None:
         read_report(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("metric", "value", "count", "expected"),
-    [
-        ("accuracy", 0.5, 100, 0.05),
-        ("accuracy", 1.0, 10, 0.0),
-        ("accuracy", 0.5, 0, None),
-        ("accuracy", NAN, 10, None),
-        ("pearson", 0.6, 17, 0.16),
-        ("pearson", -0.6, 17, 0.16),
-        ("pearson", 0.6, 1, None),
-        ("pearson", NAN, 9, None),
-    ],
-)
-def test_standard_error(metric: str, value: float, count: int, expected: float | None) -> None:
-    assert METRICS[metric].standard_error(value, count) == pytest.approx(expected)
-
-
 # ---- the table
 
 
@@ -224,20 +206,6 @@ def test_names_do_not_break_the_markdown() -> None:
     assert code("a|b\nc") == "`a\\|b c`"
     assert code("a`b``c") == "``` a`b``c ```"
     assert fence("```", "") == "````\n```\n````"
-
-
-@pytest.mark.parametrize(
-    ("metric", "value", "error", "expected"),
-    [
-        ("accuracy", 0.8216, 0.013, "82.2 ± 1.3 %"),
-        ("accuracy", 1.0, 0.0, "100.0 ± 0.0 %"),
-        ("pearson", 0.8216, 0.0123, "0.822 ± 0.012"),
-        ("pearson", -0.5, None, "-0.500"),
-        ("pearson", NAN, None, "undefined"),
-    ],
-)
-def test_metrics_as_text(metric: str, value: float, error: float | None, expected: str) -> None:
-    assert METRICS[metric].text(value, error) == expected
 
 
 def test_recipe_of_labels_that_no_command_can_name() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,12 +81,12 @@ def distill(options: DistillOptions) -> TrainingReport:
         >>> load("mine").predict("bread and butter").label in report.labels
         True
     """
-    with reserved(options) as partial:
+    with reserved(options) as place:
         folder = open_folder(options.teacher)
         tables = read_tables(options)
         if not has_head(folder):
             folder = _fine_tuned(folder, tables, options)
-        with session(folder, options, tables, partial) as ready:
+        with session(folder, options, tables, place) as ready:
             model = read_bert(folder, outputs=ready.task.outputs, head=True)
             taught = _teacher_result(model, ready)
             teacher = as_student(model, dtype=ready.dtype).to(ready.device)
@@ -136,10 +137,8 @@ def _train_student(
         found = _outputs(student, batch)
         return distillation_loss(found, expected, batch, ready.task.head, **weights)
 
-    def logits(batch: Batch) -> Tensor:
-        return _outputs(student, batch).logits
-
-    return ready.stage(student, str(student.bits), budget, loss, logits)
+    measure = partial(ready.measure, lambda batch: _outputs(student, batch).logits)
+    return ready.stage(student, loss, measure, name=str(student.bits), budget=budget)
 
 
 def _begin_steps(student: Student, teacher: Student, ready: Session) -> None:
@@ -180,8 +179,8 @@ def _fine_tuned(encoder: Folder, tables: dict[str, Table], options: DistillOptio
     if options.resume and path.exists():
         _check_made_so(path, settings_of(how, labelled, encoder))
     else:
-        with reserved(how) as partial:
-            finetune_on(encoder, labelled, how, partial)
+        with reserved(how) as place:
+            finetune_on(encoder, labelled, how, place)
     return open_folder(path)
 
 

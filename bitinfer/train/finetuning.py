@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,16 +44,16 @@ def finetune(options: FinetuneOptions) -> TrainingReport:
         >>> report = finetune("toy/encoder", "toy/train.tsv", "toy/dev.tsv", "teacher", steps=9)
         >>> print(report.table())
     """
-    with reserved(options) as partial:
+    with reserved(options) as place:
         folder = open_folder(options.encoder)
-        return finetune_on(folder, read_tables(options), options, partial)
+        return finetune_on(folder, read_tables(options), options, place)
 
 
 def finetune_on(
-    encoder: Folder, tables: dict[str, Table], options: FinetuneOptions, partial: Path
+    encoder: Folder, tables: dict[str, Table], options: FinetuneOptions, place: Path
 ) -> TrainingReport:
     """The same with what has been read, in a place that is `reserved`."""
-    with session(encoder, options, tables, partial) as ready:
+    with session(encoder, options, tables, place) as ready:
         model = read_bert(encoder, outputs=ready.task.outputs, head=False, dropout=options.dropout)
         model = model.to(ready.device)
         if options.reinitialize_pooler:
@@ -71,7 +72,8 @@ def finetune_on(
         def loss(batch: Batch) -> Tensor:
             return ready.task.head.label_loss(logits(batch), batch.targets)
 
-        result = ready.stage(model, _BITS, options.budget, loss, logits)
+        measure = partial(ready.measure, logits)
+        result = ready.stage(model, loss, measure, name=_BITS, budget=options.budget)
         with ready.output() as folder:
             weights = _write_model(folder, model, ready)
             return ready.write_report(folder, weights, [result], teacher=None, packed=None)

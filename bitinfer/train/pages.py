@@ -66,9 +66,8 @@ def model_card(
 
     Args:
         report: of the run that made the model.
-        name: what to call the model.
-        licence: of the model, in the user's words.
-        terms: under which the data and the teacher were had, in the user's words.
+        name, licence, terms: of the model, its licence, and the terms under which the data and the
+            teacher were had, in the user's words.
         limits: sentences to add to those that hold for every such model.
         origin: paragraphs to put before the recipe, such as where the teacher came from.
         tests: paragraphs on what was measured on other rows than those of dev.

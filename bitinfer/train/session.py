@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from bitinfer.train.data import (
     tokenize,
 )
 from bitinfer.train.loop import LoopOptions, train
-from bitinfer.train.options import Budget, DistillOptions, Options, check_installed, names_of
+from bitinfer.train.options import DistillOptions, Options, check_installed, names_of
 from bitinfer.train.pages import write_pages
 from bitinfer.train.report import Architecture, DataFile, StageResult, TrainingReport
 from bitinfer.train.run import Run, check_folder, write_log
@@ -51,7 +52,7 @@ class Session:
             are.
         options: of the call.
         tables: as `read_tables` has them.
-        partial: for what is needed to go on, as `reserved` has it.
+        place: for what is needed to go on, as `reserved` has it.
 
     Attributes:
         max_length: tokens a text is cut to.
@@ -66,7 +67,7 @@ class Session:
     """
 
     def __init__(
-        self, folder: Folder, options: Options, tables: dict[str, Table], partial: Path
+        self, folder: Folder, options: Options, tables: dict[str, Table], place: Path
     ) -> None:
         self.folder, self.options, self.tables = folder, options, tables
         self.started, self.began = datetime.now(timezone.utc).astimezone(), time.monotonic()
@@ -80,7 +81,7 @@ class Session:
             rows = LabelledTexts(rows.texts + tables["unlabelled"].rows.texts, rows.labels)
         self.train = self._tokenized(rows, tables["train"].source)
         self.dev = self._tokenized(tables["dev"].rows, tables["dev"].source)
-        self.run = Run(partial, settings_of(options, tables, folder))
+        self.run = Run(place, settings_of(options, tables, folder))
 
     def _tokenized(self, rows: LabelledTexts, source: str) -> Dataset:
         return tokenize(rows, self.task, self.folder.tokenizer(), self.max_length, name=source)
@@ -97,26 +98,11 @@ class Session:
         given["batch_size"] = self.options.plain()["batch_size"] or len(self.train)
         return LoopOptions(**given)
 
-    def stage(
-        self,
-        model: torch.nn.Module,
-        name: str,
-        budget: Budget,
-        loss: Callable[[Batch], Tensor],
-        logits: Callable[[Batch], Tensor],
-    ) -> StageResult:
-        """Train a model in place, as `train` does, measured on dev by its logits."""
-        return train(
-            model,
-            loss,
-            lambda: self.measure(logits),
-            self.train,
-            name=name,
-            budget=budget,
-            options=self.loop,
-            run=self.run,
-            show_progress_bar=self.show_progress_bar,
-        )
+    @property
+    def stage(self) -> partial[StageResult]:
+        """What trains a model: `bitinfer.train.loop.train` of all that the session knows."""
+        how: dict[str, Any] = {"data": self.train, "options": self.loop, "run": self.run}
+        return partial(train, **how, show_progress_bar=self.show_progress_bar)
 
     def measure(self, logits: Callable[[Batch], Tensor]) -> float:
         """The metric of a model on dev."""
@@ -187,19 +173,19 @@ def reserved(options: Options) -> Iterator[Path]:
         check_installed("matplotlib")
     output = Path(options.output)
     _check_output(output)
-    partial = output.with_name(f"{output.name}.partial")
-    with locked_folder(partial):
+    place = output.with_name(f"{output.name}.partial")
+    with locked_folder(place):
         _check_output(output)  # who had the lock before may have made it
-        check_folder(partial, resume=options.resume)
-        yield partial
+        check_folder(place, resume=options.resume)
+        yield place
 
 
 @contextlib.contextmanager
 def session(
-    folder: Folder, options: Options, tables: dict[str, Table], partial: Path
+    folder: Folder, options: Options, tables: dict[str, Table], place: Path
 ) -> Iterator[Session]:
     """A `Session`, in which PyTorch has the threads and the seed of the options."""
-    ready, threads = Session(folder, options, tables, partial), torch.get_num_threads()
+    ready, threads = Session(folder, options, tables, place), torch.get_num_threads()
     torch.set_num_threads(options.threads or threads)
     try:
         with torch.random.fork_rng():

@@ -204,17 +204,12 @@ def _load(folder: Folder, **options: Any) -> tuple[BertForSequenceClassification
 
 def as_student(model: BertForSequenceClassification, *, dtype: torch.dtype) -> Student:
     """The same network as ours with 32 bits; ``dtype`` is that of the factors of its products."""
-    settings = model.config
-    config = Config(
-        **read_sizes(settings.to_dict()), labels=settings.num_labels, head="classification"
-    )
-    bits = Bits(FLOAT, FLOAT, FLOAT)
+    settings, bits = model.config, Bits(FLOAT, FLOAT, FLOAT)
+    sizes = read_sizes(settings.to_dict())
+    config = Config(**sizes, labels=settings.num_labels, head="classification")
     student = Student(config, bits, dtype=dtype, epsilon=settings.layer_norm_eps)
     # What ours has and BERT has not are shifts, which are 0, and steps.
-    own = student.state_dict()
-    student.load_state_dict(
-        own | {key: value for key, value in model.state_dict().items() if key in own}
-    )
+    student.load_state_dict(model.state_dict(), strict=False)
     return student
 
 
