@@ -150,13 +150,11 @@ def task_of(train: LabelledTexts, *, labels: Sequence[str] | None, regression: b
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """n examples, tokenized.
+    """n examples, tokenized, one after the other.
 
     Attributes:
-        tokens: of all examples, one after the other.
         targets: int64 [n] class of each example, or float32 [n] for a regression; ``no_target`` of
             the head where it is not known.
-        task: what the targets mean.
     """
 
     tokens: TokenBatch

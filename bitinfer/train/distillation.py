@@ -57,8 +57,7 @@ def distill(options: DistillOptions) -> TrainingReport:
     (``pytorch_model.bin``, ``config.json``, ``vocab.txt``), a report and a model card.  Until it is
     complete, what is needed to go on is in a folder beside it, whose name ends in ``.partial``.
 
-    A table is a path, or rows as `bitinfer.data.tables.read_rows` takes them: ``(text, label)``, or
-    dicts by column, as a ``datasets.Dataset`` gives them.
+    A table is a path, or rows as `bitinfer.data.tables.read_rows` takes them.
 
     Args:
         {options}
@@ -98,15 +97,7 @@ def distill(options: DistillOptions) -> TrainingReport:
 
 
 def train_stages(teacher: Student, ready: Session) -> tuple[Student, list[StageResult]]:
-    """Train every student, taught by the one before it.
-
-    Args:
-        teacher: of the first student, which begins with its weights.
-        ready: of a distillation.
-
-    Returns:
-        The last student and the results of all.
-    """
+    """Train every student, taught by the one before it: the last one, and the results of all."""
     options, run = cast(DistillOptions, ready.options), ready.run
     activation: Any = options.activation
     config, begun = teacher.config._replace(activation=activation), len(run.results)
@@ -185,12 +176,7 @@ def _fine_tuned(encoder: Folder, tables: dict[str, Table], options: DistillOptio
 
 
 def _check_made_so(teacher: Path, settings: dict[str, Any]) -> None:
-    """Whether `finetune` made a teacher by these settings.
-
-    Raises:
-        InputError: it did not.
-        FormatError: its report is damaged.
-    """
+    """Raises an InputError unless `finetune` made a teacher by these settings."""
     expected = "expected a teacher that finetune made (delete it, or choose another output)"
     try:
         report = read_report(teacher)

@@ -27,8 +27,7 @@ def finetune(options: FinetuneOptions) -> TrainingReport:
     """Train a float classifier, or a regression, that `distill` can take as its teacher.
 
     The output is a folder in the form of Hugging Face, with a report and a model card.  A table is
-    a path, or its rows: ``(text, label)`` or ``(text, second text, label)``, or dicts by the names
-    of the columns, as a `datasets.Dataset` gives them.
+    a path, or rows as `bitinfer.data.tables.read_rows` takes them.
 
     Args:
         {options}

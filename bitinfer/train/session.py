@@ -47,19 +47,13 @@ _EVALUATION_BATCH = 64
 class Session:
     """Everything that a training reads, and where it computes.
 
-    Args:
-        folder: the model to begin with, whose classifier decides what the classes of a distillation
-            are.
-        options: of the call.
-        tables: as `read_tables` has them.
-        place: for what is needed to go on, as `reserved` has it.
+    The model to begin with is in a folder; its classifier decides what the classes of a
+    distillation are.
 
     Attributes:
-        max_length: tokens a text is cut to.
         task, train, dev: what is learned, from what (texts without labels too), measured on what.
-        device: a GPU if torch sees one.
         dtype: of the factors of matrix products.
-        run: keeps what is needed to go on.
+        run: keeps in a place, as `reserved` has it, what is needed to go on.
 
     Raises:
         InputError: a table or option is not as expected, or what is needed to go on is damaged or
@@ -211,11 +205,7 @@ def settings_of(options: Options, tables: dict[str, Table], folder: Folder) -> d
 
 @torch.no_grad()
 def measure(logits: Callable[[Batch], Tensor], data: Dataset, device: torch.device) -> float:
-    """Accuracy in 0..1, or the correlation of a regression with its targets, nan for constants.
-
-    Args:
-        logits: of a batch on the device, [B, outputs].
-    """
+    """The metric of logits [B, outputs] of each batch on the device; nan where it is undefined."""
     outputs = torch.empty(len(data), data.task.outputs)
     for indices in evaluation_batches(data.lengths, _EVALUATION_BATCH):
         outputs[torch.from_numpy(indices)] = logits(collate(data, indices).to(device)).float().cpu()

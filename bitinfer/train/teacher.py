@@ -66,11 +66,7 @@ class Folder:
 
     @cached_property
     def sha256(self) -> str:
-        """Of all that decides what is learned from it: weights, configuration, tokens.
-
-        Raises:
-            ConversionError: the weights cannot be read.
-        """
+        """Of all that decides what is learned from it: weights, configuration, tokens."""
         model, found = _probe(self)
         parts = [self.settings, self.vocab, self.lowercase]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
@@ -130,11 +126,7 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
 
 
 def has_head(folder: Folder) -> bool:
-    """Whether the folder holds a classifier, and not an encoder alone.
-
-    Raises:
-        ConversionError: its weights cannot be read.
-    """
+    """Whether the folder holds a classifier, and not an encoder alone."""
     _, found = _probe(folder)
     return not {*_HEAD} & {*found["missing_keys"]}
 
