@@ -121,7 +121,7 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
             tokenizer["do_lower_case"] = settings["do_lower_case"]
         text = "\n".join(vocab)
         return Folder(folder, settings, config, names, text, _lowercase(tokenizer))
-    except ConversionError as error:
+    except (ConversionError, InputError) as error:
         raise ConversionError(f"{folder}: {error}") from None
 
 
