@@ -211,13 +211,7 @@ def test_the_content_of_a_folder_decides(
     assert bitinfer.load(checkpoint).labels == bitinfer.load(packed).labels
     # A name is not enough.
     float_weights = (toy.teacher / "model.safetensors").read_bytes()
-    for content in (
-        float_weights,
-        b"",
-        b"no",
-        b"\xff" * 100,
-        (32).to_bytes(8, "little") + b"{" * 32,
-    ):
+    for content in (float_weights, b"\xff" * 100, (32).to_bytes(8, "little") + b"{" * 32):
         (checkpoint / "packed.safetensors").write_bytes(content)
         assert find_model(checkpoint).path == str(checkpoint)
     (checkpoint / "packed.safetensors").unlink()

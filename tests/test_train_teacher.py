@@ -378,16 +378,12 @@ def test_wrong_tokenizers_in_one_file(folder: Path, content: Any, message: str) 
     assert str(error.value).startswith(f"{folder}: {message}")
 
 
+# What else can be wrong with these files, the tests of checkpoints say: one reader reads them.
 FILES = [
     ("config.json", None, "config: cannot read 'config.json': "),
     ("config.json", b"{", "config.json: not JSON: "),
-    ("config.json", b"[1]", "config.json: found a list, expected a JSON object"),
-    ("config.json", b"\xff", "config: cannot read 'config.json': 'utf-8' codec"),
-    ("config.json", b"[" * 100_000, "config.json: not JSON: "),
-    ("vocab.txt", None, "vocab: cannot read 'vocab.txt': "),
     ("vocab.txt", b"\xff", "vocab: cannot read 'vocab.txt': 'utf-8' codec"),
     ("vocab.txt", b"", "vocab: found '' as token 0, expected a word"),
-    ("vocab.txt", b"a\nb\na\n", "vocab: found 'a' twice, again as token 2"),
     ("vocab.txt", b"a\nb\n", "vocab: missing [PAD], [UNK], [CLS], [SEP]"),
     ("tokenizer_config.json", b"x", "tokenizer_config.json: not JSON: "),
 ]
