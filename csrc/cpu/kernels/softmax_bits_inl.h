@@ -118,60 +118,73 @@ void probability_bits(const ScoreRows& scores, const ExpTable& table, double hal
 }
 
 // Codes of one row's terms.
-struct TermCodes {
-  const ExpTable& table;
-  const Quantizer& quantizer;
-  double inverse_total;
+class TermCodes {
+ public:
+  static constexpr int kMostLevels = (1 << kMostPlanes) - 1;
 
-  double value(int64_t t) const { return table.value[t] * inverse_total; }
+  TermCodes(const ExpTable& table, const Quantizer& quantizer, uint64_t sum)
+      : table_(table),
+        quantizer_(quantizer),
+        total_(static_cast<double>(sum) * table.unit),
+        inverse_total_(1.0 / total_) {}
 
-  // How many terms have at least this code: the first ones, because the table falls and rounding
-  // keeps the order. The search is by values alone, which may miss by the rounding of the limit;
-  // the codes themselves put that right.
-  int64_t count_from(int32_t code) const {
-    int64_t count = search(quantizer.offset + (code - 0.5) / quantizer.inverse_step);
-    while (count > 0 && code_of<OneDouble>(value(count - 1), quantizer) < code) --count;
-    while (count < table.size && code_of<OneDouble>(value(count), quantizer) >= code) ++count;
-    return count;
+  // How many terms have at least code low + 1, low + 2 and so on, for all codes there are: the
+  // first ones, because the table falls and rounding keeps the order.
+  int count(int64_t* counts) const {
+    const int levels = static_cast<int>(code(0)) - quantizer_.low;
+    search(levels, counts);
+    for (int k = 0; k < levels; ++k) {
+      // The search is by values alone, which may miss by the rounding of the limit.
+      int64_t& end = counts[k];
+      while (end > 0 && code(end - 1) <= quantizer_.low + k) --end;
+      while (end < table_.size && code(end) > quantizer_.low + k) ++end;
+    }
+    return levels;
   }
 
  private:
-  // How many terms are above the limit, without a branch that depends on it.
-  int64_t search(double limit) const {
-    const double* first = table.value;
-    for (int64_t left = table.size; left > 1;) {
-      const int64_t half = left / 2;
-      first += first[half - 1] * inverse_total > limit ? half : 0;
-      left -= half;
-    }
-    return first - table.value + (*first * inverse_total > limit);
+  double code(int64_t t) const {
+    return code_of<OneDouble>(table_.value[t] * inverse_total_, quantizer_);
   }
+
+  // Terms above the middle between two codes: without a branch that depends on it, and for all
+  // codes at a time, because the steps of one search wait for one another.
+  void search(int levels, int64_t* counts) const {
+    const double step = 1.0 / quantizer_.inverse_step;
+    double limits[kMostLevels];
+    const double* first[kMostLevels];
+    for (int k = 0; k < levels; ++k) {
+      limits[k] = (quantizer_.offset + (quantizer_.low + k + 0.5) * step) * total_;
+      first[k] = table_.value;
+    }
+    for (int64_t left = table_.size, half; left > 1; left -= half) {
+      half = left / 2;
+      for (int k = 0; k < levels; ++k) first[k] += first[k][half - 1] > limits[k] ? half : 0;
+    }
+    for (int k = 0; k < levels; ++k) counts[k] = first[k] - table_.value + (*first[k] > limits[k]);
+  }
+
+  const ExpTable& table_;
+  const Quantizer& quantizer_;
+  double total_, inverse_total_;
 };
 
 template <class V>
 void probability_codes(const ScoreRows& scores, const ExpTable& table, const Quantizer& quantizer,
                        const PlaneRows& to) {
-  constexpr int kMostLevels = (1 << kMostPlanes) - 1;
   const int64_t words = (scores.keys + 63) / 64;
   for_each_block<V>(scores, table, [&](const RowBlock& block) BITINFER_INLINE {
     for (int64_t r = 0; r < block.rows; ++r) {
-      const TermCodes terms{table, quantizer,
-                            1.0 / (static_cast<double>(block.sums[r]) * table.unit)};
-      // Keys nearer than limits[k] have a code above low + k. Few rows reach the highest codes.
-      uint16_t limits[kMostLevels];
-      int levels = 0;
-      for (; levels < quantizer.high - quantizer.low; ++levels) {
-        const int64_t count = terms.count_from(quantizer.low + levels + 1);
-        if (count == 0) break;
-        limits[levels] = distance_limit(block.nearest[r], count);
-      }
+      int64_t counts[TermCodes::kMostLevels];
+      const int levels = TermCodes(table, quantizer, block.sums[r]).count(counts);
       const uint16_t* distances = block.distances(scores, r);
       uint64_t* bits = to.bits + (block.first + r) * to.stride;
       uint64_t running[kMostPlanes] = {};
       for (int64_t w = 0; w < words; ++w) {
         uint64_t planes[kMostPlanes] = {};
         for (int k = 0; k < levels; ++k) {
-          const uint64_t nearer = V::less_u16(distances + w * 64, limits[k]);
+          const uint16_t limit = distance_limit(block.nearest[r], counts[k]);
+          const uint64_t nearer = V::less_u16(distances + w * 64, limit);
           const uint64_t toggled = static_cast<uint64_t>(k ^ (k + 1));
           unroll<kMostPlanes>(
               [&](auto j) BITINFER_INLINE { planes[j] ^= (toggled >> j & 1) != 0 ? nearer : 0; });
