@@ -40,8 +40,8 @@ void transpose_32x32(uint32_t* words) {
   swap_bits<1>(words, 0x55555555);
 }
 
-// The sum of the codes of a row of running words.
-int32_t sum_of_codes(const CodeRows& rows, const LeftCodes& left, int64_t row) {
+// The sum of c_j plane_j of a row of running words.
+int32_t sum_of_planes(const CodeRows& rows, const LeftCodes& left, int64_t row) {
   int64_t sum = 0;
   for (int j = 0; j < left.planes; ++j) {
     const uint64_t* words = rows.plane(j, row);
@@ -83,12 +83,12 @@ void HeadColumns::shape(int64_t count, int64_t depth, const Codes& codes) {
   }
 }
 
-Panels HeadColumns::panels(const LeftCodes& left) const {
+Panels HeadColumns::panels() const {
   Panels panels = half_panels(0);
   if (!has_halves()) return panels;
   panels.others = others_.data();
   panels.halves = codes_.planes;
-  for (int h = 0; h < codes_.planes; ++h) panels.coefficient[h] = codes_.c[h] * left.factor;
+  for (int h = 0; h < codes_.planes; ++h) panels.coefficient[h] = codes_.c[h];
   return panels;
 }
 
@@ -107,7 +107,8 @@ const int32_t* HeadColumns::constants(const LeftCodes& left) {
   for (int64_t n = 0; n < count_; ++n) {
     int32_t sum = 0;
     for (int h = 0; h < codes_.planes; ++h) {
-      sum += (has_halves() ? codes_.c[h] : 1) * left.constant(ones(h)[n], depth_);
+      const int64_t counted = left.depends_on_ones() ? ones(h)[n] : 0;
+      sum += (has_halves() ? codes_.c[h] : 1) * left.constant(counted, depth_);
     }
     constants_[n] = sum;
   }
@@ -295,7 +296,7 @@ class HeadAttention {
     if (attention_.boundaries) {
       scratch_.context_limits.reserve(head_size_, *attention_.boundaries);
       scratch_.context_limits.set(*attention_.boundaries, offset_, probs_left_, constants,
-                                  head_size_, scratch_.values.panels(probs_left_));
+                                  head_size_, scratch_.values.panels());
       return;
     }
     // Where codes of probabilities begin at their minimum, each adds it times the sum of its
@@ -320,9 +321,10 @@ class HeadAttention {
     const int64_t stride = round_up(span_.keys, kWordBits);
     const Rows rows = left_rows(scratch_.query, query_left_, scratch_.keys, count);
     kernels_.store_distances(
-        rows, scratch_.keys.panels(query_left_),
+        rows, scratch_.keys.panels(),
         {scratch_.distances.data(), stride,
-         has_distance_constants() ? scratch_.distance_constants.data() : nullptr});
+         has_distance_constants() ? scratch_.distance_constants.data() : nullptr,
+         query_left_.factor == 2 && has_distance_constants()});
     return {scratch_.distances.data(), stride, count, span_.keys};
   }
 
@@ -330,11 +332,11 @@ class HeadAttention {
   Rows left_rows(const CodeRows& codes, const LeftCodes& left, const HeadColumns& right,
                  int64_t count) {
     Rows rows = codes.operand(left, 0, count);
-    const int32_t per_row = right.added_per_row();
-    if (per_row == 0) return rows;
-    const int32_t depth = static_cast<int32_t>(left.c0 * head_size_);  // unsigned codes have c0 = 0
+    const int32_t constant = right.twice_constant();
+    if (constant == 0) return rows;
+    const int32_t lowest = static_cast<int32_t>(left.c0 * right.depth());
     for (int64_t i = 0; i < count; ++i) {
-      scratch_.added[i] = -per_row * (depth + sum_of_codes(codes, left, i));
+      scratch_.added[i] = -constant * (lowest + sum_of_planes(codes, left, i));
     }
     rows.added = scratch_.added.data();
     return rows;
@@ -354,7 +356,7 @@ class HeadAttention {
 
   void code_context(int64_t first, int64_t count) {
     const Rows rows = left_rows(scratch_.probs, probs_left_, scratch_.values, count);
-    const Panels panels = scratch_.values.panels(probs_left_);
+    const Panels panels = scratch_.values.panels();
     CodeRows& context = scratch_.context;
     if (attention_.boundaries) {
       kernels_.pack_codes(rows, panels,
@@ -417,6 +419,7 @@ void attend(const AttentionCall& call, const AttentionSpan& span, double least, 
 
 double least_probability(const AttentionCall& call, const AttentionSpan& span) {
   double least = std::numeric_limits<double>::infinity();
+  if (span.query_begin >= span.query_end) return least;
   for (int64_t head = 0; head < call.config.heads; ++head) {
     least = std::min(least, HeadAttention(call, span, head).least());
   }

@@ -19,15 +19,16 @@ class HeadColumns {
 
   uint32_t* half(int h) { return words_.data() + h * half_words_; }
   int32_t* ones(int h) { return ones_.data() + h * padded_; }
-  // With coefficients that leave the factor of the left codes in where there are several halves.
-  Panels panels(const LeftCodes& left) const;
+  Panels panels() const;
   Panels half_panels(int h) const;
-  // A of every column; reads the ones of halves only where A depends on them.
+  // A of every column, of all halves together. The ones of halves count only where A depends on
+  // them.
   const int32_t* constants(const LeftCodes& left);
-  // The value of codes is c0 + sum c_j / 2 more than that of their halves: the sum of the left row
-  // counts so often in 2 S.
-  int32_t added_per_row() const { return codes_.planes > 1 ? 2 * codes_.c0 + codes_.sum() : 0; }
+  // Codes are the sum of their halves and a constant, c0 + sum c_j / 2, which multiplies the sum of
+  // the left row.
+  int32_t twice_constant() const { return has_halves() ? 2 * codes_.c0 + codes_.sum() : 0; }
   bool has_halves() const { return codes_.planes > 1; }
+  int64_t depth() const { return depth_; }
   int64_t padded() const { return padded_; }
   size_t bytes() const;
 

@@ -47,10 +47,6 @@ PreparedLinear prepare(const Linear& linear, const PointCodes& point, const Code
   const int64_t rows = linear.weight.rows;
   Columns columns(linear.weight);
   Product product = prepare_product(columns, input, boundaries);
-  std::optional<Product> with_zeros;
-  if (point.are_signs() && input.planes == 1) {
-    with_zeros = prepare_product(columns, signs_with_zeros(), boundaries);
-  }
   AlignedBuffer<double> scale(static_cast<size_t>(rows));
   for (int64_t n = 0; n < rows; ++n) scale[n] = linear.step * linear.scale[n];
   AlignedBuffer<double> of_ones;
@@ -60,14 +56,18 @@ PreparedLinear prepare(const Linear& linear, const PointCodes& point, const Code
       of_ones[n] = linear.scale[n] * static_cast<double>(columns.row_sum(n));
     }
   }
-  return {std::move(columns), InputCodes(point, linear), std::move(product), std::move(with_zeros),
+  return {std::move(columns), InputCodes(point, linear), std::move(product), std::nullopt,
           std::move(scale),   widen(linear.bias, rows),  std::move(of_ones)};
 }
 
 // A linear that reads states.
 PreparedLinear prepare(const Linear& linear, const PointCodes& point,
                        const Boundaries* boundaries) {
-  return prepare(linear, point, point.codes(), boundaries);
+  PreparedLinear prepared = prepare(linear, point, point.codes(), boundaries);
+  if (point.are_signs()) {
+    prepared.with_zeros = prepare_product(prepared.columns, signs_with_zeros(), boundaries);
+  }
+  return prepared;
 }
 
 const Boundaries* pointer(const std::optional<Boundaries>& boundaries) {

@@ -6,22 +6,6 @@
 namespace bitinfer {
 namespace {
 
-// visit(rows, planes) for all rows of codes of a layer; `buffers` may be const.
-template <class Buffers, class Visit>
-void for_each_code_rows(Buffers& buffers, const PreparedLayer& layer, const Visit& visit) {
-  const PreparedAttention& attention = layer.attention;
-  visit(buffers.query_in, layer.query.input.planes());
-  visit(buffers.key_in, layer.key.input.planes());
-  visit(buffers.value_in, layer.value.input.planes());
-  visit(buffers.intermediate_in, layer.intermediate.input.planes());
-  visit(buffers.query, attention.query.planes);
-  visit(buffers.context, attention.context.planes);
-  for (int64_t i = 0; i < kKeyValueBuffers; ++i) {
-    visit(buffers.key[i], attention.key.planes);
-    visit(buffers.value[i], attention.value.planes);
-  }
-}
-
 int64_t tokens_of(const Batch& batch, const Group& group) {
   return batch.offsets[group.last_sequence] - batch.offsets[group.first_sequence];
 }
@@ -46,9 +30,20 @@ void GroupBuffers::reserve(const PreparedModel& model, int64_t tokens, int64_t s
   const Config& config = model.config;
   hidden.reserve(static_cast<size_t>(tokens * config.hidden));
   for (const PreparedLayer& layer : model.layers) {
-    for_each_code_rows(*this, layer, [&](CodeRows& rows, int planes) {
+    const PreparedAttention& attention = layer.attention;
+    const auto as_wide_as_states = [&](CodeRows& rows, int planes) {
       rows.reserve(tokens, config.hidden, planes);
-    });
+    };
+    as_wide_as_states(query_in, layer.query.input.planes());
+    as_wide_as_states(key_in, layer.key.input.planes());
+    as_wide_as_states(value_in, layer.value.input.planes());
+    as_wide_as_states(intermediate_in, layer.intermediate.input.planes());
+    as_wide_as_states(query, attention.query.planes);
+    as_wide_as_states(context, attention.context.planes);
+    for (int64_t i = 0; i < kKeyValueBuffers; ++i) {
+      as_wide_as_states(key[i], attention.key.planes);
+      as_wide_as_states(value[i], attention.value.planes);
+    }
     ffn.reserve(tokens, config.intermediate, layer.output.product.left.planes);
   }
   if (!model.needs_sequences()) return;

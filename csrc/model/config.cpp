@@ -32,9 +32,13 @@ void check_size(const char* name, int64_t value, int64_t most) {
 void check_codes(const Config& config) {
   for (int p = 0; p < kPointCount; ++p) {
     const bool is_signed = p != kProbs && p != kOutputIn;
-    if (config.codes[p].is_signed != is_signed) {
+    const PointCodes& codes = config.codes[p];
+    const bool can_be = codes.bits >= 1 && codes.bits <= kMostPlanes &&
+                        (!codes.from_min || (codes.bits > 1 && !is_signed));
+    if (codes.is_signed != is_signed || !can_be) {
       throw FormatError(std::string("codes of '") + kPointNames[p] + "': expected " +
-                        (is_signed ? "signed" : "unsigned") + " codes");
+                        (is_signed ? "signed" : "unsigned") + " codes of 1 to " +
+                        std::to_string(kMostPlanes) + " bits");
     }
   }
   // The sign of a value whose offset is known at run time only: nothing has it.

@@ -60,7 +60,7 @@ struct Embedding {
   LayerNorm norm;
 };
 
-// What follows the last layer: the pooler (unused where nothing reads it) and the head's matrix.
+// What follows the last layer: the pooler, whatever the head reads, and the head's matrix.
 struct Tail {
   Linear pooler;
   const float *weight, *bias;  // [outputs][hidden], [outputs]

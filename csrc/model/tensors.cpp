@@ -94,8 +94,12 @@ const int32_t* TensorReader::integers(const std::string& name, const std::vector
 std::vector<int32_t> TensorReader::levels(const std::string& name, int64_t columns, int64_t reach) {
   const Tensor& tensor = find(name);
   const bool is_short = tensor.dtype == DType::kInt16;
-  const int64_t rows = tensor.shape.size() == 2 ? tensor.shape[0] : 0;
-  take(name, is_short ? DType::kInt16 : DType::kInt32, {rows, columns});
+  if ((!is_short && tensor.dtype != DType::kInt32) || tensor.shape.size() != 2 ||
+      tensor.shape[1] != columns) {
+    fail(name, describe(tensor.dtype, tensor.shape),
+         "int16 or int32 [levels, " + std::to_string(columns) + "]");
+  }
+  const int64_t rows = tensor.shape[0];
   std::vector<int32_t> result(static_cast<size_t>(rows * columns));
   for (size_t i = 0; i < result.size(); ++i) {
     result[i] = is_short ? static_cast<const int16_t*>(tensor.data)[i]
@@ -130,7 +134,9 @@ BitMatrix TensorReader::matrix(const std::string& name, int64_t rows, int64_t de
   if (!has(rows_name) && !has(plane_name)) return result;
 
   const Tensor& listed = find(rows_name);
-  const int64_t count = listed.shape.size() == 1 ? listed.shape[0] : 0;
+  if (listed.shape.size() != 1)
+    fail(rows_name, describe(listed.dtype, listed.shape), "int32 [rows]");
+  const int64_t count = listed.shape[0];
   ZeroRows& zeros = result.zeros;
   zeros.rows = integers(rows_name, {count});
   if (count < 1) fail(rows_name, "no rows", "at least one, or no such tensor");

@@ -112,8 +112,8 @@ class RightOperand {
 
  private:
   static int64_t checked_depth(int64_t depth) {
-    if (depth >= 1 && depth <= (int64_t{1} << 30)) return depth;
-    throw std::invalid_argument("k: found " + std::to_string(depth) + ", expected 1 to 2^30");
+    if (depth >= 1 && depth <= (int64_t{1} << 28)) return depth;
+    throw std::invalid_argument("k: found " + std::to_string(depth) + ", expected 1 to 2^28");
   }
 
   Operand operand_;

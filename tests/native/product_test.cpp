@@ -180,7 +180,8 @@ void check_codes(const Kernels& kernels, const Product& product, int planes, int
 void check_distances(const Kernels& kernels, const Product& product, std::mt19937_64& random) {
   const int64_t cols = product.b.rows, stride = round_up(cols, kWordBits);
   const std::vector<int32_t> constants = random_constants(random, cols, 3000);
-  for (const bool has_constants : {false, true}) {
+  for (const int kind : {0, 1, 2}) {
+    const bool has_constants = kind > 0, doubled = kind == 2;
     std::vector<uint16_t> out(static_cast<size_t>(product.a.rows * stride), 7), expected;
     for (int64_t m = 0; m < product.a.rows; ++m) {
       for (int64_t n = 0; n < stride; ++n) {
@@ -188,14 +189,16 @@ void check_distances(const Kernels& kernels, const Product& product, std::mt1993
           expected.push_back(0xffff);
           continue;
         }
-        int32_t distance = product.t(m, n) + (has_constants ? constants[n] : 0);
+        int32_t distance = (doubled ? 2 : 1) * product.t(m, n);
+        if (has_constants) distance += constants[n];
         if (product.halved(n)) distance >>= 1;
         if (distance < 0 || distance > 0xffff) return;  // none of a score
         expected.push_back(static_cast<uint16_t>(distance));
       }
     }
-    kernels.store_distances(product.rows(), product.panels(),
-                            {out.data(), stride, has_constants ? constants.data() : nullptr});
+    kernels.store_distances(
+        product.rows(), product.panels(),
+        {out.data(), stride, has_constants ? constants.data() : nullptr, doubled});
     expect(out == expected, kernels, product.name(), "distances");
   }
 }
@@ -355,9 +358,13 @@ TEST(products_of_codes_are_products_of_values) {
                          {found.data(), cols, constants.data(), left.factor == 2});
       CHECK(found == sums);
       Planes packed(random, out.planes, rows, cols, Fill::kAllOnes);
-      kernels.pack_codes(operand, columns.panels(),
-                         {limits.flips(), packed.words.data(), packed.stride(),
-                          packed.plane_stride(), Words::kCodes});
+      const Words words = round % 2 == 0 ? Words::kCodes : Words::kRunning;
+      kernels.pack_codes(
+          operand, columns.panels(),
+          {limits.flips(), packed.words.data(), packed.stride(), packed.plane_stride(), words});
+      for (int64_t row = 0; words == Words::kRunning && row < out.planes * rows; ++row) {
+        to_codes(&packed.words[row * packed.stride()], packed.stride());
+      }
       const reference::Matrix values = decoded(packed, out);
       bool same = true;
       for (int64_t i = 0; i < rows * cols; ++i) {

@@ -90,7 +90,7 @@ void add_and_measure(const NormRows& rows, int64_t row, Moments* of_row) {
 }
 
 // 64 columns: what makes one word of bits in every row.
-struct Columns {
+struct WordOfColumns {
   const NormRows& rows;
   const Signs* signs;
   int64_t first, count;
@@ -101,7 +101,7 @@ struct Columns {
 // Normalizes kRows rows and puts their bits into words[row][sign]. True if some value has at most
 // the 24 significant bits of a float32: no other can equal a threshold, and hardly any has.
 template <class V, int kRows, int kSigns>
-BITINFER_INLINE inline bool normalize_whole(const Columns& columns, int64_t row,
+BITINFER_INLINE inline bool normalize_whole(const WordOfColumns& columns, int64_t row,
                                             const Moments* of_row, uint64_t (*words)[kMostSigns]) {
   // Copies: what is stored could change anything behind a reference.
   const double *weights = columns.rows.weight + columns.first,
@@ -138,7 +138,7 @@ BITINFER_INLINE inline bool normalize_whole(const Columns& columns, int64_t row,
 }
 
 template <int kRows, int kSigns>
-__attribute__((noinline)) void normalize_some(const Columns& columns, int64_t row,
+__attribute__((noinline)) void normalize_some(const WordOfColumns& columns, int64_t row,
                                               const Moments* of_row,
                                               uint64_t (*words)[kMostSigns]) {
   for (int r = 0; r < kRows; ++r) {
@@ -154,7 +154,7 @@ __attribute__((noinline)) void normalize_some(const Columns& columns, int64_t ro
   }
 }
 
-__attribute__((noinline)) bool meets_threshold(const Columns& columns, int64_t row,
+__attribute__((noinline)) bool meets_threshold(const WordOfColumns& columns, int64_t row,
                                                const double* threshold) {
   bool equal = false;
   for (int64_t j = 0; j < columns.count; ++j) {
@@ -164,7 +164,7 @@ __attribute__((noinline)) bool meets_threshold(const Columns& columns, int64_t r
 }
 
 template <class V, int kRows, int kSigns>
-BITINFER_INLINE inline void normalize_word(const Columns& columns, int64_t row,
+BITINFER_INLINE inline void normalize_word(const WordOfColumns& columns, int64_t row,
                                            const Moments* of_row, Signs* signs) {
   uint64_t words[kRows][kMostSigns] = {};
   bool may_equal = true;
@@ -197,7 +197,7 @@ void normalize_rows(const NormRows& rows, Signs* signs) {
     for (; row < end; ++row) add_and_measure<V, 1, kAdds>(rows, row, of_row + (row - begin));
     for (int64_t first = 0; first < rows.n; first += 64) {
       const int64_t left = rows.n - first;
-      const Columns columns{rows, signs, first, left < 64 ? left : 64};
+      const WordOfColumns columns{rows, signs, first, left < 64 ? left : 64};
       for (row = begin; row + 2 <= end; row += 2) {
         normalize_word<V, 2, kSigns>(columns, row, of_row + (row - begin), signs);
       }

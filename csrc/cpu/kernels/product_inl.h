@@ -4,7 +4,8 @@
 // V::Word holds 32-bit words of V::kLanes channels; V::kParts of them make a panel. V::Counter
 // counts the bits of up to V::kMaxCounts words, V::Sum has one int32 per channel. On AVX-512 a
 // counter is a sum and begin/end vanish; elsewhere counters are bytes (at most 8 more a word, so 31
-// words fit). Sums are exact up to K = 2^30.
+// words fit). T is exact while K times the sums of c_j and of d_h stays
+// below 2^31.
 //
 // Operands are running words (running_words.h): two steps are counted at once, by their carry.
 //
@@ -379,7 +380,7 @@ struct DistanceEpilogue {
     uint16_t* out = to.out + row * to.stride + first;
     unroll<kPanelCount * V::kParts>([&](auto p) BITINFER_INLINE {
       constexpr int col = p * V::kLanes;
-      typename V::Sum distance = parts[p];
+      typename V::Sum distance = to.doubled ? V::add(parts[p], parts[p]) : parts[p];
       if (to.constant != nullptr) {
         distance = V::add(distance, V::load_sums(to.constant + first + col));
       }

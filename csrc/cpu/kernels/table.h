@@ -102,12 +102,13 @@ struct PackCodes {
   Words words;  // kRunning for an operand of the next product
 };
 
-// Distances from the largest score there can be: (T + constant) >> (has several halves).
+// Distances from the largest score there can be: (constant + factor * T) >> (has several halves).
 // Columns from N to the end of the row hold 0xffff.
 struct StoreDistances {
   uint16_t* out;
   int64_t stride;           // a multiple of 64
   const int32_t* constant;  // of every column, padded to whole panels; null: 0
+  bool doubled;             // as in StoreSums
 };
 
 // exp(-t * scale) for t = 0 .. size-1, non-increasing, as doubles and as integers in units of
@@ -167,7 +168,7 @@ struct PlaneRows {
 };
 
 // Values that are affine in a product's sums: act(scale * S + bias) + shift.
-enum class Activation { kNone, kRelu, kGelu };
+enum class Activation { kRelu, kGelu };
 struct Values {
   ScaledSums from;  // each step rounded to double
   Activation activation;

@@ -70,14 +70,10 @@ double values_of(const Values& values, int64_t rows, int64_t n, double* out) {
 
 template <class V>
 double values(const Values& of, int64_t rows, int64_t n, double* out) {
-  switch (of.activation) {
-    case Activation::kRelu:
-      return values_of<V, Activation::kRelu>(of, rows, n, out);
-    case Activation::kGelu:
-      return values_of<V, Activation::kGelu>(of, rows, n, out);
-    default:
-      return values_of<V, Activation::kNone>(of, rows, n, out);
+  if (of.activation == Activation::kRelu) {
+    return values_of<V, Activation::kRelu>(of, rows, n, out);
   }
+  return values_of<V, Activation::kGelu>(of, rows, n, out);
 }
 
 }  // namespace
