@@ -83,7 +83,7 @@ struct StoreSums {
 // such that their bits are 0.
 struct Flips {
   const int32_t* limits;  // [count][stride]
-  int64_t stride;         // columns, padded to whole panels
+  int64_t stride;         // at least the columns, padded to whole panels
   int count;
   // A code is the number of levels below S: the flip of level k, 0 .. 2^planes - 2, toggles
   // k ^ (k + 1), and limits do not rise from level to level. Where `starts` is not 0, levels dip:
