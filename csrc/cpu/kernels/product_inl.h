@@ -107,9 +107,12 @@ constexpr int at_least_one(int count) { return count > 0 ? count : 1; }
 // read that again for every row.
 template <int kPlanes>
 struct Left {
-  explicit Left(const Rows& rows)
-      : bits(rows.bits), stride(rows.stride), plane_stride(kPlanes > 1 ? rows.plane_stride : 0) {
-    for (int j = 0; j < kPlanes; ++j) coefficient[j] = rows.coefficient[j];
+  // The planes from `first` on.
+  explicit Left(const Rows& rows, int first = 0)
+      : bits(rows.bits + first * rows.plane_stride),
+        stride(rows.stride),
+        plane_stride(kPlanes > 1 ? rows.plane_stride : 0) {
+    for (int j = 0; j < kPlanes; ++j) coefficient[j] = rows.coefficient[first + j];
   }
 
   const uint64_t* bits;
@@ -458,11 +461,10 @@ void plain_panels(const Rows& a, const Panels& b, int64_t panel, const Epilogue&
   });
 }
 
-// T of one panel of one or more halves, with what is added to each row.
+// T of one panel of one or more halves, with what is added to each row, kPlanes planes at a time.
 template <class V, int kPlanes, int kRowCount, class Epilogue>
 __attribute__((noinline)) void halves_rows(const Rows& rows, const Panels& b, int64_t row,
                                            int64_t last, int64_t panel, const Epilogue& to) {
-  const Left<kPlanes> a(rows);
   const Epilogue epilogue = to;
   const int64_t steps = b.steps;
   const bool halved = b.has_halves(panel);
@@ -476,8 +478,11 @@ __attribute__((noinline)) void halves_rows(const Rows& rows, const Panels& b, in
     for (int h = 0; h < halves; ++h) {
       const uint32_t* words =
           h == 0 ? b.words + panel * steps * kPanelWidth : b.others[panel * (b.halves - 1) + h - 1];
-      add_planes<V, kRowCount, kPlanes, V::kParts>(a, row, words, steps,
-                                                   halved ? b.coefficient[h] : 1, total);
+      for (int first = 0; first < rows.planes; first += kPlanes) {
+        const Left<kPlanes> a(rows, first);
+        add_planes<V, kRowCount, kPlanes, V::kParts>(a, row, words, steps,
+                                                     halved ? b.coefficient[h] : 1, total);
+      }
     }
     finish_rows<V, kRowCount, 1>(epilogue, row, panel, total, halved);
   }
@@ -514,7 +519,9 @@ inline uint64_t products_run() { return __atomic_load_n(&product_count, __ATOMIC
 
 template <class V, int kPlanes, class Epilogue>
 void product_of_planes(const Rows& a, const Panels& b, const Epilogue& epilogue) {
-  const auto is_plain = [&](int64_t panel) { return a.added == nullptr && !b.has_halves(panel); };
+  const auto is_plain = [&](int64_t panel) {
+    return a.planes == kPlanes && a.added == nullptr && !b.has_halves(panel);
+  };
   for (int64_t panel = 0; panel < b.panel_count;) {
     if (!is_plain(panel)) {
       halves_panel<V, kPlanes>(a, b, panel++, epilogue);
@@ -534,9 +541,15 @@ void product_of_planes(const Rows& a, const Panels& b, const Epilogue& epilogue)
 
 template <class V, class Epilogue>
 void product(const Rows& a, const Panels& b, const Epilogue& epilogue) {
-  unroll<kMostPlanes>([&](auto i) {
-    if (a.planes == i + 1) product_of_planes<V, i + 1>(a, b, epilogue);
-  });
+  // Where a tile has one row, planes have no loads to share: they are counted one after another,
+  // and compilers have a quarter of the work.
+  if constexpr (V::kTileRows == 1) {
+    product_of_planes<V, 1>(a, b, epilogue);
+  } else {
+    unroll<kMostPlanes>([&](auto i) {
+      if (a.planes == i + 1) product_of_planes<V, i + 1>(a, b, epilogue);
+    });
+  }
   epilogue.finish();
   __atomic_fetch_add(&product_count, 1, __ATOMIC_RELAXED);
 }
