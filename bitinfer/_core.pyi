@@ -30,7 +30,7 @@ def softmax(x: _F64) -> _F64: ...
 class Model:
     def __init__(
         self,
-        config: Mapping[str, int | str],
+        config: Mapping[str, int | str | Mapping[str, str]],
         tensors: Mapping[str, NDArray[Any]],
         isa: _Isa = ...,
         num_threads: _Threads = ...,
@@ -65,7 +65,7 @@ class Model:
     @property
     def workspace_bytes(self) -> int: ...
     @property
-    def config(self) -> dict[str, int | str]: ...
+    def config(self) -> dict[str, int | str | dict[str, str]]: ...
 
 class RightOperand:
     def __init__(self, bits: _Words, nonzero: _Plane, k: int) -> None: ...

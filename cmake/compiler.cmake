@@ -27,7 +27,8 @@ if(BITINFER_WERROR)
 endif()
 
 if(BITINFER_SANITIZE)
+  # Optimized fully and with all debug information, the unrolled kernels compile for many minutes.
   set(sanitize -fsanitize=${BITINFER_SANITIZE} -fno-sanitize-recover=all)
-  target_compile_options(bitinfer_flags INTERFACE ${sanitize} -fno-omit-frame-pointer -g)
+  target_compile_options(bitinfer_flags INTERFACE ${sanitize} -fno-omit-frame-pointer -O1 -g1)
   target_link_options(bitinfer_flags INTERFACE ${sanitize})
 endif()

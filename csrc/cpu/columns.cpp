@@ -102,8 +102,8 @@ size_t Columns::bytes() const {
 void Limits::reserve(int64_t columns, const Boundaries& boundaries) {
   const int per_level = boundaries.falls.empty() ? 1 : 2;
   flips_ = {};
-  // An odd number of panels: where a row of limits is whole pages, as of 3072 columns, all limits of
-  // a column would share one set of the cache.
+  // An odd number of panels: where a row of limits is whole pages, as of 3072 columns, all limits
+  // of a column would share one set of the cache.
   flips_.stride = (ceil_div(columns, kPanelWidth) | 1) * kPanelWidth;
   flips_.count = boundaries.levels * per_level;
   flips_.planes = boundaries.codes().planes;

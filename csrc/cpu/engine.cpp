@@ -72,8 +72,8 @@ void Engine::run(const Batch& batch, const Outputs& outputs, const Observers& ob
     // Whole groups first, each by whoever is free; what is left over is shared by the whole team.
     const int64_t whole = groups - groups % team.size();
     const auto run_group = [&](int64_t g, int buffers, int part, int parts) {
-      forward(pass,
-              {plan[g], workspace->groups[buffers], workspace->members[member], part, parts, team});
+      forward(pass, {plan[g], workspace->groups[buffers], workspace->members[member], part, parts,
+                     member, team});
     };
     for (int64_t g = next.fetch_add(1); g < whole; g = next.fetch_add(1))
       run_group(g, member, 0, 1);

@@ -26,8 +26,8 @@ class Forward {
         group_begin_(batch_.offsets[share.group.first_sequence]) {
     const Group& group = share.group;
     const int64_t tokens = batch_.offsets[group.last_sequence] - group_begin_;
-    begin_ = tokens * share.member / share.members;
-    end_ = tokens * (share.member + 1) / share.members;
+    begin_ = tokens * share.part / share.parts;
+    end_ = tokens * (share.part + 1) / share.parts;
     scratch_.pooled.clear();
     for (int64_t s = group.first_sequence; s < group.last_sequence; ++s) {
       const int64_t row = batch_.first[s] - group_begin_;
@@ -209,7 +209,7 @@ class Forward {
   // The rest of a layer whose FFN codes begin at their minimum over the sequence.
   void finish_by_value(int64_t i) {
     const PreparedLayer& layer = model_.layers[i];
-    double* minima = buffers_.ffn_minima.of(share_.member);
+    double* minima = buffers_.ffn_minima.of(share_.part);
     std::fill_n(minima, share_.group.sequences(), kInfinity);
     for_row_blocks(begin_, end_, [&](int64_t first, int64_t rows) {
       compute_ffn_values(layer, attend_rows(i, first, rows), first, minima);
@@ -252,7 +252,7 @@ class Forward {
     return config_.activation == HiddenActivation::kRelu ? Activation::kRelu : Activation::kGelu;
   }
   double least(const SequenceMinima& minima, int64_t sequence) const {
-    return minima.over_members(share_.members, sequence - share_.group.first_sequence);
+    return minima.over_parts(share_.parts, sequence - share_.group.first_sequence);
   }
   int64_t sequence_of(int64_t row) const {
     const int64_t* first = batch_.offsets + share_.group.first_sequence;
@@ -265,7 +265,7 @@ class Forward {
   }
 
   void meet_team() {
-    if (share_.members > 1) share_.team.barrier();
+    if (share_.parts > 1) share_.team.barrier();
     clock_.end(Stage::kWait);
   }
 
@@ -353,7 +353,7 @@ class Forward {
   }
 
   void find_least_probabilities(const AttentionCall& call) {
-    double* minima = buffers_.probs_minima.of(share_.member);
+    double* minima = buffers_.probs_minima.of(share_.part);
     std::fill_n(minima, share_.group.sequences(), kInfinity);
     for_sequences([&](int64_t sequence, int64_t first, int64_t last) {
       const int64_t begin = sequence_begin(sequence), keys = batch_.keys[sequence];

@@ -12,7 +12,7 @@ namespace bitinfer {
 // What a pass shows of itself; each may be null.
 struct Observers {
   Trace* trace = nullptr;
-  StageTimes* times = nullptr;  // one per member
+  StageTimes* times = nullptr;  // one per member of the team
 };
 
 // A call: what all its groups and members have in common.
@@ -29,11 +29,12 @@ struct Share {
   const Group& group;
   GroupBuffers& buffers;
   MemberBuffers& scratch;
-  int member, members;  // of those that share the group
+  int part, parts;  // of the members that share the group
+  int member;       // of the team
   Team& team;
 };
 
-// With more than one member, all of them must call this at the same time with the same group.
+// With more than one part, the members of all must call this at the same time with the same group.
 void forward(const Pass& pass, const Share& share);
 
 }  // namespace bitinfer

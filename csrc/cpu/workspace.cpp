@@ -12,15 +12,15 @@ int64_t tokens_of(const Batch& batch, const Group& group) {
 
 }  // namespace
 
-void SequenceMinima::reserve(int64_t members, int64_t sequences) {
+void SequenceMinima::reserve(int64_t parts, int64_t sequences) {
   sequences_ = sequences;
-  values_.reserve(static_cast<size_t>(members * sequences));
+  values_.reserve(static_cast<size_t>(parts * sequences));
 }
 
-double SequenceMinima::over_members(int64_t members, int64_t sequence) const {
+double SequenceMinima::over_parts(int64_t parts, int64_t sequence) const {
   double least = std::numeric_limits<double>::infinity();
-  for (int64_t member = 0; member < members; ++member) {
-    least = std::min(least, values_[member * sequences_ + sequence]);
+  for (int64_t part = 0; part < parts; ++part) {
+    least = std::min(least, values_[part * sequences_ + sequence]);
   }
   return least;
 }

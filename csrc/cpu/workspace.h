@@ -25,13 +25,13 @@ struct Group {
   int64_t sequences() const { return last_sequence - first_sequence; }
 };
 
-// Minima over the sequences of a group, one for each member that has seen a part of them.
+// Minima over the sequences of a group, one for each part that a member has seen.
 class SequenceMinima {
  public:
-  void reserve(int64_t members, int64_t sequences);
-  // Of a member, for the sequences of its group in order.
-  double* of(int64_t member) { return values_.data() + member * sequences_; }
-  double over_members(int64_t members, int64_t sequence) const;
+  void reserve(int64_t parts, int64_t sequences);
+  // Of a part, for the sequences of the group in order.
+  double* of(int64_t part) { return values_.data() + part * sequences_; }
+  double over_parts(int64_t parts, int64_t sequence) const;
   size_t bytes() const { return values_.bytes(); }
 
  private:

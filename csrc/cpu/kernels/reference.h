@@ -1,5 +1,5 @@
 // What the kernels mean: plain loops over decoded codes, no bit tricks. Tests compare every
-// instruction set with it, and bitinfer.ops.bgemm_reference exposes it.
+// instruction set with it, and bitinfer._core.bgemm_reference exposes it.
 #pragma once
 
 #include <cstdint>
