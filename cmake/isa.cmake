@@ -11,7 +11,8 @@ function(bitinfer_add_isa_sources target)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     bitinfer_isa(${target} avx2 -mavx2 -mfma -mpopcnt)
     bitinfer_isa(${target} avx512_vpopcnt
-      -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512vpopcntdq -mfma -mpopcnt)
+      -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512vnni -mavx512vpopcntdq
+      -mfma -mpopcnt)
   elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
     bitinfer_isa(${target} neon)
   endif()

@@ -33,7 +33,7 @@ class CodeRows {
   }
   // ... and as the left operand of a product.
   Rows operand(const LeftCodes& left, int64_t first, int64_t count) const {
-    Rows rows{plane(0, first), count, stride_, plane_stride_, left.planes, {}, nullptr};
+    Rows rows{plane(0, first), count, stride_, plane_stride_, left.planes, {}};
     for (int j = 0; j < left.planes; ++j) rows.coefficient[j] = left.coefficient[j];
     return rows;
   }

@@ -75,14 +75,7 @@ Columns::Columns(const BitMatrix& matrix)
 }
 
 Panels Columns::panels() const {
-  const bool has_zeros = !others_.empty();
-  return {words_.data(),
-          has_zeros ? others_.data() : nullptr,
-          has_zeros ? 2 : 1,
-          {1, 1},
-          count_,
-          depth_,
-          steps_,
+  return {words_.data(), others_.empty() ? nullptr : others_.data(), count_, depth_, steps_,
           panel_count_};
 }
 
@@ -122,8 +115,8 @@ void Limits::reserve(int64_t columns, const Boundaries& boundaries) {
   }
 }
 
-void Limits::set(const Boundaries& boundaries, int64_t first, const LeftCodes& left,
-                 const int32_t* constants, int64_t columns, const Panels& panels) {
+void Limits::set(const Boundaries& boundaries, int64_t first, int32_t factor,
+                 const int32_t* constants, int64_t columns, const Panels* panels) {
   const int per_level = boundaries.falls.empty() ? 1 : 2;
   for (int f = 0; f < flips_.count; ++f) {
     const bool is_fall = per_level == 2 && f % 2 == 0;
@@ -133,8 +126,8 @@ void Limits::set(const Boundaries& boundaries, int64_t first, const LeftCodes& l
     int32_t* limits = values_.data() + f * flips_.stride;
     for (int64_t n = 0; n < columns; ++n) {
       const int32_t below = is_fall ? sums[n] - 1 : sums[n];
-      const int32_t twice = panels.has_halves(n / kPanelWidth) ? 2 : 1;
-      limits[n] = ceil_divide(constants[n] - twice * below, left.factor);
+      const int32_t halves = panels != nullptr && panels->has_halves(n / kPanelWidth) ? 2 : 1;
+      limits[n] = ceil_divide(constants[n] - halves * below, factor);
     }
   }
 }

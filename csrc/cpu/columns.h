@@ -62,15 +62,16 @@ class Columns {
 };
 
 // Boundaries on sums S as limits on T: S > r  <=>  T < ceil((A - D r) / factor), with D = 2 in
-// panels of several halves.
+// panels of two halves.
 class Limits {
  public:
   Limits() = default;
   // Room for `columns` columns and the boundaries of codes; columns up to a whole panel get no bit.
   void reserve(int64_t columns, const Boundaries& boundaries);
-  // Limits of the columns from `first` on of a point with `boundaries`. `constants` are A.
-  void set(const Boundaries& boundaries, int64_t first, const LeftCodes& left,
-           const int32_t* constants, int64_t columns, const Panels& panels);
+  // Limits of the columns from `first` on of a point with `boundaries`. `constants` are A; `panels`
+  // if some may have two halves.
+  void set(const Boundaries& boundaries, int64_t first, int32_t factor, const int32_t* constants,
+           int64_t columns, const Panels* panels = nullptr);
 
   Flips flips() const { return flips_; }
   size_t bytes() const { return values_.bytes(); }

@@ -195,7 +195,9 @@ class Forward {
                       config_,
                       layer,
                       {buffers_.query, key, value, buffers_.context},
-                      scratch_.attention});
+                      scratch_.attention,
+                      buffers_.row_sums.data(),
+                      buffers_.row_stride});
     clock_.end(Stage::kAttention);
     if (config_.codes[kOutputIn].from_min) return finish_by_value(i);
     for_row_blocks(begin_, end_, [&](int64_t first, int64_t rows) {
@@ -356,9 +358,8 @@ class Forward {
     double* minima = buffers_.probs_minima.of(share_.part);
     std::fill_n(minima, share_.group.sequences(), kInfinity);
     for_sequences([&](int64_t sequence, int64_t first, int64_t last) {
-      const int64_t begin = sequence_begin(sequence), keys = batch_.keys[sequence];
-      const AttentionSpan asking{begin, keys, first, std::min(last, begin + keys)};
-      minima[sequence - share_.group.first_sequence] = least_probability(call, asking);
+      minima[sequence - share_.group.first_sequence] = least_probability(
+          call, {sequence_begin(sequence), batch_.keys[sequence], first, last});
     });
     meet_team();
   }

@@ -33,8 +33,9 @@ Product prepare_product(const Columns& columns, const Codes& codes, const Bounda
   AlignedBuffer<int32_t> constants = columns.constants(product.left);
   if (boundaries != nullptr) {
     product.limits.reserve(columns.count(), *boundaries);
-    product.limits.set(*boundaries, 0, product.left, constants.data(), columns.count(),
-                       columns.panels());
+    const Panels panels = columns.panels();
+    product.limits.set(*boundaries, 0, product.left.factor, constants.data(), columns.count(),
+                       &panels);
   } else {
     product.constants = std::move(constants);
   }

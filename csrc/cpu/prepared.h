@@ -78,8 +78,7 @@ class ExpScores {
   AlignedBuffer<uint8_t> fixed_bytes_;
 };
 
-// What attention multiplies: codes of both sides, which of them are halves of the right one, and
-// what becomes of the probabilities.
+// What attention multiplies: codes of both sides, and what becomes of the probabilities.
 struct PreparedAttention {
   PreparedAttention(const Config& config, const Layer& layer);
 

@@ -49,6 +49,10 @@ void GroupBuffers::reserve(const PreparedModel& model, int64_t tokens, int64_t s
   if (!model.needs_sequences()) return;
   probs_minima.reserve(members, sequences);
   ffn_minima.reserve(members, sequences);
+  if (config.codes[kProbs].from_min) {
+    row_stride = tokens;
+    row_sums.reserve(static_cast<size_t>(config.heads * tokens));
+  }
   if (config.codes[kOutputIn].from_min) {
     ffn_values.reserve(static_cast<size_t>(tokens * config.intermediate));
   }
@@ -56,7 +60,8 @@ void GroupBuffers::reserve(const PreparedModel& model, int64_t tokens, int64_t s
 
 size_t GroupBuffers::bytes() const {
   size_t sum =
-      hidden.bytes() + ffn.bytes() + ffn_values.bytes() + probs_minima.bytes() + ffn_minima.bytes();
+      hidden.bytes() + ffn.bytes() + ffn_values.bytes() + probs_minima.bytes() +
+      ffn_minima.bytes() + row_sums.bytes();
   for (const CodeRows* rows : {&query_in, &key_in, &value_in, &intermediate_in, &query, &key[0],
                                &key[1], &value[0], &value[1], &context}) {
     sum += rows->bytes();

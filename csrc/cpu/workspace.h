@@ -46,6 +46,8 @@ struct GroupBuffers {
   CodeRows query, key[kKeyValueBuffers], value[kKeyValueBuffers], context, ffn;
   AlignedBuffer<double> ffn_values;  // where codes begin at their minimum
   SequenceMinima probs_minima, ffn_minima;
+  AlignedBuffer<RowSum> row_sums;  // [heads][row_stride], where codes of probabilities do so
+  int64_t row_stride = 0;
 
   void reserve(const PreparedModel& model, int64_t tokens, int64_t sequences, int64_t members);
   size_t bytes() const;

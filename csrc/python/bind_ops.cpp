@@ -135,7 +135,7 @@ struct LeftOperand : Operand {
     for (int64_t row = 0; row < planes * rows(); ++row) {
       to_running(words.data() + row * stride, stride);
     }
-    Rows result{words.data(), rows(), stride, plane_words(), left.planes, {}, nullptr};
+    Rows result{words.data(), rows(), stride, plane_words(), left.planes, {}};
     std::copy_n(left.coefficient, kMostPlanes, result.coefficient);
     return result;
   }
@@ -252,7 +252,7 @@ py::tuple bgemm_threshold(const py::array& a, const OptionalArray& a_nonzero, bo
   const Boundaries boundaries = boundaries_of(thresholds, lows, ternary, cols, right.depth());
   Limits limits;
   limits.reserve(cols, boundaries);
-  limits.set(boundaries, 0, left.left, left.constants.data(), cols, panels);
+  limits.set(boundaries, 0, left.left.factor, left.constants.data(), cols, &panels);
   const int64_t plane_words = left.rows() * words;
   py::array_t<uint64_t> planes = make_array<uint64_t>({(ternary ? 2 : 1) * left.rows(), words});
   uint64_t* bits = planes.mutable_data();

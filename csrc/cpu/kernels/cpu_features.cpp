@@ -62,6 +62,7 @@ CpuFeatures decode_x86(const X86Registers& registers) {
   features.avx512dq = avx512 && bit(registers.leaf7_ebx, 17);
   features.avx512vl = avx512 && bit(registers.leaf7_ebx, 31);
   features.avx512_vbmi = avx512 && bit(registers.leaf7_ecx, 1);
+  features.avx512_vnni = avx512 && bit(registers.leaf7_ecx, 11);
   features.avx512_vpopcntdq = avx512 && bit(registers.leaf7_ecx, 14);
   return features;
 }
@@ -81,6 +82,7 @@ std::vector<std::pair<std::string, bool>> named_features(const CpuFeatures& feat
       {"avx512dq", features.avx512dq},
       {"avx512vl", features.avx512vl},
       {"avx512_vbmi", features.avx512_vbmi},
+      {"avx512_vnni", features.avx512_vnni},
       {"avx512_vpopcntdq", features.avx512_vpopcntdq},
       {"neon", features.neon},
   };

@@ -18,6 +18,7 @@ struct CpuFeatures {
   bool avx512dq = false;
   bool avx512vl = false;
   bool avx512_vbmi = false;
+  bool avx512_vnni = false;
   bool avx512_vpopcntdq = false;
   bool neon = false;
 };

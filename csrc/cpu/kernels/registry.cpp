@@ -20,7 +20,7 @@ constexpr Level kLevels[] = {
     {"avx512_vpopcnt", avx512_vpopcnt_kernels,
      [](const CpuFeatures& cpu) {
        return cpu.avx512f && cpu.avx512bw && cpu.avx512vl && cpu.avx512dq && cpu.avx512_vbmi &&
-              cpu.avx512_vpopcntdq && cpu.avx2 && cpu.fma && cpu.popcnt;
+              cpu.avx512_vnni && cpu.avx512_vpopcntdq && cpu.avx2 && cpu.fma && cpu.popcnt;
      }},
     {"avx2", avx2_kernels,
      [](const CpuFeatures& cpu) { return cpu.avx2 && cpu.fma && cpu.popcnt; }},

@@ -169,35 +169,6 @@ class TermCodes {
   double total_, inverse_total_;
 };
 
-template <class V>
-void probability_codes(const ScoreRows& scores, const ExpTable& table, const Quantizer& quantizer,
-                       const PlaneRows& to) {
-  const int64_t words = (scores.keys + 63) / 64;
-  for_each_block<V>(scores, table, [&](const RowBlock& block) BITINFER_INLINE {
-    for (int64_t r = 0; r < block.rows; ++r) {
-      int64_t counts[TermCodes::kMostLevels];
-      const int levels = TermCodes(table, quantizer, block.sums[r]).count(counts);
-      const uint16_t* distances = block.distances(scores, r);
-      uint64_t* bits = to.bits + (block.first + r) * to.stride;
-      uint64_t running[kMostPlanes] = {};
-      for (int64_t w = 0; w < words; ++w) {
-        uint64_t planes[kMostPlanes] = {};
-        for (int k = 0; k < levels; ++k) {
-          const uint16_t limit = distance_limit(block.nearest[r], counts[k]);
-          const uint64_t nearer = V::less_u16(distances + w * 64, limit);
-          const uint64_t toggled = static_cast<uint64_t>(k ^ (k + 1));
-          unroll<kMostPlanes>(
-              [&](auto j) BITINFER_INLINE { planes[j] ^= (toggled >> j & 1) != 0 ? nearer : 0; });
-        }
-        for (int j = 0; j < quantizer.planes; ++j) {
-          running[j] = running_word(planes[j], running[j]);
-          bits[j * to.plane_stride + w] = running[j];
-        }
-      }
-    }
-  });
-}
-
 inline uint16_t largest(const uint16_t* values, int64_t count) {
   uint16_t most = 0;
   for (int64_t j = 0; j < count; ++j) most = values[j] > most ? values[j] : most;
@@ -205,16 +176,40 @@ inline uint16_t largest(const uint16_t* values, int64_t count) {
 }
 
 template <class V>
-double least_probability(const ScoreRows& scores, const ExpTable& table) {
-  double least = 1;
+void row_sums(const ScoreRows& scores, const ExpTable& table, RowSum* sums) {
   for_each_block<V>(scores, table, [&](const RowBlock& block) BITINFER_INLINE {
     for (int64_t r = 0; r < block.rows; ++r) {
-      const double inverse_total = 1.0 / (static_cast<double>(block.sums[r]) * table.unit);
-      const int64_t t = largest(block.distances(scores, r), scores.keys) - block.nearest[r];
-      least = OneDouble::min(table.value[t] * inverse_total, least);
+      sums[block.first + r] = {block.sums[r], block.nearest[r],
+                               largest(block.distances(scores, r), scores.keys)};
     }
   });
-  return least;
+}
+
+template <class V>
+void probability_codes(const ScoreRows& scores, const RowSum* sums, const ExpTable& table,
+                       const Quantizer& quantizer, const PlaneRows& to) {
+  const int64_t words = (scores.keys + 63) / 64;
+  for (int64_t r = 0; r < scores.rows; ++r) {
+    int64_t counts[TermCodes::kMostLevels];
+    const int levels = TermCodes(table, quantizer, sums[r].terms).count(counts);
+    const uint16_t* distances = scores.distances + r * scores.stride;
+    uint64_t* bits = to.bits + r * to.stride;
+    uint64_t running[kMostPlanes] = {};
+    for (int64_t w = 0; w < words; ++w) {
+      uint64_t planes[kMostPlanes] = {};
+      for (int k = 0; k < levels; ++k) {
+        const uint16_t limit = distance_limit(sums[r].nearest, counts[k]);
+        const uint64_t nearer = V::less_u16(distances + w * 64, limit);
+        const uint64_t toggled = static_cast<uint64_t>(k ^ (k + 1));
+        unroll<kMostPlanes>(
+            [&](auto j) BITINFER_INLINE { planes[j] ^= (toggled >> j & 1) != 0 ? nearer : 0; });
+      }
+      for (int j = 0; j < quantizer.planes; ++j) {
+        running[j] = running_word(planes[j], running[j]);
+        bits[j * to.plane_stride + w] = running[j];
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -2,17 +2,19 @@
 // of functions per instruction set. Kernels own no memory and no threads, and throw nothing.
 //
 // Codes are bit planes: the value of a left operand is c0 + sum_j c_j plane_j, a column of the
-// right one is a sum of +-1 halves. With X_jh = popcount(plane_j xor half_h), a product of both is
+// right one is +-1, or the half of a sum of two such halves. With X_jh = popcount(plane_j xor
+// half_h), a product of both is
 //
-//   S = (A - sum_h d_h sum_j c_j X_jh) / D
+//   S = (A - sum_h sum_j c_j X_jh) / D
 //
-// where A depends on the column (and, for columns with a constant, on the row), and D is 1 for one
-// half and 2 for several. The kernels compute
+// where A depends on the column, and D is the number of halves. The kernels compute
 //
-//   T = sum_h d_h sum_j c_j X_jh + added        (cpu/columns.h: from T to S and back)
+//   T = sum_h sum_j c_j X_jh                    (cpu/columns.h: from T to S and back)
 //
 // with the common factor of all c_j taken out, so that one plane and one half are T = X. Rows of
 // planes and halves are running words (running_words.h), which take half of the popcounts.
+//
+// Where both operands have several bits, in attention, they are bytes: S = A - T, too.
 #pragma once
 
 #include <cstddef>
@@ -42,13 +44,11 @@ struct Rows {
   int64_t plane_stride;
   int planes;
   int32_t coefficient[kMostPlanes];  // c_j over their common factor; 1 where there is one plane
-  const int32_t* added;              // to T of each row, or null
 
   Rows from(int64_t first, int64_t rows) const {
     Rows part = *this;
     part.bits += first * stride;
     part.count = rows;
-    if (added != nullptr) part.added += first;
     return part;
   }
 };
@@ -56,21 +56,34 @@ struct Rows {
 // Right operand: `panel_count` panels of [steps][16] running 32-bit words.
 struct Panels {
   const uint32_t* words;          // the first half of every panel, panels side by side
-  const uint32_t* const* others;  // [panel_count][halves - 1]: the further halves of each panel, or
-                                  // null at the first of them: this panel has one half
-  int halves;                     // of the panels that have several; 1: `others` is null
-  int32_t coefficient[kMostPlanes];  // d_h of those panels
-  int64_t cols;                      // N
-  int64_t depth;                     // K, values per row
-  int64_t steps;                     // ceil(K / 32)
-  int64_t panel_count;               // ceil(N / 16)
+  const uint32_t* const* others;  // the second half of each panel, or null: this panel has one;
+                                  // null altogether where no panel has two
+  int64_t cols;                   // N
+  int64_t depth;                  // K, values per row
+  int64_t steps;                  // ceil(K / 32)
+  int64_t panel_count;            // ceil(N / 16)
 
-  bool has_halves(int64_t panel) const {
-    return halves > 1 && others[panel * (halves - 1)] != nullptr;
-  }
+  bool has_halves(int64_t panel) const { return others != nullptr && others[panel] != nullptr; }
 };
 
-// S as it is: out[row * stride + col] = (constant[col] - factor * T) >> (has several halves).
+// Operands of bytes. On the left `count` rows of code - c0, from 0 to 15, `stride` bytes from row
+// to row. On the right panels of [steps][16] words of four neighbouring bytes of a column each,
+// which are the values with the other sign, from -8 to 8: T = sum left * right. Left bytes after
+// the last value are 0.
+inline constexpr int kStepBytes = 4;
+inline constexpr int kMostByteProduct = ((1 << kMostPlanes) - 1) << (kMostPlanes - 1);
+struct ByteRows {
+  const uint8_t* bytes;
+  int64_t count, stride;
+};
+struct BytePanels {
+  const uint32_t* words;
+  int64_t cols;         // N
+  int64_t steps;        // ceil(K / 4)
+  int64_t panel_count;  // ceil(N / 16)
+};
+
+// S as it is: out[row * stride + col] = (constant[col] - factor * T) >> (has two halves).
 struct StoreSums {
   int32_t* out;
   int64_t stride;
@@ -102,13 +115,11 @@ struct PackCodes {
   Words words;  // kRunning for an operand of the next product
 };
 
-// Distances from the largest score there can be: (constant + factor * T) >> (has several halves).
-// Columns from N to the end of the row hold 0xffff.
+// Distances from the largest score there can be: constant + T. Columns from N to the end of the row hold 0xffff.
 struct StoreDistances {
   uint16_t* out;
   int64_t stride;           // a multiple of 64
   const int32_t* constant;  // of every column, padded to whole panels; null: 0
-  bool doubled;             // as in StoreSums
 };
 
 // exp(-t * scale) for t = 0 .. size-1, non-increasing, as doubles and as integers in units of
@@ -192,6 +203,10 @@ struct ScoreRows {
   int64_t rows;
   int64_t keys;
 };
+struct RowSum {
+  uint64_t terms;              // the sum of the row's terms, in units of the table
+  uint16_t nearest, farthest;  // distances
+};
 
 struct Kernels {
   const char* name;
@@ -205,6 +220,10 @@ struct Kernels {
   void (*store_sums)(const Rows&, const Panels&, const StoreSums&);
   void (*pack_codes)(const Rows&, const Panels&, const PackCodes&);
   void (*store_distances)(const Rows&, const Panels&, const StoreDistances&);
+  // The same of bytes.
+  void (*store_byte_sums)(const ByteRows&, const BytePanels&, const StoreSums&);
+  void (*pack_byte_codes)(const ByteRows&, const BytePanels&, const PackCodes&);
+  void (*store_byte_distances)(const ByteRows&, const BytePanels&, const StoreDistances&);
 
   void (*embed)(const EmbeddingRow&, double* out);
 
@@ -231,11 +250,10 @@ struct Kernels {
   // Bit j of a row = softmax > half_step, as running words.
   void (*probability_bits)(const ScoreRows&, const ExpTable& table, double half_step,
                            const PlaneRows& to);
-  // Codes of softmax - offset, of any bits.
-  void (*probability_codes)(const ScoreRows&, const ExpTable& table, const Quantizer&,
-                            const PlaneRows& to);
-  // The smallest softmax of all rows.
-  double (*least_probability)(const ScoreRows&, const ExpTable& table);
+  // The sum of each row, and with it codes of softmax - offset, of any bits.
+  void (*row_sums)(const ScoreRows&, const ExpTable& table, RowSum* sums);
+  void (*probability_codes)(const ScoreRows&, const RowSum* sums, const ExpTable& table,
+                            const Quantizer&, const PlaneRows& to);
 };
 
 }  // namespace bitinfer

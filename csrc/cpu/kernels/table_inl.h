@@ -17,9 +17,12 @@ constexpr Kernels kernel_table(const char* name) {
   return Kernels{name,
                  products_run,
                  popcount_probe<V>,
-                 store_sums<V>,
-                 pack_codes<V>,
-                 store_distances<V>,
+                 store_sums<V, Rows, Panels>,
+                 pack_codes<V, Rows, Panels>,
+                 store_distances<V, Rows, Panels>,
+                 store_sums<V, ByteRows, BytePanels>,
+                 pack_codes<V, ByteRows, BytePanels>,
+                 store_distances<V, ByteRows, BytePanels>,
                  embed<V>,
                  pack_greater<V>,
                  pack_not_less<V>,
@@ -28,8 +31,8 @@ constexpr Kernels kernel_table(const char* name) {
                  affine<V>,
                  layer_norm<V>,
                  probability_bits<V>,
-                 probability_codes<V>,
-                 least_probability<V>};
+                 row_sums<V>,
+                 probability_codes<V>};
 }
 
 }  // namespace

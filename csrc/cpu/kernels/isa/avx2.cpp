@@ -1,6 +1,6 @@
 // AVX2: bits are counted by looking up both nibbles of every byte (vpshufb), into byte counters
 // that are widened every 31 counts. The 2 x 1 tile keeps 4 counters, 4 parities, the table and the
-// mask within 16 registers.
+// mask within 16 registers. Bytes are multiplied in pairs (vpmaddubsw): the 4 x 1 tile keeps 8 sums.
 #include <immintrin.h>
 
 #include "cpu/kernels/isa/isa.h"
@@ -22,6 +22,9 @@ struct Avx2 {
   static constexpr bool kHasTallTile = false;
   static constexpr int kTilePanels = 1;
   static constexpr int64_t kMaxCounts = 31;
+  using Dots = __m256i;  // sixteen int16, two for each column
+  static constexpr int kDotRows = 4;
+  static constexpr int64_t kMostDots = INT16_MAX / (2 * kMostByteProduct);
 
   static Word load(const uint32_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -48,6 +51,11 @@ struct Avx2 {
     const __m256i pairs = _mm256_maddubs_epi16(counter, _mm256_set1_epi8(1));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
+  static Dots no_dots() { return _mm256_setzero_si256(); }
+  static Dots dot(Dots dots, Word left, Word right) {
+    return _mm256_add_epi16(dots, _mm256_maddubs_epi16(left, right));
+  }
+  static Sum sum_of(Dots dots) { return _mm256_madd_epi16(dots, _mm256_set1_epi16(1)); }
   static Sum zero() { return _mm256_setzero_si256(); }
   static Sum set_sums(int32_t value) { return _mm256_set1_epi32(value); }
   static Sum load_sums(const int32_t* p) {

@@ -22,6 +22,11 @@ struct Neon {
   static constexpr bool kHasTallTile = false;
   static constexpr int kTilePanels = 1;
   static constexpr int64_t kMaxCounts = 31;
+  struct Dots {
+    int32x4_t low, high;  // two for each column, of the first and the last two columns
+  };
+  static constexpr int kDotRows = 2;
+  static constexpr int64_t kMostDots = int64_t{1} << 40;
 
   static Word load(const uint32_t* p) { return vld1q_u32(p); }
   static Word broadcast(uint32_t word) { return vdupq_n_u32(word); }
@@ -40,6 +45,13 @@ struct Neon {
     const uint32x4_t total = vpadalq_u16(vreinterpretq_u32_s32(sum), vpaddlq_u8(counter));
     return vreinterpretq_s32_u32(total);
   }
+  static Dots no_dots() { return {zero(), zero()}; }
+  static Dots dot(Dots dots, Word left, Word right) {
+    const int8x16_t a = vreinterpretq_s8_u32(left), b = vreinterpretq_s8_u32(right);
+    return {vpadalq_s16(dots.low, vmull_s8(vget_low_s8(a), vget_low_s8(b))),
+            vpadalq_s16(dots.high, vmull_high_s8(a, b))};
+  }
+  static Sum sum_of(Dots dots) { return vpaddq_s32(dots.low, dots.high); }
   static Sum zero() { return set_sums(0); }
   static Sum set_sums(int32_t value) { return vdupq_n_s32(value); }
   static Sum load_sums(const int32_t* p) { return vld1q_s32(p); }

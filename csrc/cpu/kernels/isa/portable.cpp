@@ -20,6 +20,9 @@ struct Portable {
   static constexpr bool kHasTallTile = false;
   static constexpr int kTilePanels = 1;
   static constexpr int64_t kMaxCounts = 31;
+  using Dots = Sum;
+  static constexpr int kDotRows = 1;
+  static constexpr int64_t kMostDots = int64_t{1} << 40;
 
   static Word load(const uint32_t* p) { return read<Word>(p); }
   static Word broadcast(uint32_t word) { return Word{word, word, word, word}; }
@@ -39,6 +42,17 @@ struct Portable {
     const Word pairs = (counter & 0x00ff00ffu) + ((counter >> 8) & 0x00ff00ffu);
     return sum + reinterpret_cast<Sum>((pairs & 0x0000ffffu) + (pairs >> 16));
   }
+  static Dots no_dots() { return Sum{}; }
+  // Products of int16: the baseline has no others.
+  static Dots dot(Dots dots, Word left, Word right) {
+    const Shorts even = reinterpret_cast<Shorts>(left & 0x00ff00ffu) *
+                        (reinterpret_cast<Shorts>(right << 8) >> 8);
+    const Shorts odd = reinterpret_cast<Shorts>(left >> 8 & 0x00ff00ffu) *
+                       (reinterpret_cast<Shorts>(right) >> 8);
+    const Sum pairs = reinterpret_cast<Sum>(even + odd);
+    return dots + (pairs << 16 >> 16) + (pairs >> 16);
+  }
+  static Sum sum_of(Dots dots) { return dots; }
   static Sum zero() { return Sum{}; }
   static Sum set_sums(int32_t value) { return Sum{value, value, value, value}; }
   static Sum load_sums(const int32_t* p) { return read<Sum>(p); }
@@ -119,6 +133,7 @@ struct Portable {
 
  private:
   using Bits = uint64_t __attribute__((vector_size(16)));
+  using Shorts = int16_t __attribute__((vector_size(16)));
   template <class T>
   static T read(const void* p) {
     T value;
