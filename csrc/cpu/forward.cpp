@@ -226,8 +226,8 @@ class Forward {
         scratch_.bias[n] = layer.output.bias[n] + quantizer.offset * layer.output.of_ones[n];
       }
       for_row_blocks(begin, end, [&](int64_t first, int64_t rows) {
-        kernels_.quantize(buffers_.ffn_values.data() + first * inner, nullptr, rows, inner,
-                          quantizer, buffers_.ffn.from(first));
+        kernels_.value_codes(ffn_values(layer, first), buffers_.ffn_values.data() + first * inner,
+                             rows, inner, quantizer, buffers_.ffn.from(first));
         clock_.end(Stage::kIntermediate);
         finish_rows(i, first, rows, scratch_.bias.data());
       });
@@ -237,22 +237,28 @@ class Forward {
   void compute_ffn_values(const PreparedLayer& layer, const Operand& states, int64_t first,
                           double* minima) {
     const int64_t inner = config_.intermediate;
-    const ScaledSums sums = multiply(layer.intermediate, states);
-    for (int64_t i = 0; i < states.rows.count; ++i) {
-      const ScaledSums row{sums.sums + i * inner, sums.scale, sums.bias};
-      const double smallest =
-          kernels_.values({row, activation(), layer.output.input.shift.data()}, 1, inner,
-                          buffers_.ffn_values.data() + (first + i) * inner);
-      const int64_t sequence = sequence_of(first + i);
-      if (!is_attended(sequence, first + i)) continue;
-      double& least = minima[sequence - share_.group.first_sequence];
-      least = std::min(least, smallest);
+    multiply(layer.intermediate, states, buffers_.ffn_sums.data() + first * inner);
+    for (int64_t row = first; row < first + states.rows.count; ++row) {
+      const int64_t sequence = sequence_of(row);
+      // Tokens that are not attended to only ask: they have no part in the minima of their
+      // sequence.
+      const bool is_attended = row < sequence_begin(sequence) + batch_.keys[sequence];
+      double nothing = -kInfinity;
+      double& least = is_attended ? minima[sequence - share_.group.first_sequence] : nothing;
+      least = kernels_.values(ffn_values(layer, row), 1, inner, least,
+                              buffers_.ffn_values.data() + row * inner);
     }
   }
 
-  Activation activation() const {
-    return config_.activation == HiddenActivation::kRelu ? Activation::kRelu : Activation::kGelu;
+  // Of the rows from `first` on.
+  Values ffn_values(const PreparedLayer& layer, int64_t first) const {
+    const InputCodes& input = layer.output.input;
+    const bool is_relu = config_.activation == HiddenActivation::kRelu;
+    return {layer.intermediate.scaled(buffers_.ffn_sums.data() + first * config_.intermediate),
+            is_relu ? Activation::kRelu : Activation::kGelu, input.shift.data(),
+            input.largest_shift};
   }
+
   double least(const SequenceMinima& minima, int64_t sequence) const {
     return minima.over_parts(share_.parts, sequence - share_.group.first_sequence);
   }
@@ -261,11 +267,6 @@ class Forward {
     const int64_t* last = batch_.offsets + share_.group.last_sequence;
     return std::upper_bound(first, last, group_begin_ + row) - batch_.offsets - 1;
   }
-  // Tokens that are not attended to only ask: they have no part in the minima of their sequence.
-  bool is_attended(int64_t sequence, int64_t row) const {
-    return row < sequence_begin(sequence) + batch_.keys[sequence];
-  }
-
   void meet_team() {
     if (share_.parts > 1) share_.team.barrier();
     clock_.end(Stage::kWait);
@@ -332,7 +333,9 @@ class Forward {
   }
 
   ScaledSums multiply(const PreparedLinear& linear, const Operand& in) {
-    int32_t* sums = scratch_.sums.data();
+    return multiply(linear, in, scratch_.sums.data());
+  }
+  ScaledSums multiply(const PreparedLinear& linear, const Operand& in, int32_t* sums) {
     kernels_.store_sums(
         in.rows, linear.columns.panels(),
         {sums, linear.columns.count(), in.product.constants.data(), in.product.left.factor == 2});
@@ -358,8 +361,8 @@ class Forward {
     double* minima = buffers_.probs_minima.of(share_.part);
     std::fill_n(minima, share_.group.sequences(), kInfinity);
     for_sequences([&](int64_t sequence, int64_t first, int64_t last) {
-      minima[sequence - share_.group.first_sequence] = least_probability(
-          call, {sequence_begin(sequence), batch_.keys[sequence], first, last});
+      minima[sequence - share_.group.first_sequence] =
+          least_probability(call, {sequence_begin(sequence), batch_.keys[sequence], first, last});
     });
     meet_team();
   }

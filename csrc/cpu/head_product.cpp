@@ -282,8 +282,8 @@ void HeadProduct::unpack_row(const CodeRows& from, int64_t row, int64_t offset, 
 void HeadProduct::set_constants() {
   const LeftCodes left(left_);
   for (int64_t n = 0; n < columns_; ++n) {
-    constants_[n] = counts_bits() ? left.constant((sums_[n] + depth_) / 2, depth_)
-                                  : left_.c0 * sums_[n];
+    constants_[n] =
+        counts_bits() ? left.constant((sums_[n] + depth_) / 2, depth_) : left_.c0 * sums_[n];
   }
 }
 

@@ -1,6 +1,7 @@
 #include "cpu/prepared.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/bits.h"
@@ -105,6 +106,9 @@ InputCodes::InputCodes(const PointCodes& point, const Linear& linear)
     threshold = widen(linear.shift, depth, -1.0);
   } else {
     shift = widen(linear.shift, depth);
+    for (int64_t k = 0; k < depth; ++k) {
+      largest_shift = std::max(largest_shift, std::abs(shift[k]));
+    }
   }
 }
 

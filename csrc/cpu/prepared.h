@@ -31,6 +31,7 @@ struct InputCodes {
 
   bool are_signs;
   AlignedBuffer<double> threshold, shift;  // the one that is needed
+  double largest_shift = 0;                // in magnitude
   Quantizer quantizer;
 };
 

@@ -54,14 +54,14 @@ void GroupBuffers::reserve(const PreparedModel& model, int64_t tokens, int64_t s
     row_sums.reserve(static_cast<size_t>(config.heads * tokens));
   }
   if (config.codes[kOutputIn].from_min) {
+    ffn_sums.reserve(static_cast<size_t>(tokens * config.intermediate));
     ffn_values.reserve(static_cast<size_t>(tokens * config.intermediate));
   }
 }
 
 size_t GroupBuffers::bytes() const {
-  size_t sum =
-      hidden.bytes() + ffn.bytes() + ffn_values.bytes() + probs_minima.bytes() +
-      ffn_minima.bytes() + row_sums.bytes();
+  size_t sum = hidden.bytes() + ffn.bytes() + ffn_sums.bytes() + ffn_values.bytes() +
+               probs_minima.bytes() + ffn_minima.bytes() + row_sums.bytes();
   for (const CodeRows* rows : {&query_in, &key_in, &value_in, &intermediate_in, &query, &key[0],
                                &key[1], &value[0], &value[1], &context}) {
     sum += rows->bytes();
@@ -75,12 +75,8 @@ void MemberBuffers::reserve(const PreparedModel& model, int64_t most_keys, int64
     attention.reserve(config, layer.attention, most_keys);
   }
   pooler_input.reserve(1, config.hidden, model.pooler.input.planes());
-  int64_t columns = config.hidden;
-  if (config.codes[kOutputIn].from_min) {
-    columns = std::max(columns, config.intermediate);
-    bias.reserve(static_cast<size_t>(config.hidden));
-  }
-  sums.reserve(static_cast<size_t>(kRowBlock * columns));
+  if (config.codes[kOutputIn].from_min) bias.reserve(static_cast<size_t>(config.hidden));
+  sums.reserve(static_cast<size_t>(kRowBlock * config.hidden));
   pooled.reserve(static_cast<size_t>(most_sequences));
 }
 

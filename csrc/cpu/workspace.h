@@ -44,9 +44,11 @@ struct GroupBuffers {
   AlignedBuffer<double> hidden;
   CodeRows query_in, key_in, value_in, intermediate_in;  // codes of the states
   CodeRows query, key[kKeyValueBuffers], value[kKeyValueBuffers], context, ffn;
-  AlignedBuffer<double> ffn_values;  // where codes begin at their minimum
+  // Where codes of the FFN begin at their minimum: sums, and roughly what values they are.
+  AlignedBuffer<int32_t> ffn_sums;
+  AlignedBuffer<float> ffn_values;
   SequenceMinima probs_minima, ffn_minima;
-  AlignedBuffer<RowSum> row_sums;  // [heads][row_stride], where codes of probabilities do so
+  AlignedBuffer<RowSum> row_sums;  // [heads][row_stride], where those of probabilities do
   int64_t row_stride = 0;
 
   void reserve(const PreparedModel& model, int64_t tokens, int64_t sequences, int64_t members);

@@ -1,5 +1,5 @@
-// Product of bytes, for operands that both have several bits: with n of them the planes of one would
-// have to be counted against those of the other, n * n times.
+// Product of bytes, for operands that both have several bits: with n of them the planes of one
+// would have to be counted against those of the other, n * n times.
 //
 // V::dot multiplies the four bytes of each word on the left with those on the right and adds to
 // V::Dots, which is wide enough for V::kMostDots words of the largest codes; V::sum_of makes sums
@@ -41,8 +41,8 @@ BITINFER_INLINE inline Tile<V, kRowCount, V::kParts> dot_tile(const uint8_t* a, 
         });
       });
     }
-    unroll<kCells>([&](auto i)
-                       BITINFER_INLINE { tile.sums[i] = V::add(tile.sums[i], V::sum_of(dots[i])); });
+    unroll<kCells>(
+        [&](auto i) BITINFER_INLINE { tile.sums[i] = V::add(tile.sums[i], V::sum_of(dots[i])); });
   }
   return tile;
 }

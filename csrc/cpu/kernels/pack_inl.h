@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cpu/kernels/code_words_inl.h"
 #include "cpu/kernels/one_double.h"
 #include "cpu/kernels/round_inl.h"
 #include "cpu/kernels/running_words.h"
@@ -49,41 +50,21 @@ void pack_not_less(const double* x, const double* threshold, int64_t n, uint64_t
   }
 }
 
-// Bits of the codes of V::kDoubles values go to bit j of the planes' words.
-template <class V>
-BITINFER_INLINE inline void quantize_some(const double* x, const double* shift, const Quantizer& to,
-                                          int64_t j, uint64_t* words) {
-  auto value = V::load(x + j);
-  if (shift != nullptr) value = V::add(value, V::load(shift + j));
-  // The code above the lowest one, in the lowest bits of the significand.
-  const auto from_low = V::sub(code_of<V>(value, to), V::set_all(to.low));
-  const auto code = V::add(from_low, V::set_all(0x1p52));
-  unroll<kMostPlanes>([&](auto plane) BITINFER_INLINE {
-    words[plane] |= static_cast<uint64_t>(V::template bits_at<plane>(code)) << j;
-  });
-}
-
 template <class V>
 void quantize(const double* x, const double* shift, int64_t rows, int64_t n,
               const Quantizer& quantizer, const PlaneRows& to) {
-  const Quantizer copy = quantizer;
+  // Floats are off by 2^-25 of the value, and codes are below 16.
+  constexpr double kTolerance = 0x1p-20;
+  const Quantizer by = quantizer;
   for (int64_t row = 0; row < rows; ++row) {
-    uint64_t running[kMostPlanes] = {};
-    for (int64_t first = 0; first < n; first += 64) {
-      const int64_t count = n - first < 64 ? n - first : 64;
-      const double* values = x + row * n + first;
-      const double* shifts = shift != nullptr ? shift + first : nullptr;
-      uint64_t words[kMostPlanes] = {};
-      int64_t j = 0;
-      for (; j + V::kDoubles <= count; j += V::kDoubles) {
-        quantize_some<V>(values, shifts, copy, j, words);
-      }
-      for (; j < count; ++j) quantize_some<OneDouble>(values, shifts, copy, j, words);
-      for (int plane = 0; plane < copy.planes; ++plane) {
-        running[plane] = running_word(words[plane], running[plane]);
-        to.bits[row * to.stride + plane * to.plane_stride + first / 64] = running[plane];
-      }
-    }
+    const double* values = x + row * n;
+    const auto in_steps = [&](int64_t k) BITINFER_INLINE {
+      return static_cast<float>((values[k] + shift[k] - by.offset) * by.inverse_step);
+    };
+    const auto exact = [&](int64_t k) BITINFER_INLINE {
+      return static_cast<int32_t>(code_of<OneDouble>(values[k] + shift[k], by));
+    };
+    code_row<V>(n, by, kTolerance, in_steps, exact, to, row);
   }
 }
 

@@ -247,9 +247,7 @@ int64_t popcount_probe(int64_t steps) {
 
 template <class V, int kPlanes, class Epilogue>
 void product_of_planes(const Rows& a, const Panels& b, const Epilogue& epilogue) {
-  const auto is_plain = [&](int64_t panel) {
-    return a.planes == kPlanes && !b.has_halves(panel);
-  };
+  const auto is_plain = [&](int64_t panel) { return a.planes == kPlanes && !b.has_halves(panel); };
   for (int64_t panel = 0; panel < b.panel_count;) {
     if (!is_plain(panel)) {
       halves_panel<V, kPlanes>(a, b, panel++, epilogue);

@@ -115,7 +115,8 @@ struct PackCodes {
   Words words;  // kRunning for an operand of the next product
 };
 
-// Distances from the largest score there can be: constant + T. Columns from N to the end of the row hold 0xffff.
+// Distances from the largest score there can be: constant + T. Columns from N to the end of the row
+// hold 0xffff.
 struct StoreDistances {
   uint16_t* out;
   int64_t stride;           // a multiple of 64
@@ -178,12 +179,13 @@ struct PlaneRows {
   int64_t stride, plane_stride;
 };
 
-// Values that are affine in a product's sums: act(scale * S + bias) + shift.
+// Values that are affine in a product's sums: act(scale * S + bias) + shift, each step rounded.
 enum class Activation { kRelu, kGelu };
 struct Values {
-  ScaledSums from;  // each step rounded to double
+  ScaledSums from;
   Activation activation;
-  const double* shift;  // per column
+  const double* shift;   // per column
+  double largest_shift;  // in magnitude
 };
 
 // The sum of a word's codes times its scale, its position's and its segment's vector.
@@ -233,11 +235,15 @@ struct Kernels {
   // Bit k = x[k] >= threshold[k], as running words: the second plane of signs with zeros.
   void (*pack_not_less)(const double* x, const double* threshold, int64_t n, uint64_t* bits);
 
-  // Codes of x[row * n + k] + shift[k] - offset, rows of n values (shift null: 0).
+  // Codes of x[row * n + k] + shift[k] - offset, rows of n values.
   void (*quantize)(const double* x, const double* shift, int64_t rows, int64_t n, const Quantizer&,
                    const PlaneRows& to);
-  // The values of `rows` rows of n sums; returns the smallest of them.
-  double (*values)(const Values&, int64_t rows, int64_t n, double* out);
+  // The smallest value of `rows` rows of n sums, or `least` if that is not larger. `rough` takes
+  // all values as floats, for value_codes.
+  double (*values)(const Values&, int64_t rows, int64_t n, double least, float* rough);
+  // Codes of the same values - offset.
+  void (*value_codes)(const Values&, const float* rough, int64_t rows, int64_t n, const Quantizer&,
+                      const PlaneRows& to);
 
   // out = scale * S + bias, rows of n, each step rounded to double.
   void (*affine)(const ScaledSums&, int64_t rows, int64_t n, double* out);

@@ -1,10 +1,14 @@
-// Values of a product's sums.
+// Values of a product's sums, and codes of them. What is decided by a smallest value or by a code
+// is decided for nearly all values by floats, which are cheap, with a bound of their error; what is
+// closer than that is decided by doubles, as it is defined.
 #pragma once
 
 #include <cstdint>
 
-#include "cpu/kernels/gelu_inl.h"
+#include "base/math.h"
+#include "cpu/kernels/code_words_inl.h"
 #include "cpu/kernels/one_double.h"
+#include "cpu/kernels/round_inl.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/unroll.h"
 
@@ -31,49 +35,123 @@ void affine(const ScaledSums& from, int64_t rows, int64_t n, double* out) {
   }
 }
 
-template <class V, Activation kActivation>
-BITINFER_INLINE inline typename V::Doubles value_some(const Values& values, const int32_t* sums,
-                                                      int64_t i) {
-  auto x = affine_some<V>(values.from, sums, i);
-  if constexpr (kActivation == Activation::kRelu) {
-    // Added: -0 becomes 0, whichever of both zeros the processor takes for the larger one.
-    x = V::add(V::max(x, V::set_all(0)), V::set_all(0));
+// gelu(x) = max(x, 0) - h(|x|) with the bump h(t) = t (1 - Phi(t)), as a polynomial of 2 t / 5 - 1
+// up to t = 5 (least squares, weighted anew until the errors are even); from there on it is below
+// 2^-19.
+inline constexpr double kGeluError = 0x1p-19;  // 1.5e-6 by trial
+BITINFER_INLINE inline float rough_gelu(float x) {
+  constexpr float kCoefficients[] = {
+      0.006773356813937426f,  0.12855224311351776f,  -0.09116573631763458f, -0.24776645004749298f,
+      0.3437950313091278f,    0.07518747448921204f,  -0.49006327986717224f, 0.41955772042274475f,
+      -0.017545735463500023f, -0.25703373551368713f, 0.23268060386180878f,  -0.0940200537443161f,
+      0.015525253489613533f};
+  float t = x < 0 ? -x : x;
+  t = t < 5.0f ? t : 5.0f;
+  const float s = t * 0.4f - 1.0f;
+  float bump = -0.02447647601366043f;
+  for (const float c : kCoefficients) bump = bump * s + c;
+  return (x > 0 ? x : 0.0f) - bump;
+}
+
+// Values of one row of sums, act(scale * S + bias) + shift.
+template <Activation kActivation>
+class RowOfValues {
+ public:
+  BITINFER_INLINE RowOfValues(const Values& values, const int32_t* sums)
+      : sums_(sums),
+        scale_(values.from.scale),
+        bias_(values.from.bias),
+        shift_(values.shift),
+        largest_shift_(values.largest_shift) {}
+
+  BITINFER_INLINE float rough(int64_t k) const {
+    const float x = static_cast<float>(scale_[k] * sums_[k] + bias_[k]);
+    const float y = kActivation == Activation::kGelu ? rough_gelu(x) : x > 0 ? x : 0.0f;
+    return y + static_cast<float>(shift_[k]);
   }
-  if constexpr (kActivation == Activation::kGelu) x = Gelu<V>::of(x);
-  return V::add(x, V::load(values.shift + i));
+  // How far off a value up to `reach` in magnitude may be: floats round by 2^-24 each of the few
+  // numbers that make it, none of which is larger than both together.
+  double error(double reach) const {
+    return kGeluError + 0x1p-21 * (__builtin_fabs(reach) + largest_shift_);
+  }
+  double exact(int64_t k) const {
+    const double x = scale_[k] * sums_[k] + bias_[k];
+    const double y = kActivation == Activation::kGelu ? gelu(x) : x > 0 ? x : 0.0;
+    return y + shift_[k];
+  }
+
+ private:
+  const int32_t* sums_;
+  const double *scale_, *bias_, *shift_;
+  double largest_shift_;
+};
+
+// The smallest of some values, or `least`: those that floats cannot tell from it are looked at as
+// doubles.
+template <Activation kActivation>
+double least_exactly(const RowOfValues<kActivation>& row, int64_t first, int64_t count,
+                     double least, const float* rough) {
+  float smallest = rough[0];
+  for (int64_t i = 1; i < count; ++i) smallest = rough[i] < smallest ? rough[i] : smallest;
+  const double limit = OneDouble::min(least, smallest + row.error(smallest));
+  for (int64_t i = 0; i < count; ++i) {
+    if (rough[i] <= limit + row.error(limit)) least = OneDouble::min(row.exact(first + i), least);
+  }
+  return least;
+}
+
+template <Activation kActivation>
+double values_of(const Values& values, int64_t rows, int64_t n, double least, float* rough) {
+  for (int64_t r = 0; r < rows; ++r, rough += n) {
+    const RowOfValues<kActivation> row(values, values.from.sums + r * n);
+    for (int64_t first = 0; first < n; first += kWordValues) {
+      const int64_t count = n - first < kWordValues ? n - first : kWordValues;
+      const float limit = static_cast<float>(least + row.error(least));
+      float* out = rough + first;
+      int32_t is_near = 0;
+      for (int64_t i = 0; i < count; ++i) {
+        out[i] = row.rough(first + i);
+        is_near |= static_cast<int32_t>(out[i] <= limit);
+      }
+      if (is_near != 0) least = least_exactly(row, first, count, least, out);
+    }
+  }
+  return least + 0.0;  // of -0 and 0 the smaller one may be either
+}
+
+double values(const Values& of, int64_t rows, int64_t n, double least, float* rough) {
+  if (of.activation == Activation::kRelu) {
+    return values_of<Activation::kRelu>(of, rows, n, least, rough);
+  }
+  return values_of<Activation::kGelu>(of, rows, n, least, rough);
 }
 
 template <class V, Activation kActivation>
-double values_of(const Values& values, int64_t rows, int64_t n, double* out) {
-  const Values copy = values;
-  auto least = V::set_all(__builtin_inf());
-  double least_left = __builtin_inf();
-  for (int64_t row = 0; row < rows; ++row) {
-    const int32_t* sums = copy.from.sums + row * n;
-    double* to = out + row * n;
-    int64_t i = 0;
-    for (; i + V::kDoubles <= n; i += V::kDoubles) {
-      const auto value = value_some<V, kActivation>(copy, sums, i);
-      V::store(to + i, value);
-      least = V::min(value, least);
-    }
-    for (; i < n; ++i) {
-      to[i] = value_some<OneDouble, kActivation>(copy, sums, i);
-      least_left = OneDouble::min(to[i], least_left);
-    }
+void codes_of_values(const Values& values, const float* rough, int64_t rows, int64_t n,
+                     const Quantizer& quantizer, const PlaneRows& to) {
+  const Quantizer by = quantizer;
+  const float offset = static_cast<float>(by.offset),
+              per_step = static_cast<float>(by.inverse_step);
+  for (int64_t r = 0; r < rows; ++r, rough += n) {
+    const RowOfValues<kActivation> row(values, values.from.sums + r * n);
+    const double reach = 2 * __builtin_fabs(by.offset) + 16 / by.inverse_step;
+    const double tolerance = row.error(reach) * by.inverse_step + 0x1p-18;
+    const auto in_steps = [&](int64_t k) BITINFER_INLINE { return (rough[k] - offset) * per_step; };
+    const auto exact = [&](int64_t k) BITINFER_INLINE {
+      return static_cast<int32_t>(code_of<OneDouble>(row.exact(k), by));
+    };
+    code_row<V>(n, by, tolerance, in_steps, exact, to, r);
   }
-  double lanes[V::kDoubles];
-  V::store(lanes, least);
-  for (const double lane : lanes) least_left = OneDouble::min(lane, least_left);
-  return least_left + 0.0;  // of -0 and 0 the minimum may be either
 }
 
 template <class V>
-double values(const Values& of, int64_t rows, int64_t n, double* out) {
+void value_codes(const Values& of, const float* rough, int64_t rows, int64_t n,
+                 const Quantizer& quantizer, const PlaneRows& to) {
   if (of.activation == Activation::kRelu) {
-    return values_of<V, Activation::kRelu>(of, rows, n, out);
+    codes_of_values<V, Activation::kRelu>(of, rough, rows, n, quantizer, to);
+  } else {
+    codes_of_values<V, Activation::kGelu>(of, rough, rows, n, quantizer, to);
   }
-  return values_of<V, Activation::kGelu>(of, rows, n, out);
 }
 
 }  // namespace

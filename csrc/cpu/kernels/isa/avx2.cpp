@@ -1,6 +1,7 @@
 // AVX2: bits are counted by looking up both nibbles of every byte (vpshufb), into byte counters
 // that are widened every 31 counts. The 2 x 1 tile keeps 4 counters, 4 parities, the table and the
-// mask within 16 registers. Bytes are multiplied in pairs (vpmaddubsw): the 4 x 1 tile keeps 8 sums.
+// mask within 16 registers. Bytes are multiplied in pairs (vpmaddubsw): the 4 x 1 tile keeps 8
+// sums.
 #include <immintrin.h>
 
 #include "cpu/kernels/isa/isa.h"

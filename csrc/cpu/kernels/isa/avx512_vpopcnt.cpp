@@ -1,8 +1,8 @@
-// AVX-512 F, BW, VL, DQ, VBMI, VNNI and VPOPCNTDQ. Two steps are vpxord, vpxord, vpternlogd, vpopcntd,
-// vpaddd for 1024 multiply-adds: five instructions, of which Zen 5 starts four and Zen 4 two a
-// clock. The 4 x 2 tile needs 8 counters, 8 parities and 6 registers of operands: 12 loads for 40
-// of those instructions (compilers add copies of registers, which cost no execution); the 5 x 2
-// tile needs 26. Products of bytes are one instruction (vpdpbusd) for 64 multiply-adds.
+// AVX-512 F, BW, VL, DQ, VBMI, VNNI and VPOPCNTDQ. Two steps are vpxord, vpxord, vpternlogd,
+// vpopcntd, vpaddd for 1024 multiply-adds: five instructions, of which Zen 5 starts four and Zen 4
+// two a clock. The 4 x 2 tile needs 8 counters, 8 parities and 6 registers of operands: 12 loads
+// for 40 of those instructions (compilers add copies of registers, which cost no execution); the 5
+// x 2 tile needs 26. Products of bytes are one instruction (vpdpbusd) for 64 multiply-adds.
 #include <immintrin.h>
 
 #include "cpu/kernels/isa/isa.h"

@@ -45,10 +45,10 @@ struct Portable {
   static Dots no_dots() { return Sum{}; }
   // Products of int16: the baseline has no others.
   static Dots dot(Dots dots, Word left, Word right) {
-    const Shorts even = reinterpret_cast<Shorts>(left & 0x00ff00ffu) *
-                        (reinterpret_cast<Shorts>(right << 8) >> 8);
-    const Shorts odd = reinterpret_cast<Shorts>(left >> 8 & 0x00ff00ffu) *
-                       (reinterpret_cast<Shorts>(right) >> 8);
+    const Shorts even =
+        reinterpret_cast<Shorts>(left & 0x00ff00ffu) * (reinterpret_cast<Shorts>(right << 8) >> 8);
+    const Shorts odd =
+        reinterpret_cast<Shorts>(left >> 8 & 0x00ff00ffu) * (reinterpret_cast<Shorts>(right) >> 8);
     const Sum pairs = reinterpret_cast<Sum>(even + odd);
     return dots + (pairs << 16 >> 16) + (pairs >> 16);
   }
