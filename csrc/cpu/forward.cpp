@@ -226,8 +226,8 @@ class Forward {
         scratch_.bias[n] = layer.output.bias[n] + quantizer.offset * layer.output.of_ones[n];
       }
       for_row_blocks(begin, end, [&](int64_t first, int64_t rows) {
-        kernels_.value_codes(ffn_values(layer, first), buffers_.ffn_values.data() + first * inner,
-                             rows, inner, quantizer, buffers_.ffn.from(first));
+        kernels_.value_codes(ffn_values(layer, first), rows, inner, quantizer,
+                             buffers_.ffn.from(first));
         clock_.end(Stage::kIntermediate);
         finish_rows(i, first, rows, scratch_.bias.data());
       });
@@ -245,18 +245,13 @@ class Forward {
       const bool is_attended = row < sequence_begin(sequence) + batch_.keys[sequence];
       double nothing = -kInfinity;
       double& least = is_attended ? minima[sequence - share_.group.first_sequence] : nothing;
-      least = kernels_.values(ffn_values(layer, row), 1, inner, least,
-                              buffers_.ffn_values.data() + row * inner);
+      least = kernels_.least_value(ffn_values(layer, row), 1, inner, least);
     }
   }
 
   // Of the rows from `first` on.
   Values ffn_values(const PreparedLayer& layer, int64_t first) const {
-    const InputCodes& input = layer.output.input;
-    const bool is_relu = config_.activation == HiddenActivation::kRelu;
-    return {layer.intermediate.scaled(buffers_.ffn_sums.data() + first * config_.intermediate),
-            is_relu ? Activation::kRelu : Activation::kGelu, input.shift.data(),
-            input.largest_shift};
+    return layer.ffn_values->of(buffers_.ffn_sums.data() + first * config_.intermediate);
   }
 
   double least(const SequenceMinima& minima, int64_t sequence) const {

@@ -60,13 +60,46 @@ constexpr std::array<uint64_t, 256> make_spread_bits() {
 }
 constexpr std::array<uint64_t, 256> kSpreadBits = make_spread_bits();
 
-// Adds c times the bits of a row to `count` bytes, up to whole words.
-void add_bits(const uint64_t* row, int32_t c, int64_t count, uint8_t* bytes) {
-  for (int64_t k = 0; k < count; k += kBytesPerWord) {
-    uint64_t word;
-    std::memcpy(&word, bytes + k, sizeof word);
-    word += static_cast<uint64_t>(c) * kSpreadBits[row[k / kWordBits] >> (k % kWordBits) & 0xff];
-    std::memcpy(bytes + k, &word, sizeof word);
+// Eight codes, a byte each, of the bits from k on of a word of every plane.
+uint64_t eight_codes(const uint64_t* planes, const Codes& codes, int64_t k) {
+  uint64_t bytes = 0;
+  for (int j = 0; j < codes.planes; ++j) {
+    bytes += static_cast<uint64_t>(codes.c[j]) * kSpreadBits[planes[j] >> k & 0xff];
+  }
+  return bytes;
+}
+
+// code - c0 of `count` codes of a row, up to whole words of bytes.
+void unpack(const CodeRows& from, int64_t row, int64_t offset, int64_t count, const Codes& codes,
+            uint8_t* bytes) {
+  for (int64_t first = 0; first < count; first += kWordBits) {
+    const int64_t part = std::min(kWordBits, count - first);
+    uint64_t planes[kMostPlanes];
+    for (int j = 0; j < codes.planes; ++j) {
+      planes[j] = read_bits(from.plane(j, row), offset + first, part);
+    }
+    for (int64_t k = 0; k < part; k += kBytesPerWord) {
+      const uint64_t word = eight_codes(planes, codes, k);
+      std::memcpy(bytes + first + k, &word, sizeof word);
+    }
+  }
+}
+
+// The same of a row of running words.
+void unpack_running(const CodeRows& from, int64_t row, int64_t count, const Codes& codes,
+                    uint8_t* bytes) {
+  uint64_t before[kMostPlanes] = {};
+  for (int64_t first = 0; first < count; first += kWordBits) {
+    uint64_t planes[kMostPlanes];
+    for (int j = 0; j < codes.planes; ++j) {
+      const uint64_t running = from.plane(j, row)[first / kWordBits];
+      planes[j] = code_word(running, before[j]);
+      before[j] = running;
+    }
+    for (int64_t k = 0; k < std::min(kWordBits, count - first); k += kBytesPerWord) {
+      const uint64_t word = eight_codes(planes, codes, k);
+      std::memcpy(bytes + first + k, &word, sizeof word);
+    }
   }
 }
 
@@ -145,22 +178,14 @@ void HeadProduct::take_rows(const CodeRows& from, int64_t first, int64_t offset,
       extract_bits(from.plane(0, first + i), offset, depth_, row);
       to_running(row, planes_.stride());
     } else {
-      unpack_row(from, first + i, offset, depth_, left_, bytes_.data() + i * byte_stride_);
+      unpack(from, first + i, offset, depth_, left_, bytes_.data() + i * byte_stride_);
     }
   }
 }
 
 void HeadProduct::take_planes(int64_t count) {
-  if (counts_bits()) return;
-  uint64_t* words = row_words_.data();
-  for (int64_t i = 0; i < count; ++i) {
-    uint8_t* bytes = bytes_.data() + i * byte_stride_;
-    std::fill_n(bytes, byte_stride_, uint8_t{0});
-    for (int j = 0; j < left_.planes; ++j) {
-      std::copy_n(planes_.plane(j, i), planes_.stride(), words);
-      to_codes(words, planes_.stride());
-      add_bits(words, left_.c[j], depth_, bytes);
-    }
+  for (int64_t i = 0; !counts_bits() && i < count; ++i) {
+    unpack_running(planes_, i, depth_, left_, bytes_.data() + i * byte_stride_);
   }
 }
 
@@ -204,7 +229,7 @@ void HeadProduct::set_bit_column(int64_t n, const uint64_t* row, int64_t offset)
 
 void HeadProduct::set_byte_column(int64_t n, const CodeRows& from, int64_t row, int64_t offset) {
   uint8_t* bytes = row_bytes_.data();
-  unpack_row(from, row, offset, depth_, right_, bytes);
+  unpack(from, row, offset, depth_, right_, bytes);
   sums_[n] = static_cast<int32_t>(right_.c0 * depth_) + sum_bytes(bytes, depth_);
   negate_codes(right_.c0, depth_, bytes);
   uint32_t* column = words_.data() + n / kPanelWidth * steps_ * kPanelWidth + n % kPanelWidth;
@@ -244,7 +269,7 @@ void HeadProduct::transpose_bytes(const CodeRows& from, int64_t first, int64_t o
       uint8_t* bytes = rows + r * stride;
       const int64_t row = s * kStepBytes + r;
       if (row < depth_) {
-        unpack_row(from, first + row, offset, columns_, right_, bytes);
+        unpack(from, first + row, offset, columns_, right_, bytes);
       } else {
         std::fill_n(bytes, stride, uint8_t{0});
       }
@@ -267,16 +292,6 @@ void HeadProduct::sum_bit_columns(const Kernels& kernels) {
   std::fill_n(constants_.data(), panels_ * kPanelWidth, static_cast<int32_t>(depth_));
   kernels.store_sums({ones, 1, words_for(depth_), 0, 1, {1}}, bit_panels(),
                      {sums_.data(), columns_, constants_.data(), true});
-}
-
-// code - c0 of `count` codes, up to whole words.
-void HeadProduct::unpack_row(const CodeRows& from, int64_t row, int64_t offset, int64_t count,
-                             const Codes& codes, uint8_t* bytes) {
-  std::fill_n(bytes, round_up(count, kBytesPerWord), uint8_t{0});
-  for (int j = 0; j < codes.planes; ++j) {
-    extract_bits(from.plane(j, row), offset, count, row_words_.data());
-    add_bits(row_words_.data(), codes.c[j], count, bytes);
-  }
 }
 
 void HeadProduct::set_constants() {

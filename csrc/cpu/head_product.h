@@ -56,8 +56,6 @@ class HeadProduct {
   void transpose_bits(const uint64_t* rows, int64_t stride, int64_t offset);
   void transpose_bytes(const CodeRows& from, int64_t first, int64_t offset);
   void sum_bit_columns(const Kernels& kernels);
-  void unpack_row(const CodeRows& from, int64_t row, int64_t offset, int64_t count,
-                  const Codes& codes, uint8_t* bytes);
   void set_constants();
 
   Codes left_{}, right_{};

@@ -17,6 +17,12 @@ AlignedBuffer<T> copy(const T* values, int64_t count) {
   return result;
 }
 
+AlignedBuffer<float> narrow(const AlignedBuffer<double>& values, int64_t count) {
+  AlignedBuffer<float> result(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) result[i] = static_cast<float>(values[i]);
+  return result;
+}
+
 AlignedBuffer<double> widen(const float* values, int64_t count, double sign = 1.0) {
   AlignedBuffer<double> result(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) result[i] = sign * values[i];
@@ -106,9 +112,6 @@ InputCodes::InputCodes(const PointCodes& point, const Linear& linear)
     threshold = widen(linear.shift, depth, -1.0);
   } else {
     shift = widen(linear.shift, depth);
-    for (int64_t k = 0; k < depth; ++k) {
-      largest_shift = std::max(largest_shift, std::abs(shift[k]));
-    }
   }
 }
 
@@ -164,6 +167,35 @@ size_t PreparedAttention::bytes() const {
   return scores.bytes() + levels * sizeof(int32_t);
 }
 
+PreparedValues::PreparedValues(const Config& config, const PreparedLinear& from,
+                               const PreparedLinear& to)
+    : exact_scale_(from.scale.data()),
+      exact_bias_(from.bias.data()),
+      exact_shift_(to.input.shift.data()),
+      activation_(config.activation == HiddenActivation::kRelu ? Activation::kRelu
+                                                               : Activation::kGelu),
+      scale_(narrow(from.scale, config.intermediate)),
+      bias_(narrow(from.bias, config.intermediate)),
+      shift_(narrow(to.input.shift, config.intermediate)),
+      magnitude_(0) {
+  const Codes codes = config.codes[kIntermediateIn].codes();
+  const double reach = static_cast<double>(config.hidden * codes.magnitude());
+  for (int64_t n = 0; n < config.intermediate; ++n) {
+    magnitude_ = std::max(magnitude_, std::abs(exact_scale_[n]) * reach + std::abs(exact_bias_[n]) +
+                                          std::abs(exact_shift_[n]));
+  }
+}
+
+Values PreparedValues::of(const int32_t* sums) const {
+  return {{sums, exact_scale_, exact_bias_},
+          activation_,
+          exact_shift_,
+          scale_.data(),
+          bias_.data(),
+          shift_.data(),
+          magnitude_};
+}
+
 PreparedLayer::PreparedLayer(const Config& config, const Layer& layer)
     : query(prepare(layer.query, config.codes[kQueryIn], &layer.query_codes)),
       key(prepare(layer.key, config.codes[kKeyIn], &layer.key_codes)),
@@ -175,12 +207,14 @@ PreparedLayer::PreparedLayer(const Config& config, const Layer& layer)
       intermediate(
           prepare(layer.intermediate, config.codes[kIntermediateIn], pointer(layer.ffn_codes))),
       output(prepare(layer.output, config.codes[kOutputIn], nullptr)),
-      output_norm(layer.output_norm, config.hidden) {}
+      output_norm(layer.output_norm, config.hidden) {
+  if (config.codes[kOutputIn].from_min) ffn_values.emplace(config, intermediate, output);
+}
 
 size_t PreparedLayer::bytes() const {
   return query.bytes() + key.bytes() + value.bytes() + attention.bytes() +
          attention_output.bytes() + bytes_of(attention_norm) + intermediate.bytes() +
-         output.bytes() + bytes_of(output_norm);
+         output.bytes() + (ffn_values ? ffn_values->bytes() : 0) + bytes_of(output_norm);
 }
 
 PreparedEmbedding::PreparedEmbedding(const Config& config, const Embedding& embedding)

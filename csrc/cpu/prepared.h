@@ -31,7 +31,6 @@ struct InputCodes {
 
   bool are_signs;
   AlignedBuffer<double> threshold, shift;  // the one that is needed
-  double largest_shift = 0;                // in magnitude
   Quantizer quantizer;
 };
 
@@ -95,6 +94,22 @@ struct PreparedAttention {
   size_t bytes() const;
 };
 
+// The values between two linears, where they become codes by value: those of the first one's sums,
+// activated and shifted as the second one says.
+class PreparedValues {
+ public:
+  PreparedValues(const Config& config, const PreparedLinear& from, const PreparedLinear& to);
+
+  Values of(const int32_t* sums) const;
+  size_t bytes() const { return scale_.bytes() + bias_.bytes() + shift_.bytes(); }
+
+ private:
+  const double *exact_scale_, *exact_bias_, *exact_shift_;
+  Activation activation_;
+  AlignedBuffer<float> scale_, bias_, shift_;
+  double magnitude_;
+};
+
 struct PreparedLayer {
   PreparedLayer(const Config& config, const Layer& layer);
 
@@ -103,6 +118,7 @@ struct PreparedLayer {
   PreparedLinear attention_output;
   PreparedNorm attention_norm;
   PreparedLinear intermediate, output;
+  std::optional<PreparedValues> ffn_values;
   PreparedNorm output_norm;
 
   size_t bytes() const;

@@ -55,13 +55,12 @@ void GroupBuffers::reserve(const PreparedModel& model, int64_t tokens, int64_t s
   }
   if (config.codes[kOutputIn].from_min) {
     ffn_sums.reserve(static_cast<size_t>(tokens * config.intermediate));
-    ffn_values.reserve(static_cast<size_t>(tokens * config.intermediate));
   }
 }
 
 size_t GroupBuffers::bytes() const {
-  size_t sum = hidden.bytes() + ffn.bytes() + ffn_sums.bytes() + ffn_values.bytes() +
-               probs_minima.bytes() + ffn_minima.bytes() + row_sums.bytes();
+  size_t sum = hidden.bytes() + ffn.bytes() + ffn_sums.bytes() + probs_minima.bytes() +
+               ffn_minima.bytes() + row_sums.bytes();
   for (const CodeRows* rows : {&query_in, &key_in, &value_in, &intermediate_in, &query, &key[0],
                                &key[1], &value[0], &value[1], &context}) {
     sum += rows->bytes();

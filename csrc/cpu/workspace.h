@@ -44,9 +44,7 @@ struct GroupBuffers {
   AlignedBuffer<double> hidden;
   CodeRows query_in, key_in, value_in, intermediate_in;  // codes of the states
   CodeRows query, key[kKeyValueBuffers], value[kKeyValueBuffers], context, ffn;
-  // Where codes of the FFN begin at their minimum: sums, and roughly what values they are.
-  AlignedBuffer<int32_t> ffn_sums;
-  AlignedBuffer<float> ffn_values;
+  AlignedBuffer<int32_t> ffn_sums;  // where codes of the FFN begin at their minimum
   SequenceMinima probs_minima, ffn_minima;
   AlignedBuffer<RowSum> row_sums;  // [heads][row_stride], where those of probabilities do
   int64_t row_stride = 0;

@@ -34,21 +34,20 @@ BITINFER_INLINE inline void code_word(int64_t first, int64_t count, const Quanti
   constexpr float kRoundToInteger = 12582912.0f;  // 1.5 * 2^23
   const float low = static_cast<float>(to.low), high = static_cast<float>(to.high);
   const float sure = static_cast<float>(0.5 - tolerance);
-  int32_t codes[kWordValues] = {};
-  int32_t signs = 0;
+  int32_t codes[kWordValues], signs = 0;
   for (int64_t i = 0; i < count; ++i) {
     float x = in_steps(first + i);
     x = x > low ? x : low;
     x = x < high ? x : high;
     const float nearest = (x + kRoundToInteger) - kRoundToInteger;
-    const float rest = x - nearest;
-    const int32_t is_unsure = -static_cast<int32_t>((rest < 0 ? -rest : rest) > sure);
+    const int32_t is_unsure = -static_cast<int32_t>(__builtin_fabsf(x - nearest) > sure);
     codes[i] = static_cast<int32_t>(nearest - low) | is_unsure;
     signs |= codes[i];
   }
   for (int64_t i = 0; signs < 0 && i < count; ++i) {
     if (codes[i] < 0) codes[i] = exact(first + i) - to.low;
   }
+  for (int64_t i = count; i < kWordValues; ++i) codes[i] = 0;
   pack_word<V>(codes, to.planes, words);
 }
 

@@ -184,8 +184,10 @@ enum class Activation { kRelu, kGelu };
 struct Values {
   ScaledSums from;
   Activation activation;
-  const double* shift;   // per column
-  double largest_shift;  // in magnitude
+  const double* shift;  // per column
+  // The same numbers as floats, and a bound of all that is added, in magnitude.
+  const float *rough_scale, *rough_bias, *rough_shift;
+  double magnitude;
 };
 
 // The sum of a word's codes times its scale, its position's and its segment's vector.
@@ -238,11 +240,10 @@ struct Kernels {
   // Codes of x[row * n + k] + shift[k] - offset, rows of n values.
   void (*quantize)(const double* x, const double* shift, int64_t rows, int64_t n, const Quantizer&,
                    const PlaneRows& to);
-  // The smallest value of `rows` rows of n sums, or `least` if that is not larger. `rough` takes
-  // all values as floats, for value_codes.
-  double (*values)(const Values&, int64_t rows, int64_t n, double least, float* rough);
+  // The smallest value of `rows` rows of n sums, or `least` if that is not larger.
+  double (*least_value)(const Values&, int64_t rows, int64_t n, double least);
   // Codes of the same values - offset.
-  void (*value_codes)(const Values&, const float* rough, int64_t rows, int64_t n, const Quantizer&,
+  void (*value_codes)(const Values&, int64_t rows, int64_t n, const Quantizer&,
                       const PlaneRows& to);
 
   // out = scale * S + bias, rows of n, each step rounded to double.

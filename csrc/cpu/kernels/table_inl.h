@@ -27,7 +27,7 @@ constexpr Kernels kernel_table(const char* name) {
                  pack_greater<V>,
                  pack_not_less<V>,
                  quantize<V>,
-                 values,
+                 least_value,
                  value_codes<V>,
                  affine<V>,
                  layer_norm<V>,

@@ -39,21 +39,27 @@ void affine(const ScaledSums& from, int64_t rows, int64_t n, double* out) {
 // up to t = 5 (least squares, weighted anew until the errors are even); from there on it is below
 // 2^-19.
 inline constexpr double kGeluError = 0x1p-19;  // 1.5e-6 by trial
+BITINFER_INLINE inline float multiply_add(float a, float b, float c) {
+#ifdef __FP_FAST_FMAF
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
 BITINFER_INLINE inline float rough_gelu(float x) {
   constexpr float kCoefficients[] = {
       0.006773356813937426f,  0.12855224311351776f,  -0.09116573631763458f, -0.24776645004749298f,
       0.3437950313091278f,    0.07518747448921204f,  -0.49006327986717224f, 0.41955772042274475f,
       -0.017545735463500023f, -0.25703373551368713f, 0.23268060386180878f,  -0.0940200537443161f,
       0.015525253489613533f};
-  float t = x < 0 ? -x : x;
-  t = t < 5.0f ? t : 5.0f;
+  const float t = __builtin_fabsf(x) < 5.0f ? __builtin_fabsf(x) : 5.0f;
   const float s = t * 0.4f - 1.0f;
   float bump = -0.02447647601366043f;
-  for (const float c : kCoefficients) bump = bump * s + c;
+  for (const float c : kCoefficients) bump = multiply_add(bump, s, c);
   return (x > 0 ? x : 0.0f) - bump;
 }
 
-// Values of one row of sums, act(scale * S + bias) + shift.
+// Values of one row of sums, exactly and roughly.
 template <Activation kActivation>
 class RowOfValues {
  public:
@@ -62,81 +68,84 @@ class RowOfValues {
         scale_(values.from.scale),
         bias_(values.from.bias),
         shift_(values.shift),
-        largest_shift_(values.largest_shift) {}
+        rough_scale_(values.rough_scale),
+        rough_bias_(values.rough_bias),
+        rough_shift_(values.rough_shift) {}
 
-  BITINFER_INLINE float rough(int64_t k) const {
-    const float x = static_cast<float>(scale_[k] * sums_[k] + bias_[k]);
-    const float y = kActivation == Activation::kGelu ? rough_gelu(x) : x > 0 ? x : 0.0f;
-    return y + static_cast<float>(shift_[k]);
-  }
-  // How far off a value up to `reach` in magnitude may be: floats round by 2^-24 each of the few
-  // numbers that make it, none of which is larger than both together.
-  double error(double reach) const {
-    return kGeluError + 0x1p-21 * (__builtin_fabs(reach) + largest_shift_);
-  }
   double exact(int64_t k) const {
     const double x = scale_[k] * sums_[k] + bias_[k];
     const double y = kActivation == Activation::kGelu ? gelu(x) : x > 0 ? x : 0.0;
     return y + shift_[k];
   }
+  BITINFER_INLINE float rough(int64_t k) const {
+    const float x = multiply_add(rough_scale_[k], static_cast<float>(sums_[k]), rough_bias_[k]);
+    const float y = kActivation == Activation::kGelu ? rough_gelu(x) : x > 0 ? x : 0.0f;
+    return y + rough_shift_[k];
+  }
 
  private:
   const int32_t* sums_;
   const double *scale_, *bias_, *shift_;
-  double largest_shift_;
+  const float *rough_scale_, *rough_bias_, *rough_shift_;
 };
 
-// The smallest of some values, or `least`: those that floats cannot tell from it are looked at as
-// doubles.
+// How far off a rough value may be: each of the eight roundings at most is by 2^-24 of a number
+// that is not above the magnitude.
+inline double rough_error(const Values& values) { return kGeluError + 0x1p-21 * values.magnitude; }
+
+// The smallest of up to a word of values, or `least`: those that floats cannot tell from it are
+// looked at as doubles.
 template <Activation kActivation>
 double least_exactly(const RowOfValues<kActivation>& row, int64_t first, int64_t count,
-                     double least, const float* rough) {
+                     double least, const float* rough, double error) {
   float smallest = rough[0];
   for (int64_t i = 1; i < count; ++i) smallest = rough[i] < smallest ? rough[i] : smallest;
-  const double limit = OneDouble::min(least, smallest + row.error(smallest));
+  const double limit = OneDouble::min(least, smallest + error);
   for (int64_t i = 0; i < count; ++i) {
-    if (rough[i] <= limit + row.error(limit)) least = OneDouble::min(row.exact(first + i), least);
+    if (rough[i] <= limit + error) least = OneDouble::min(row.exact(first + i), least);
   }
   return least;
 }
 
 template <Activation kActivation>
-double values_of(const Values& values, int64_t rows, int64_t n, double least, float* rough) {
-  for (int64_t r = 0; r < rows; ++r, rough += n) {
+double least_of(const Values& values, int64_t rows, int64_t n, double least) {
+  const double error = rough_error(values);
+  for (int64_t r = 0; r < rows; ++r) {
     const RowOfValues<kActivation> row(values, values.from.sums + r * n);
     for (int64_t first = 0; first < n; first += kWordValues) {
       const int64_t count = n - first < kWordValues ? n - first : kWordValues;
-      const float limit = static_cast<float>(least + row.error(least));
-      float* out = rough + first;
+      const float limit = static_cast<float>(least + error);
+      float rough[kWordValues];
       int32_t is_near = 0;
       for (int64_t i = 0; i < count; ++i) {
-        out[i] = row.rough(first + i);
-        is_near |= static_cast<int32_t>(out[i] <= limit);
+        rough[i] = row.rough(first + i);
+        is_near |= static_cast<int32_t>(rough[i] <= limit);
       }
-      if (is_near != 0) least = least_exactly(row, first, count, least, out);
+      if (is_near != 0) least = least_exactly(row, first, count, least, rough, error);
     }
   }
   return least + 0.0;  // of -0 and 0 the smaller one may be either
 }
 
-double values(const Values& of, int64_t rows, int64_t n, double least, float* rough) {
-  if (of.activation == Activation::kRelu) {
-    return values_of<Activation::kRelu>(of, rows, n, least, rough);
+double least_value(const Values& values, int64_t rows, int64_t n, double least) {
+  if (values.activation == Activation::kRelu) {
+    return least_of<Activation::kRelu>(values, rows, n, least);
   }
-  return values_of<Activation::kGelu>(of, rows, n, least, rough);
+  return least_of<Activation::kGelu>(values, rows, n, least);
 }
 
 template <class V, Activation kActivation>
-void codes_of_values(const Values& values, const float* rough, int64_t rows, int64_t n,
-                     const Quantizer& quantizer, const PlaneRows& to) {
+void codes_of(const Values& values, int64_t rows, int64_t n, const Quantizer& quantizer,
+              const PlaneRows& to) {
   const Quantizer by = quantizer;
   const float offset = static_cast<float>(by.offset),
               per_step = static_cast<float>(by.inverse_step);
-  for (int64_t r = 0; r < rows; ++r, rough += n) {
+  const double tolerance =
+      (rough_error(values) + 0x1p-22 * __builtin_fabs(by.offset)) * by.inverse_step + 0x1p-19;
+  for (int64_t r = 0; r < rows; ++r) {
     const RowOfValues<kActivation> row(values, values.from.sums + r * n);
-    const double reach = 2 * __builtin_fabs(by.offset) + 16 / by.inverse_step;
-    const double tolerance = row.error(reach) * by.inverse_step + 0x1p-18;
-    const auto in_steps = [&](int64_t k) BITINFER_INLINE { return (rough[k] - offset) * per_step; };
+    const auto in_steps = [&](int64_t k)
+                              BITINFER_INLINE { return (row.rough(k) - offset) * per_step; };
     const auto exact = [&](int64_t k) BITINFER_INLINE {
       return static_cast<int32_t>(code_of<OneDouble>(row.exact(k), by));
     };
@@ -145,12 +154,12 @@ void codes_of_values(const Values& values, const float* rough, int64_t rows, int
 }
 
 template <class V>
-void value_codes(const Values& of, const float* rough, int64_t rows, int64_t n,
-                 const Quantizer& quantizer, const PlaneRows& to) {
-  if (of.activation == Activation::kRelu) {
-    codes_of_values<V, Activation::kRelu>(of, rough, rows, n, quantizer, to);
+void value_codes(const Values& values, int64_t rows, int64_t n, const Quantizer& quantizer,
+                 const PlaneRows& to) {
+  if (values.activation == Activation::kRelu) {
+    codes_of<V, Activation::kRelu>(values, rows, n, quantizer, to);
   } else {
-    codes_of_values<V, Activation::kGelu>(of, rough, rows, n, quantizer, to);
+    codes_of<V, Activation::kGelu>(values, rows, n, quantizer, to);
   }
 }
 
