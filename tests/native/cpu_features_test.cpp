@@ -8,14 +8,14 @@ using bitinfer::decode_x86;
 using bitinfer::X86Registers;
 
 // Everything on: FMA 12, POPCNT 23, OSXSAVE 27, AVX 28; AVX2 5, F 16, DQ 17, BW 30, VL 31; VBMI 1,
-// VPOPCNTDQ 14.
+// VNNI 11, VPOPCNTDQ 14.
 constexpr X86Registers kServer{1u << 12 | 1u << 23 | 1u << 27 | 1u << 28,
                                1u << 5 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31,
-                               1u << 1 | 1u << 14, 0xe7};
+                               1u << 1 | 1u << 11 | 1u << 14, 0xe7};
 
 bool any_avx512(const bitinfer::CpuFeatures& cpu) {
   return cpu.avx512f || cpu.avx512bw || cpu.avx512dq || cpu.avx512vl || cpu.avx512_vbmi ||
-         cpu.avx512_vpopcntdq;
+         cpu.avx512_vnni || cpu.avx512_vpopcntdq;
 }
 
 }  // namespace
@@ -24,7 +24,7 @@ TEST(cpu_features_of_a_full_machine) {
   const auto cpu = decode_x86(kServer);
   CHECK(cpu.popcnt && cpu.fma && cpu.avx2 && cpu.avx512f && cpu.avx512bw && cpu.avx512dq &&
         cpu.avx512vl);
-  CHECK(cpu.avx512_vbmi && cpu.avx512_vpopcntdq);
+  CHECK(cpu.avx512_vbmi && cpu.avx512_vnni && cpu.avx512_vpopcntdq);
   CHECK(!cpu.neon);
 }
 
@@ -63,7 +63,8 @@ TEST(cpu_features_need_their_own_bit) {
   X86Registers registers = kServer;
   registers.leaf7_ecx = 0;
   CHECK(decode_x86(registers).avx512f);
-  CHECK(!decode_x86(registers).avx512_vbmi && !decode_x86(registers).avx512_vpopcntdq);
+  CHECK(!decode_x86(registers).avx512_vbmi && !decode_x86(registers).avx512_vnni &&
+        !decode_x86(registers).avx512_vpopcntdq);
   registers.leaf7_ebx = 1u << 5;
   CHECK(decode_x86(registers).avx2);
   CHECK(!any_avx512(decode_x86(registers)));
@@ -81,9 +82,10 @@ TEST(cpu_features_agree_with_the_compiler) {
   CHECK_EQUAL(cpu.avx2, __builtin_cpu_supports("avx2") != 0);
   CHECK_EQUAL(cpu.avx512bw, __builtin_cpu_supports("avx512bw") != 0);
   CHECK_EQUAL(cpu.avx512_vbmi, __builtin_cpu_supports("avx512vbmi") != 0);
+  CHECK_EQUAL(cpu.avx512_vnni, __builtin_cpu_supports("avx512vnni") != 0);
   CHECK_EQUAL(cpu.avx512_vpopcntdq, __builtin_cpu_supports("avx512vpopcntdq") != 0);
 #elif defined(__aarch64__)
   CHECK(cpu.neon);
 #endif
-  CHECK_EQUAL(bitinfer::named_features(cpu).size(), 10u);
+  CHECK_EQUAL(bitinfer::named_features(cpu).size(), 11u);
 }

@@ -337,7 +337,6 @@ TEST(quantize_rounds_as_written) {
         const double step = exact ? 0.25 : 0.1 + 0.013 * bits;
         const Quantizer to = quantizer_of(bits, is_signed, n % 3 == 0 ? -0.5 : 0, step);
         const int64_t rows = 1 + n % 4, words = words_for(n);
-        const bool has_shift = n % 5 != 0;
         std::vector<double> x = draw(random, rows * n, 10), shift = draw(random, n);
         if (exact) {
           for (double& value : shift) value = static_cast<double>(random() % 5) - 2;
@@ -346,18 +345,18 @@ TEST(quantize_rounds_as_written) {
           const double beside[] = {0, tie, -tie, 0.9 * tie, -0.9 * tie, 1.1 * tie, -1.1 * tie};
           double v = static_cast<double>(random() % 40) / 2 - 10 + beside[random() % 7];
           if (random() % 3 == 0) v = std::nextafter(v, random() % 2 != 0 ? 100 : -100);
-          x[i] = v * step + to.offset - (has_shift ? shift[i % n] : 0);
+          x[i] = v * step + to.offset - shift[i % n];
         }
         if (n % 7 == 0) x[0] = 1e300;
         if (n % 7 == 1) x[0] = -1e300;
         std::vector<int64_t> codes;
         for (int64_t i = 0; i < rows * n; ++i) {
-          codes.push_back(code_of(has_shift ? x[i] + shift[i % n] : x[i], to));
+          codes.push_back(code_of(x[i] + shift[i % n], to));
         }
         const std::vector<uint64_t> expected = planes_of(codes, n, to);
         for (const std::string& isa : available_isas()) {
           std::vector<uint64_t> found(expected.size(), 1);
-          kernels_for(isa).quantize(x.data(), has_shift ? shift.data() : nullptr, rows, n, to,
+          kernels_for(isa).quantize(x.data(), shift.data(), rows, n, to,
                                     {found.data(), words, rows * words});
           CHECK(found == expected);
         }
@@ -366,62 +365,99 @@ TEST(quantize_rounds_as_written) {
   }
 }
 
-TEST(values_follow_the_written_order) {
-  std::mt19937_64 random(10);
-  for (int64_t n = 1; n <= 60; ++n) {
-    const int64_t rows = 1 + n % 4;
-    const std::vector<double> scale = draw(random, n), bias = draw(random, n);
-    const std::vector<double> shift = draw(random, n);
-    std::vector<int32_t> sums(static_cast<size_t>(rows * n));
-    for (int32_t& sum : sums) sum = static_cast<int32_t>(random() % 21) - 10;
-    for (const Activation activation : {Activation::kRelu, Activation::kGelu}) {
-      std::vector<double> expected(sums.size());
-      for (size_t i = 0; i < sums.size(); ++i) {
-        const size_t k = i % static_cast<size_t>(n);
-        double y = scale[k] * sums[i] + bias[k];
-        if (activation == Activation::kRelu) y = y > 0 ? y : 0;
-        if (activation == Activation::kGelu) y = gelu(y);
-        expected[i] = y + shift[k];
+// Values with their floats, as cpu/prepared.cpp makes them.
+struct Column {
+  std::vector<double> scale, bias, shift;
+  std::vector<float> rough_scale, rough_bias, rough_shift;
+  double magnitude = 0;
+
+  void add(double a, double b, double c, double reach) {
+    scale.push_back(a);
+    bias.push_back(b);
+    shift.push_back(c);
+    rough_scale.push_back(static_cast<float>(a));
+    rough_bias.push_back(static_cast<float>(b));
+    rough_shift.push_back(static_cast<float>(c));
+    magnitude = std::max(magnitude, std::abs(a) * reach + std::abs(b) + std::abs(c));
+  }
+  Values values(const std::vector<int32_t>& sums, Activation activation) const {
+    return {{sums.data(), scale.data(), bias.data()},
+            activation,
+            shift.data(),
+            rough_scale.data(),
+            rough_bias.data(),
+            rough_shift.data(),
+            magnitude};
+  }
+  double value(int64_t k, int32_t sum, Activation activation) const {
+    const double x = scale[k] * sum + bias[k];
+    return (activation == Activation::kGelu ? gelu(x) : x > 0 ? x : 0) + shift[k];
+  }
+};
+
+void check_values(const Column& column, const std::vector<int32_t>& sums, int64_t n, int bits,
+                  double step) {
+  const int64_t rows = static_cast<int64_t>(sums.size()) / n, words = words_for(n);
+  for (const Activation activation : {Activation::kRelu, Activation::kGelu}) {
+    std::vector<double> values;
+    for (int64_t i = 0; i < rows * n; ++i) {
+      values.push_back(column.value(i % n, sums[i], activation));
+    }
+    const double least = *std::min_element(values.begin(), values.end());
+    const Quantizer to = quantizer_of(bits, false, least, step);
+    std::vector<int64_t> codes;
+    for (const double value : values) codes.push_back(code_of(value, to));
+    const std::vector<uint64_t> expected = planes_of(codes, n, to);
+    for (const std::string& isa : available_isas()) {
+      const Kernels& kernels = kernels_for(isa);
+      const Values of = column.values(sums, activation);
+      for (const double before :
+           {HUGE_VAL, least + 0.01, least, std::nextafter(least, -10), -9e9}) {
+        CHECK_EQUAL(kernels.least_value(of, rows, n, before), std::min(least, before));
       }
-      for (const std::string& isa : available_isas()) {
-        std::vector<double> out(sums.size());
-        const double least = kernels_for(isa).values(
-            {{sums.data(), scale.data(), bias.data()}, activation, shift.data()}, rows, n,
-            out.data());
-        CHECK(std::memcmp(out.data(), expected.data(), out.size() * sizeof(double)) == 0);
-        CHECK_EQUAL(least, *std::min_element(expected.begin(), expected.end()));
-      }
+      std::vector<uint64_t> found(expected.size(), 1);
+      kernels.value_codes(of, rows, n, to, {found.data(), words, rows * words});
+      CHECK(found == expected);
     }
   }
 }
 
-// Bit for bit, in all parts of erf and at their borders.
-TEST(gelu_of_kernels_is_that_of_conversion) {
-  std::mt19937_64 random(11);
-  const std::vector<double> one{1}, zero{0};
-  std::vector<double> inputs{0, -0.0, 1e-300, -1e-300, 5e-324, 1e300, -1e300};
-  for (const double border : {2.0, 6.0, 20.0}) {
-    for (const double sign : {1.0, -1.0}) {
-      double x = sign * border * 1.4142135623730951;
-      for (int i = 0; i < 4; ++i) x = std::nextafter(x, 0);
-      for (int i = 0; i < 8; ++i) inputs.push_back(x = std::nextafter(x, sign * 100));
+TEST(codes_of_values_are_those_of_doubles) {
+  std::mt19937_64 random(10);
+  for (int64_t n = 1; n <= 200; ++n) {
+    const std::vector<double> scale = draw(random, n), bias = draw(random, n);
+    const std::vector<double> shift = draw(random, n);
+    // Columns that hardly differ, and magnitudes at which floats cannot tell one code from another.
+    const double spread = n % 3 == 0 ? 1e-7 : 1, factor = n % 7 == 0 ? 1e6 : 1;
+    Column column;
+    for (int64_t k = 0; k < n; ++k) {
+      column.add(factor * scale[k], factor * bias[k], spread * shift[k], 10);
+    }
+    std::vector<int32_t> sums(static_cast<size_t>((1 + n % 4) * n));
+    for (int32_t& sum : sums) sum = static_cast<int32_t>(random() % 21) - 10;
+    for (int bits = 2; bits <= kMostPlanes; ++bits) {
+      check_values(column, sums, n, bits, n % 5 == 0 ? 1e-9 : n % 2 == 0 ? 0.25 : 0.13 * bits);
     }
   }
-  for (int i = 0; i < 20000; ++i) {
-    inputs.push_back(std::uniform_real_distribution<double>(-12, 12)(random));
-  }
-  const int64_t n = static_cast<int64_t>(inputs.size());
-  // The bias is the input of the activation.
-  const std::vector<double> zeros(inputs.size());
-  const std::vector<int32_t> sums(inputs.size());
-  std::vector<double> expected;
-  for (const double x : inputs) expected.push_back(gelu(0.0 + x) + 0.0);
-  for (const std::string& isa : available_isas()) {
-    std::vector<double> out(inputs.size());
-    kernels_for(isa).values(
-        {{sums.data(), zeros.data(), inputs.data()}, Activation::kGelu, zeros.data()}, 1, n,
-        out.data());
-    CHECK(std::memcmp(out.data(), expected.data(), out.size() * sizeof(double)) == 0);
+}
+
+// Values that lie on ties, beside them, and around the lowest point of GELU.
+TEST(codes_of_values_at_ties) {
+  std::mt19937_64 random(11);
+  const double tie = std::ldexp(1.0, -40);
+  for (int64_t n = 1; n <= 300; n += 7) {
+    Column column;
+    for (int64_t k = 0; k < n; ++k) {
+      const double beside[] = {0, tie, -tie, 0.9 * tie, -0.9 * tie, 1e-6, -1e-6};
+      const double v = static_cast<double>(random() % 40) / 8 + beside[random() % 7];
+      const double bias =
+          random() % 2 != 0 ? v : -0.7517915 + 1e-4 * static_cast<double>(random() % 9);
+      column.add(0.25, bias, random() % 2 != 0 ? 0 : 0.5, 1);
+    }
+    std::vector<int32_t> sums(static_cast<size_t>(2 * n));
+    for (int32_t& sum : sums) sum = static_cast<int32_t>(random() % 3) - 1;
+    check_values(column, sums, n, 4, 0.25);
+    check_values(column, std::vector<int32_t>(static_cast<size_t>(2 * n)), n, 2, 0.25);
   }
 }
 
@@ -465,9 +501,19 @@ TEST(probability_codes_equal_rounded_softmax) {
         for (const std::string& isa : available_isas()) {
           const Kernels& kernels = kernels_for(isa);
           const ScoreRows rows_of_scores{of_keys.data(), padded, rows, keys};
-          CHECK_EQUAL(kernels.least_probability(rows_of_scores, table), least);
+          std::vector<RowSum> sums(static_cast<size_t>(rows));
+          kernels.row_sums(rows_of_scores, table, sums.data());
+          for (int64_t row = 0; row < rows; ++row) {
+            const uint16_t* of_row = &of_keys[row * padded];
+            CHECK_EQUAL(sums[row].nearest, *std::min_element(of_row, of_row + keys));
+            CHECK_EQUAL(sums[row].farthest, *std::max_element(of_row, of_row + keys));
+            uint64_t terms = 0;
+            for (int64_t j = 0; j < keys; ++j) terms += table.fixed[of_row[j] - sums[row].nearest];
+            CHECK_EQUAL(sums[row].terms, terms);
+          }
           std::vector<uint64_t> found(expected.size(), 1);
-          kernels.probability_codes(rows_of_scores, table, to, {found.data(), words, rows * words});
+          kernels.probability_codes(rows_of_scores, sums.data(), table, to,
+                                    {found.data(), words, rows * words});
           CHECK(found == expected);
         }
       }
