@@ -1,5 +1,5 @@
 # The instruction-set levels: one source file each, the only files with instruction-set flags.
-# A new level is one file in csrc/cpu/kernels/isa, one line here and one row in csrc/cpu/kernels/registry.cpp.
+# docs/adding-an-isa.md says what else a new level takes.
 function(bitinfer_isa target name)
   set(source csrc/cpu/kernels/isa/${name}.cpp)
   target_sources(${target} PRIVATE ${source})

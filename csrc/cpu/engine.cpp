@@ -56,7 +56,7 @@ Engine::~Engine() {
 
 void Engine::run(const Batch& batch, const Outputs& outputs, const Observers& observers) {
   check_batch(batch, config());
-  // Beyond one tile of rows each, threads would only wake up and wait for one another.
+  // Threads with fewer tokens would only wake up and wait for one another.
   const int num_threads =
       static_cast<int>(std::min<int64_t>(num_threads_, ceil_div(batch.tokens(), kTokensPerThread)));
   std::unique_ptr<Workspace> workspace = take_workspace();

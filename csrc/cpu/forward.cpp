@@ -76,8 +76,8 @@ class Forward {
       const int64_t token = group_begin_ + row;
       const int32_t id = batch_.ids[token];
       kernels_.embed(
-          {embedding.bits.data() + id * words, embedding.nonzero_row(id, words),
-           embedding.scale[id], embedding.position.data() + batch_.positions[token] * size,
+          {embedding.bits.data() + id * words, embedding.nonzero_row(id), embedding.scale[id],
+           embedding.position.data() + batch_.positions[token] * size,
            embedding.token_type.data() + batch_.segments[token] * size, size},
           hidden(row));
     }
@@ -359,6 +359,7 @@ class Forward {
       minima[sequence - share_.group.first_sequence] =
           least_probability(call, {sequence_begin(sequence), batch_.keys[sequence], first, last});
     });
+    clock_.end(Stage::kAttention);
     meet_team();
   }
 

@@ -91,7 +91,7 @@ int64_t smallest_product(const Codes& a, const Codes& b) {
 }
 
 ExpScores prepare_scores(const Config& config, const Layer& layer) {
-  const Codes query = layer.query_codes.codes(), key = layer.key_codes.codes();
+  const Codes query = layer.query_boundaries.codes(), key = layer.key_boundaries.codes();
   // Scores of signs share a parity.
   const int64_t step = query.planes == 1 && key.planes == 1 ? 2 : 1;
   const int64_t spread =
@@ -148,19 +148,19 @@ ExpScores::ExpScores(double score_scale, int64_t distances, int64_t step, int64_
 }
 
 PreparedAttention::PreparedAttention(const Config& config, const Layer& layer)
-    : query(layer.query_codes.codes()),
-      key(layer.key_codes.codes()),
-      value(layer.value_codes.codes()),
+    : query(layer.query_boundaries.codes()),
+      key(layer.key_boundaries.codes()),
+      value(layer.value_boundaries.codes()),
       probs(config.codes[kProbs].codes()),
-      context(layer.context_codes ? layer.context_codes->codes()
-                                  : config.codes[kAttentionOutputIn].codes()),
+      context(layer.context_boundaries ? layer.context_boundaries->codes()
+                                       : config.codes[kAttentionOutputIn].codes()),
       largest_score(config.head_size() * largest_product(query, key)),
       scores(prepare_scores(config, layer)),
       quantizer(quantizer_of(config.codes[kProbs], layer.probs_step)),
       from_min(config.codes[kProbs].from_min),
       probs_step(layer.probs_step),
       value_step(layer.value_step),
-      boundaries(layer.context_codes) {}
+      boundaries(layer.context_boundaries) {}
 
 size_t PreparedAttention::bytes() const {
   const size_t levels = boundaries ? boundaries->rises.size() + boundaries->falls.size() : 0;
@@ -197,15 +197,15 @@ Values PreparedValues::of(const int32_t* sums) const {
 }
 
 PreparedLayer::PreparedLayer(const Config& config, const Layer& layer)
-    : query(prepare(layer.query, config.codes[kQueryIn], &layer.query_codes)),
-      key(prepare(layer.key, config.codes[kKeyIn], &layer.key_codes)),
-      value(prepare(layer.value, config.codes[kValueIn], &layer.value_codes)),
+    : query(prepare(layer.query, config.codes[kQueryIn], &layer.query_boundaries)),
+      key(prepare(layer.key, config.codes[kKeyIn], &layer.key_boundaries)),
+      value(prepare(layer.value, config.codes[kValueIn], &layer.value_boundaries)),
       attention(config, layer),
       attention_output(prepare(layer.attention_output, config.codes[kAttentionOutputIn],
                                attention.context, nullptr)),
       attention_norm(layer.attention_norm, config.hidden),
-      intermediate(
-          prepare(layer.intermediate, config.codes[kIntermediateIn], pointer(layer.ffn_codes))),
+      intermediate(prepare(layer.intermediate, config.codes[kIntermediateIn],
+                           pointer(layer.ffn_boundaries))),
       output(prepare(layer.output, config.codes[kOutputIn], nullptr)),
       output_norm(layer.output_norm, config.hidden) {
   if (config.codes[kOutputIn].from_min) ffn_values.emplace(config, intermediate, output);
@@ -221,16 +221,16 @@ PreparedEmbedding::PreparedEmbedding(const Config& config, const Embedding& embe
     : bits(copy(embedding.word.bits, config.vocab * words_for(config.hidden))),
       scale(embedding.scale),
       zero_rows(embedding.word.zeros.rows, embedding.word.zeros.rows + embedding.word.zeros.count),
-      nonzero(copy(embedding.word.zeros.nonzero,
-                   embedding.word.zeros.count * words_for(config.hidden))),
+      row_words(words_for(config.hidden)),
+      nonzero(copy(embedding.word.zeros.nonzero, embedding.word.zeros.count * row_words)),
       position(copy(embedding.position, config.positions * config.hidden)),
       token_type(copy(embedding.token_type, config.token_types * config.hidden)),
       norm(embedding.norm, config.hidden) {}
 
-const uint64_t* PreparedEmbedding::nonzero_row(int32_t word, int64_t words) const {
-  const auto found = std::lower_bound(zero_rows.begin(), zero_rows.end(), word);
-  if (found == zero_rows.end() || *found != word) return nullptr;
-  return nonzero.data() + (found - zero_rows.begin()) * words;
+const uint64_t* PreparedEmbedding::nonzero_row(int32_t id) const {
+  const auto found = std::lower_bound(zero_rows.begin(), zero_rows.end(), id);
+  if (found == zero_rows.end() || *found != id) return nullptr;
+  return nonzero.data() + (found - zero_rows.begin()) * row_words;
 }
 
 size_t PreparedEmbedding::bytes() const {

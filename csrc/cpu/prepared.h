@@ -127,13 +127,14 @@ struct PreparedLayer {
 struct PreparedEmbedding {
   PreparedEmbedding(const Config& config, const Embedding& embedding);
 
-  // The non-zero plane of a word's row, or null.
-  const uint64_t* nonzero_row(int32_t word, int64_t words) const;
+  // The non-zero plane of a token's row, or null.
+  const uint64_t* nonzero_row(int32_t id) const;
   size_t bytes() const;
 
   AlignedBuffer<uint64_t> bits;  // row-major, as in the file
   std::vector<double> scale;
   std::vector<int32_t> zero_rows;
+  int64_t row_words;
   AlignedBuffer<uint64_t> nonzero;
   AlignedBuffer<float> position, token_type;
   PreparedNorm norm;

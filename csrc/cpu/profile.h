@@ -8,13 +8,13 @@
 namespace bitinfer {
 
 enum class Stage {
-  kEmbedding,        // look-up, sum, LayerNorm, bits of the first layer's input
-  kProjections,      // products of query, key and value, to bits
+  kEmbedding,        // look-up, sum, LayerNorm, codes of the first layer's input
+  kProjections,      // products of query, key and value, to codes
   kWait,             // for the other threads of a sequence
-  kAttention,        // scores, softmax bits, context
+  kAttention,        // scores, codes of softmax, context
   kAttentionOutput,  // product, to sums
-  kNormalize,        // residuals, both LayerNorms, and the bits of what comes next
-  kIntermediate,     // first product of the FFN, to bits
+  kNormalize,        // residuals, both LayerNorms, and the codes of what comes next
+  kIntermediate,     // first product of the FFN, to codes
   kOutput,           // second product of the FFN, to sums
   kHead,             // pooler, classifier, copies of the hidden states
   kCount

@@ -95,11 +95,11 @@ Layer read_layer(TensorReader& reader, const std::string& name, const Config& co
               {},
               {}};
   if (!codes[kProbs].from_min) {
-    layer.context_codes = boundaries(kAttentionOutputIn, hidden,
-                                     largest_sum(config.positions, config, kProbs, kValue));
+    layer.context_boundaries = boundaries(kAttentionOutputIn, hidden,
+                                          largest_sum(config.positions, config, kProbs, kValue));
   }
   if (!codes[kOutputIn].from_min) {
-    layer.ffn_codes = boundaries(kOutputIn, inner, projected(kIntermediateIn));
+    layer.ffn_boundaries = boundaries(kOutputIn, inner, projected(kIntermediateIn));
   }
   return layer;
 }

@@ -48,9 +48,9 @@ struct Layer {
   Linear query, key, value, attention_output, intermediate, output;
   LayerNorm attention_norm, output_norm;
   double query_step, key_step, value_step, probs_step;
-  Boundaries query_codes, key_codes, value_codes;
-  std::optional<Boundaries> context_codes;  // attention.output.in
-  std::optional<Boundaries> ffn_codes;      // output.in
+  Boundaries query_boundaries, key_boundaries, value_boundaries;
+  std::optional<Boundaries> context_boundaries;  // attention.output.in
+  std::optional<Boundaries> ffn_boundaries;      // output.in
 };
 
 struct Embedding {

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "all_kernels.h"
 #include "check.h"
 #include "cpu/kernels/reference.h"
-#include "cpu/kernels/registry.h"
 
 namespace bitinfer::test {
 namespace {
@@ -89,8 +89,8 @@ TEST(head_products_of_rows) {
         product.reserve(rows, columns, depth, left, right);
         product.take_columns(b.planes, first, offset);
         product.take_rows(a.planes, first, offset, rows);
-        for (const std::string& isa : available_isas()) {
-          check_sums(product, kernels_for(isa), rows, expected);
+        for (const Kernels& kernels : all_kernels()) {
+          check_sums(product, kernels, rows, expected);
         }
       }
     }
@@ -101,8 +101,7 @@ TEST(head_products_of_rows) {
 // product after another in the same memory.
 TEST(head_products_across_rows) {
   std::mt19937_64 random(2);
-  for (const std::string& isa : available_isas()) {
-    const Kernels& kernels = kernels_for(isa);
+  for (const Kernels& kernels : all_kernels()) {
     HeadProduct product;
     for (const Codes& left : all_codes(false)) {
       for (const Codes& right : all_codes(true)) product.reserve(9, 72, 300, left, right);

@@ -1,14 +1,15 @@
-// Products of planes and halves of every instruction set of this machine against plain loops.
+// Products of planes and halves of every instruction set of this machine, and of wide vectors,
+// against plain loops.
 #include <algorithm>
 #include <cstring>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "all_kernels.h"
 #include "check.h"
 #include "cpu/columns.h"
 #include "cpu/kernels/reference.h"
-#include "cpu/kernels/registry.h"
 #include "random_planes.h"
 
 namespace bitinfer::test {
@@ -251,8 +252,7 @@ void check_distances(const Kernels& kernels, const AnyProduct& product, std::mt1
 
 template <class AnyProduct>
 void check_product(const AnyProduct& product, std::mt19937_64& random) {
-  for (const std::string& isa : available_isas()) {
-    const Kernels& kernels = kernels_for(isa);
+  for (const Kernels& kernels : all_kernels()) {
     const uint64_t before = kernels.products_run();
     check_sums(kernels, product, random);
     check_codes(kernels, product, 1, 1, random);
@@ -414,8 +414,7 @@ TEST(products_of_codes_are_products_of_values) {
     const Panels panels = columns.panels();
     limits.set(boundaries, 0, left.factor, constants.data(), cols, &panels);
     const Codes out = boundaries.codes();
-    for (const std::string& isa : available_isas()) {
-      const Kernels& kernels = kernels_for(isa);
+    for (const Kernels& kernels : all_kernels()) {
       std::vector<int32_t> found(sums.size());
       kernels.store_sums(operand, columns.panels(),
                          {found.data(), cols, constants.data(), left.factor == 2});
@@ -445,8 +444,8 @@ TEST(products_of_codes_are_products_of_values) {
 }
 
 TEST(popcount_probe_counts_its_work) {
-  for (const std::string& isa : available_isas()) {
-    CHECK(kernels_for(isa).popcount_probe(10) >= 10 * 8 * 64);
+  for (const Kernels& kernels : all_kernels()) {
+    CHECK(kernels.popcount_probe(10) >= 10 * 8 * 64);
   }
 }
 

@@ -1,4 +1,5 @@
-// Kernels of rows of every instruction set of this machine against plain loops.
+// Kernels of rows of every instruction set of this machine, and of wide vectors, against plain
+// loops.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -6,10 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "all_kernels.h"
 #include "base/bits.h"
 #include "base/math.h"
 #include "check.h"
-#include "cpu/kernels/registry.h"
 #include "cpu/prepared.h"
 
 namespace bitinfer::test {
@@ -53,8 +54,7 @@ Quantizer quantizer_of(int bits, bool is_signed, double offset, double step) {
 
 TEST(packing_equals_comparison) {
   std::mt19937_64 random(5);
-  for (const std::string& isa : available_isas()) {
-    const Kernels& kernels = kernels_for(isa);
+  for (const Kernels& kernels : all_kernels()) {
     for (int64_t n = 1; n <= 200; ++n) {
       for (const bool with_threshold : {false, true}) {
         // Small integers, so that many values equal their threshold.
@@ -139,8 +139,7 @@ TEST(layer_norm_and_signs_follow_the_written_order) {
       for (const double y : normalized(input, weight.data(), bias.data())) expected.push_back(y);
     }
     const int64_t met = static_cast<int64_t>(random() % static_cast<uint64_t>(n));
-    for (const std::string& isa : available_isas()) {
-      const Kernels& kernels = kernels_for(isa);
+    for (const Kernels& kernels : all_kernels()) {
       for (int count = 0; count <= kMostSigns; ++count) {
         std::vector<double> out = x, last_weight = weight, last_bias = bias;
         std::vector<std::vector<double>> thresholds;
@@ -199,14 +198,13 @@ TEST(layer_norm_finds_a_single_equal_value) {
       const int64_t met = static_cast<int64_t>(random() % static_cast<uint64_t>(n));
       std::fill_n(&x[row_met * n], n, 7.0);  // constant: all normal values are 0, y is the bias
       threshold[met] = 0.25;
-      for (const std::string& isa : available_isas()) {
+      for (const Kernels& kernels : all_kernels()) {
         for (const bool meets : {false, true}) {
           std::vector<double> out = x;
           if (!meets) out[row_met * n] = 8.0;
           std::vector<uint64_t> bits(static_cast<size_t>(kRows * words_for(n)));
           Signs sign{threshold.data(), bits.data(), words_for(n), false};
-          kernels_for(isa).layer_norm({out.data(), kRows, n, weight.data(), bias.data(), {}}, &sign,
-                                      1);
+          kernels.layer_norm({out.data(), kRows, n, weight.data(), bias.data(), {}}, &sign, 1);
           CHECK_EQUAL(sign.any_equal, meets);
         }
       }
@@ -230,9 +228,9 @@ TEST(affine_scales_and_adds) {
       const size_t k = i % static_cast<size_t>(n);
       expected[i] = scale[k] * sums[i] + bias[k];
     }
-    for (const std::string& isa : available_isas()) {
+    for (const Kernels& kernels : all_kernels()) {
       std::vector<double> out(sums.size());
-      kernels_for(isa).affine({sums.data(), scale.data(), bias.data()}, rows, n, out.data());
+      kernels.affine({sums.data(), scale.data(), bias.data()}, rows, n, out.data());
       CHECK(out == expected);
     }
   }
@@ -268,10 +266,10 @@ TEST(probability_bits_equal_softmax) {
           }
           to_running(&expected[row * words], words);
         }
-        for (const std::string& isa : available_isas()) {
+        for (const Kernels& kernels : all_kernels()) {
           std::vector<uint64_t> bits(expected.size(), 1);
-          kernels_for(isa).probability_bits({distances.data(), padded, rows, keys}, table,
-                                            half_step, {bits.data(), words, 0});
+          kernels.probability_bits({distances.data(), padded, rows, keys}, table, half_step,
+                                   {bits.data(), words, 0});
           CHECK(bits == expected);
         }
       }
@@ -291,12 +289,12 @@ TEST(probability_bits_of_the_longest_sequence) {
       for (int64_t t = 1; t < table.size; ++t) CHECK(table.fixed[t] <= table.fixed[t - 1]);
       std::vector<uint16_t> distances(static_cast<size_t>(round_up(positions, kWordBits)), 0xffff);
       std::fill_n(distances.begin(), positions, uint16_t{5});
-      for (const std::string& isa : available_isas()) {
+      for (const Kernels& kernels : all_kernels()) {
         const auto above = [&](double half_step) {
           std::vector<uint64_t> bits(static_cast<size_t>(words_for(positions)));
           const int64_t words = words_for(positions);
-          kernels_for(isa).probability_bits({distances.data(), words * kWordBits, 1, positions},
-                                            table, half_step, {bits.data(), words, 0});
+          kernels.probability_bits({distances.data(), words * kWordBits, 1, positions}, table,
+                                   half_step, {bits.data(), words, 0});
           to_codes(bits.data(), words);
           return count_ones(bits.data(), words);
         };
@@ -313,11 +311,11 @@ TEST(probability_bits_at_a_tie) {
   const ExpScores scores(0.1, 64, 2, 512);
   std::vector<uint16_t> distances(64, 0xffff);
   std::fill_n(distances.begin(), 16, uint16_t{0});
-  for (const std::string& isa : available_isas()) {
+  for (const Kernels& kernels : all_kernels()) {
     const auto above = [&](double half_step) {
       uint64_t bits = 1;
-      kernels_for(isa).probability_bits({distances.data(), 64, 1, 16}, scores.table(), half_step,
-                                        {&bits, 1, 0});
+      kernels.probability_bits({distances.data(), 64, 1, 16}, scores.table(), half_step,
+                               {&bits, 1, 0});
       to_codes(&bits, 1);
       return bits;
     };
@@ -354,10 +352,10 @@ TEST(quantize_rounds_as_written) {
           codes.push_back(code_of(x[i] + shift[i % n], to));
         }
         const std::vector<uint64_t> expected = planes_of(codes, n, to);
-        for (const std::string& isa : available_isas()) {
+        for (const Kernels& kernels : all_kernels()) {
           std::vector<uint64_t> found(expected.size(), 1);
-          kernels_for(isa).quantize(x.data(), shift.data(), rows, n, to,
-                                    {found.data(), words, rows * words});
+          kernels.quantize(x.data(), shift.data(), rows, n, to,
+                           {found.data(), words, rows * words});
           CHECK(found == expected);
         }
       }
@@ -408,8 +406,7 @@ void check_values(const Column& column, const std::vector<int32_t>& sums, int64_
     std::vector<int64_t> codes;
     for (const double value : values) codes.push_back(code_of(value, to));
     const std::vector<uint64_t> expected = planes_of(codes, n, to);
-    for (const std::string& isa : available_isas()) {
-      const Kernels& kernels = kernels_for(isa);
+    for (const Kernels& kernels : all_kernels()) {
       const Values of = column.values(sums, activation);
       for (const double before :
            {HUGE_VAL, least + 0.01, least, std::nextafter(least, -10), -9e9}) {
@@ -498,8 +495,7 @@ TEST(probability_codes_equal_rounded_softmax) {
         std::vector<int64_t> codes;
         for (const double p : softmax) codes.push_back(code_of(p, to));
         const std::vector<uint64_t> expected = planes_of(codes, keys, to);
-        for (const std::string& isa : available_isas()) {
-          const Kernels& kernels = kernels_for(isa);
+        for (const Kernels& kernels : all_kernels()) {
           const ScoreRows rows_of_scores{of_keys.data(), padded, rows, keys};
           std::vector<RowSum> sums(static_cast<size_t>(rows));
           kernels.row_sums(rows_of_scores, table, sums.data());

@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #include "cpu/kernels/code_words_inl.h"
-#include "cpu/kernels/one_double.h"
 #include "cpu/kernels/round_inl.h"
 #include "cpu/kernels/running_words.h"
 #include "cpu/kernels/table.h"
@@ -61,9 +60,7 @@ void quantize(const double* x, const double* shift, int64_t rows, int64_t n,
     const auto in_steps = [&](int64_t k) BITINFER_INLINE {
       return static_cast<float>((values[k] + shift[k] - by.offset) * by.inverse_step);
     };
-    const auto exact = [&](int64_t k) BITINFER_INLINE {
-      return static_cast<int32_t>(code_of<OneDouble>(values[k] + shift[k], by));
-    };
+    const auto exact = [&](int64_t k) BITINFER_INLINE { return code_of(values[k] + shift[k], by); };
     code_row<V>(n, by, kTolerance, in_steps, exact, to, row);
   }
 }

@@ -4,30 +4,25 @@
 #include <cstdint>
 
 #include "cpu/kernels/table.h"
-#include "cpu/kernels/unroll.h"
 
 namespace bitinfer {
 namespace {
 
 // The nearest integer, half to even, for |x| < 2^51: there the sum has no bits after the point.
-template <class V>
-BITINFER_INLINE inline typename V::Doubles nearest_integer(typename V::Doubles x) {
-  const auto shift = V::set_all(6755399441055744.0);  // 1.5 * 2^52
-  return V::sub(V::add(x, shift), shift);
+inline double nearest_integer(double x) {
+  constexpr double kShift = 6755399441055744.0;  // 1.5 * 2^52
+  return (x + kShift) - kShift;
 }
 
 // round((x - offset) * inverse_step) between low and high, each step rounded. What lies within
 // 2^-40 of half an odd number counts as exactly there: then half of it rounds to half the even one.
-template <class V>
-BITINFER_INLINE inline typename V::Doubles code_of(typename V::Doubles x, const Quantizer& to) {
+inline int32_t code_of(double x, const Quantizer& to) {
   constexpr double kTie = 0.5 - 0x1p-40;
-  constexpr uint64_t kAllButSign = ~uint64_t{0} >> 1;
-  const auto value = V::mul(V::sub(x, V::set_all(to.offset)), V::set_all(to.inverse_step));
-  const auto nearest = nearest_integer<V>(value);
-  const auto distance = V::masked(V::sub(value, nearest), kAllButSign);
-  const auto half = nearest_integer<V>(V::mul(value, V::set_all(0.5)));
-  const auto rounded = V::where_less(distance, V::set_all(kTie), nearest, V::add(half, half));
-  return V::min(V::max(rounded, V::set_all(to.low)), V::set_all(to.high));
+  const double value = (x - to.offset) * to.inverse_step;
+  double code = nearest_integer(value);
+  if (!(__builtin_fabs(value - code) < kTie)) code = 2 * nearest_integer(value * 0.5);
+  if (!(code > to.low)) return to.low;
+  return code < to.high ? static_cast<int32_t>(code) : to.high;
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 #include "cpu/kernels/layer_norm_inl.h"
 #include "cpu/kernels/pack_inl.h"
 #include "cpu/kernels/product_inl.h"
-#include "cpu/kernels/softmax_bits_inl.h"
+#include "cpu/kernels/softmax_inl.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/values_inl.h"
 

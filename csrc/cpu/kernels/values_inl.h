@@ -7,21 +7,12 @@
 
 #include "base/math.h"
 #include "cpu/kernels/code_words_inl.h"
-#include "cpu/kernels/one_double.h"
 #include "cpu/kernels/round_inl.h"
 #include "cpu/kernels/table.h"
 #include "cpu/kernels/unroll.h"
 
 namespace bitinfer {
 namespace {
-
-// scale * S + bias of V::kDoubles neighbours, each step rounded.
-template <class V>
-BITINFER_INLINE inline typename V::Doubles affine_some(const ScaledSums& from, const int32_t* sums,
-                                                       int64_t i) {
-  const auto product = V::mul(V::load(from.scale + i), V::convert(sums + i));
-  return V::add(product, V::load(from.bias + i));
-}
 
 template <class V>
 void affine(const ScaledSums& from, int64_t rows, int64_t n, double* out) {
@@ -30,8 +21,11 @@ void affine(const ScaledSums& from, int64_t rows, int64_t n, double* out) {
     const int32_t* sums = copy.sums + row * n;
     double* to = out + row * n;
     int64_t i = 0;
-    for (; i + V::kDoubles <= n; i += V::kDoubles) V::store(to + i, affine_some<V>(copy, sums, i));
-    for (; i < n; ++i) to[i] = affine_some<OneDouble>(copy, sums, i);
+    for (; i + V::kDoubles <= n; i += V::kDoubles) {
+      const auto product = V::mul(V::load(copy.scale + i), V::convert(sums + i));
+      V::store(to + i, V::add(product, V::load(copy.bias + i)));
+    }
+    for (; i < n; ++i) to[i] = copy.scale[i] * sums[i] + copy.bias[i];
   }
 }
 
@@ -100,9 +94,11 @@ double least_exactly(const RowOfValues<kActivation>& row, int64_t first, int64_t
                      double least, const float* rough, double error) {
   float smallest = rough[0];
   for (int64_t i = 1; i < count; ++i) smallest = rough[i] < smallest ? rough[i] : smallest;
-  const double limit = OneDouble::min(least, smallest + error);
+  const double limit = smallest + error < least ? smallest + error : least;
   for (int64_t i = 0; i < count; ++i) {
-    if (rough[i] <= limit + error) least = OneDouble::min(row.exact(first + i), least);
+    if (!(rough[i] <= limit + error)) continue;
+    const double value = row.exact(first + i);
+    least = value < least ? value : least;
   }
   return least;
 }
@@ -146,9 +142,7 @@ void codes_of(const Values& values, int64_t rows, int64_t n, const Quantizer& qu
     const RowOfValues<kActivation> row(values, values.from.sums + r * n);
     const auto in_steps = [&](int64_t k)
                               BITINFER_INLINE { return (row.rough(k) - offset) * per_step; };
-    const auto exact = [&](int64_t k) BITINFER_INLINE {
-      return static_cast<int32_t>(code_of<OneDouble>(row.exact(k), by));
-    };
+    const auto exact = [&](int64_t k) BITINFER_INLINE { return code_of(row.exact(k), by); };
     code_row<V>(n, by, tolerance, in_steps, exact, to, r);
   }
 }

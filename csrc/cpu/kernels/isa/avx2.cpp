@@ -112,32 +112,12 @@ struct Avx2 {
   static Doubles add(Doubles a, Doubles b) { return _mm256_add_pd(a, b); }
   static Doubles sub(Doubles a, Doubles b) { return _mm256_sub_pd(a, b); }
   static Doubles mul(Doubles a, Doubles b) { return _mm256_mul_pd(a, b); }
-  static Doubles div(Doubles a, Doubles b) { return _mm256_div_pd(a, b); }
-  static Doubles min(Doubles a, Doubles b) { return _mm256_min_pd(a, b); }
-  static Doubles max(Doubles a, Doubles b) { return _mm256_max_pd(a, b); }
   static Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm256_fmadd_pd(a, b, c); }
   static uint32_t greater(Doubles a, Doubles b) {
     return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_GT_OQ)));
   }
   static uint32_t equal(Doubles a, Doubles b) {
     return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_EQ_OQ)));
-  }
-  static Doubles where_less(Doubles a, Doubles b, Doubles then, Doubles otherwise) {
-    return _mm256_blendv_pd(otherwise, then, _mm256_cmp_pd(a, b, _CMP_LT_OQ));
-  }
-  static Doubles masked(Doubles x, uint64_t mask) {
-    return _mm256_and_pd(x, _mm256_castsi256_pd(_mm256_set1_epi64x(static_cast<int64_t>(mask))));
-  }
-  static Doubles merged(Doubles a, Doubles b) { return _mm256_or_pd(a, b); }
-  static Doubles power_of_two(Doubles x) {
-    const __m256i exponents = _mm256_slli_epi64(_mm256_castpd_si256(x), 52);
-    return _mm256_castsi256_pd(
-        _mm256_add_epi64(exponents, _mm256_set1_epi64x(int64_t{1023} << 52)));
-  }
-  template <int kBit>
-  static uint32_t bits_at(Doubles x) {
-    const __m256i lanes = _mm256_slli_epi64(_mm256_castpd_si256(x), 63 - kBit);
-    return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_castsi256_pd(lanes)));
   }
 
   // All ones where the low 29 bits, which a float's significand lacks, are 0.

@@ -123,31 +123,9 @@ struct Avx512 {
   static Doubles add(Doubles a, Doubles b) { return _mm512_add_pd(a, b); }
   static Doubles sub(Doubles a, Doubles b) { return _mm512_sub_pd(a, b); }
   static Doubles mul(Doubles a, Doubles b) { return _mm512_mul_pd(a, b); }
-  static Doubles div(Doubles a, Doubles b) { return _mm512_div_pd(a, b); }
-  static Doubles min(Doubles a, Doubles b) { return _mm512_maskz_min_pd(0xff, a, b); }
-  static Doubles max(Doubles a, Doubles b) { return _mm512_maskz_max_pd(0xff, a, b); }
   static Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm512_fmadd_pd(a, b, c); }
   static uint32_t greater(Doubles a, Doubles b) { return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ); }
   static uint32_t equal(Doubles a, Doubles b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
-  static Doubles where_less(Doubles a, Doubles b, Doubles then, Doubles otherwise) {
-    return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_LT_OQ), otherwise, then);
-  }
-  static Doubles masked(Doubles x, uint64_t mask) {
-    const __m512i bits = _mm512_castpd_si512(x);
-    return _mm512_castsi512_pd(
-        _mm512_and_si512(bits, _mm512_set1_epi64(static_cast<int64_t>(mask))));
-  }
-  static Doubles merged(Doubles a, Doubles b) {
-    return _mm512_castsi512_pd(_mm512_or_si512(_mm512_castpd_si512(a), _mm512_castpd_si512(b)));
-  }
-  static Doubles power_of_two(Doubles x) {
-    const __m512i exponents = _mm512_maskz_slli_epi64(0xff, _mm512_castpd_si512(x), 52);
-    return _mm512_castsi512_pd(_mm512_add_epi64(exponents, _mm512_set1_epi64(int64_t{1023} << 52)));
-  }
-  template <int kBit>
-  static uint32_t bits_at(Doubles x) {
-    return _mm512_test_epi64_mask(_mm512_castpd_si512(x), _mm512_set1_epi64(1 << kBit));
-  }
 
   // The smallest of the low 29 bits, in which a double has more of a significand than a float.
   using Short = __m512i;

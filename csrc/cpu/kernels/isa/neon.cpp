@@ -95,29 +95,9 @@ struct Neon {
   static Doubles add(Doubles a, Doubles b) { return vaddq_f64(a, b); }
   static Doubles sub(Doubles a, Doubles b) { return vsubq_f64(a, b); }
   static Doubles mul(Doubles a, Doubles b) { return vmulq_f64(a, b); }
-  static Doubles div(Doubles a, Doubles b) { return vdivq_f64(a, b); }
-  static Doubles min(Doubles a, Doubles b) { return vminq_f64(a, b); }
-  static Doubles max(Doubles a, Doubles b) { return vmaxq_f64(a, b); }
   static Doubles fma(Doubles a, Doubles b, Doubles c) { return vfmaq_f64(c, a, b); }
   static uint32_t greater(Doubles a, Doubles b) { return mask(vcgtq_f64(a, b)); }
   static uint32_t equal(Doubles a, Doubles b) { return mask(vceqq_f64(a, b)); }
-  static Doubles where_less(Doubles a, Doubles b, Doubles then, Doubles otherwise) {
-    return vbslq_f64(vcltq_f64(a, b), then, otherwise);
-  }
-  static Doubles masked(Doubles x, uint64_t mask) {
-    return vreinterpretq_f64_u64(vandq_u64(vreinterpretq_u64_f64(x), vdupq_n_u64(mask)));
-  }
-  static Doubles merged(Doubles a, Doubles b) {
-    return vreinterpretq_f64_u64(vorrq_u64(vreinterpretq_u64_f64(a), vreinterpretq_u64_f64(b)));
-  }
-  static Doubles power_of_two(Doubles x) {
-    const uint64x2_t exponents = vshlq_n_u64(vreinterpretq_u64_f64(x), 52);
-    return vreinterpretq_f64_u64(vaddq_u64(exponents, vdupq_n_u64(uint64_t{1023} << 52)));
-  }
-  template <int kBit>
-  static uint32_t bits_at(Doubles x) {
-    return mask(vtstq_u64(vreinterpretq_u64_f64(x), vdupq_n_u64(uint64_t{1} << kBit)));
-  }
 
   // All ones where the low 29 bits, which a float's significand lacks, are 0.
   using Short = uint64x2_t;

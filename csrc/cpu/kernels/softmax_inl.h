@@ -3,7 +3,6 @@
 
 #include <cstdint>
 
-#include "cpu/kernels/one_double.h"
 #include "cpu/kernels/round_inl.h"
 #include "cpu/kernels/running_words.h"
 #include "cpu/kernels/table.h"
@@ -131,7 +130,7 @@ class TermCodes {
   // How many terms have at least code low + 1, low + 2 and so on, for all codes there are: the
   // first ones, because the table falls and rounding keeps the order.
   int count(int64_t* counts) const {
-    const int levels = static_cast<int>(code(0)) - quantizer_.low;
+    const int levels = code(0) - quantizer_.low;
     search(levels, counts);
     for (int k = 0; k < levels; ++k) {
       // The search is by values alone, which may miss by the rounding of the limit.
@@ -143,9 +142,7 @@ class TermCodes {
   }
 
  private:
-  double code(int64_t t) const {
-    return code_of<OneDouble>(table_.value[t] * inverse_total_, quantizer_);
-  }
+  int32_t code(int64_t t) const { return code_of(table_.value[t] * inverse_total_, quantizer_); }
 
   // Terms above the middle between two codes: without a branch that depends on it, and for all
   // codes at a time, because the steps of one search wait for one another.
