@@ -27,7 +27,7 @@ struct CompilerVectors {
   static constexpr int64_t kMostDots = int64_t{1} << 40;
 
   static Word load(const uint32_t* p) { return read<Word>(p); }
-  static Word broadcast(uint32_t word) { return Word{} + word; }
+  static Word broadcast(uint32_t word) { return word - Word{}; }
   static Word bit_xor(Word a, Word b) { return a ^ b; }
   static Word no_bits() { return Word{}; }
   static Word carry(Word parity, Word first, Word second) {
@@ -56,7 +56,7 @@ struct CompilerVectors {
   }
   static Sum sum_of(Dots dots) { return dots; }
   static Sum zero() { return Sum{}; }
-  static Sum set_sums(int32_t value) { return Sum{} + value; }
+  static Sum set_sums(int32_t value) { return value - Sum{}; }
   static Sum load_sums(const int32_t* p) { return read<Sum>(p); }
   static Sum add(Sum a, Sum b) { return a + b; }
   static Sum sub(Sum a, Sum b) { return a - b; }
@@ -129,7 +129,7 @@ struct CompilerVectors {
   template <class T>
   static uint32_t mask(T lanes, int count) {
     uint32_t bits = 0;
-    for (int lane = 0; lane < count; ++lane) bits |= static_cast<uint32_t>(lanes[lane] & 1) << lane;
+    for (int lane = 0; lane < count; ++lane) bits |= (static_cast<uint32_t>(lanes[lane]) & 1) << lane;
     return bits;
   }
 };
