@@ -38,6 +38,7 @@ BITINFER_INLINE inline Tile<V, kRowCount, V::kParts> dot_tile(const uint8_t* a, 
         unroll<V::kParts>([&](auto p) BITINFER_INLINE {
           constexpr int i = r * V::kParts + p;
           dots[i] = V::dot(dots[i], row, columns[p]);
+          if constexpr (V::kIsVector) V::opaque(dots[i]);  // as counters of bits
         });
       });
     }

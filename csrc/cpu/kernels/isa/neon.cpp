@@ -39,6 +39,7 @@ struct Neon {
     return vaddq_u8(counter, vcntq_u8(vreinterpretq_u8_u32(word)));
   }
   static void opaque(Word& word) { __asm__ volatile("" : "+w"(word)); }
+  static void opaque(Dots& dots) { __asm__ volatile("" : "+w"(dots.low), "+w"(dots.high)); }
   static void opaque(Counter& counter) { __asm__ volatile("" : "+w"(counter)); }
   static Counter begin(Sum) { return vdupq_n_u8(0); }
   static Sum end(Sum sum, Counter counter) {
