@@ -60,16 +60,28 @@ constexpr std::array<uint64_t, 256> make_spread_bits() {
 }
 constexpr std::array<uint64_t, 256> kSpreadBits = make_spread_bits();
 
-// Eight codes, a byte each, of the bits from k on of a word of every plane.
-uint64_t eight_codes(const uint64_t* planes, const Codes& codes, int64_t k) {
-  uint64_t bytes = 0;
-  for (int j = 0; j < codes.planes; ++j) {
-    bytes += static_cast<uint64_t>(codes.c[j]) * kSpreadBits[planes[j] >> k & 0xff];
+// code - c0 of up to a word of codes, a byte each, up to whole words of bytes. The number of planes
+// is a constant, so that compilers unroll the loop over them.
+template <int kPlanes>
+void unpack_word(const uint64_t* planes, const Codes& codes, int64_t count, uint8_t* bytes) {
+  for (int64_t k = 0; k < count; k += kBytesPerWord) {
+    uint64_t word = 0;
+    for (int j = 0; j < kPlanes; ++j) {
+      word += static_cast<uint64_t>(codes.c[j]) * kSpreadBits[planes[j] >> k & 0xff];
+    }
+    std::memcpy(bytes + k, &word, sizeof word);
   }
-  return bytes;
 }
 
-// code - c0 of `count` codes of a row, up to whole words of bytes.
+void unpack_word(const uint64_t* planes, const Codes& codes, int64_t count, uint8_t* bytes) {
+  static_assert(kMostPlanes == 4, "one line for each number of planes");
+  if (codes.planes == 1) unpack_word<1>(planes, codes, count, bytes);
+  if (codes.planes == 2) unpack_word<2>(planes, codes, count, bytes);
+  if (codes.planes == 3) unpack_word<3>(planes, codes, count, bytes);
+  if (codes.planes == 4) unpack_word<4>(planes, codes, count, bytes);
+}
+
+// The same of `count` codes of a row ...
 void unpack(const CodeRows& from, int64_t row, int64_t offset, int64_t count, const Codes& codes,
             uint8_t* bytes) {
   for (int64_t first = 0; first < count; first += kWordBits) {
@@ -78,14 +90,11 @@ void unpack(const CodeRows& from, int64_t row, int64_t offset, int64_t count, co
     for (int j = 0; j < codes.planes; ++j) {
       planes[j] = read_bits(from.plane(j, row), offset + first, part);
     }
-    for (int64_t k = 0; k < part; k += kBytesPerWord) {
-      const uint64_t word = eight_codes(planes, codes, k);
-      std::memcpy(bytes + first + k, &word, sizeof word);
-    }
+    unpack_word(planes, codes, part, bytes + first);
   }
 }
 
-// The same of a row of running words.
+// ... and of running words.
 void unpack_running(const CodeRows& from, int64_t row, int64_t count, const Codes& codes,
                     uint8_t* bytes) {
   uint64_t before[kMostPlanes] = {};
@@ -96,10 +105,7 @@ void unpack_running(const CodeRows& from, int64_t row, int64_t count, const Code
       planes[j] = code_word(running, before[j]);
       before[j] = running;
     }
-    for (int64_t k = 0; k < std::min(kWordBits, count - first); k += kBytesPerWord) {
-      const uint64_t word = eight_codes(planes, codes, k);
-      std::memcpy(bytes + first + k, &word, sizeof word);
-    }
+    unpack_word(planes, codes, std::min(kWordBits, count - first), bytes + first);
   }
 }
 
