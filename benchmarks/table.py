@@ -40,7 +40,7 @@ from benchmarks.markdown import (
 
 RESULTS = ROOT / "benchmarks" / "results.json"
 COMPARISON = ROOT / "benchmarks" / "compare" / "results.json"
-PARTS = ("benchmarks", "stages", "stream", "footprint", "exactness", "evaluation", "demo")
+PARTS = ("benchmarks", "bits", "stages", "stream", "footprint", "exactness", "evaluation", "demo")
 
 
 # ---- measuring
@@ -81,6 +81,7 @@ def _run(*arguments: str) -> str:
 
 _MEASURES: dict[str, Callable[[], Data]] = {
     "benchmarks": _run_benchmarks,
+    "bits": lambda: {"bits": json.loads(_run("benchmarks/bits.py"))},
     "stages": lambda: {"stages": json.loads(_run("benchmarks/stages.py"))},
     "stream": lambda: {"stream": json.loads(_run("benchmarks/stream.py"))},
     "footprint": lambda: {"footprint": json.loads(_run("benchmarks/footprint.py"))},
@@ -102,7 +103,10 @@ def saved_elsewhere() -> Data:
 
 
 def machine(results: Data) -> str:
-    found = results["machine"]
+    return _machine(results["machine"])
+
+
+def _machine(found: Data) -> str:
     packages = found["packages"]
     versions = [f"Python {found['python'].split()[0]}", f"NumPy {packages['numpy']}"]
     if packages["torch"]:
@@ -168,6 +172,30 @@ def models(results: Data) -> str:
         )
     head = ["model", "batch x tokens", "threads", "ms", "ms, median", "sentences/s"]
     return table([*head, "Tera-op/s", "float32 BERT, ms", "same network in float32, ms"], rows)
+
+
+def bits(results: Data) -> str:
+    """What more bits of activations cost, with the machine."""
+    found = results["bits"]
+    cases = found["cases"]
+    one = [milliseconds(case["one bit"]) + " ms" for case in cases]
+    rows = [["1-1-1", "", *one, f"{found['sizes']['1-1-1'] / 1e6:.1f} MB"]]
+    for other in cases[0]["others"]:
+        ratios = [
+            f"{ratio['ratio']:.2f}"
+            for case in cases
+            for ratio in case["others"]
+            if (ratio["bits"], ratio["from_min"]) == (other["bits"], other["from_min"])
+        ]
+        rule = "from their minimum" if other["from_min"] else "from 0"
+        size = "" if other["from_min"] else f"{found['sizes'][other['bits']] / 1e6:.1f} MB"
+        rows.append([other["bits"], rule, *ratios, size])
+    head = [
+        f"{case['batch']} x {case['length']}, {thread_count(case['threads'])}" for case in cases
+    ]
+    return (
+        f"{table(['bits', 'unsigned codes', *head, 'file'], rows)}\n\n{_machine(found['machine'])}"
+    )
 
 
 def predict(results: Data) -> str:
@@ -315,7 +343,7 @@ def demo(results: Data) -> str:
 TABLES: dict[str, Callable[[Data], str]] = {
     render.__name__: render
     for render in (
-        *(machine, kernels, isas, models, predict, stages, stream),
+        *(machine, kernels, isas, models, bits, predict, stages, stream),
         *(sizes, footprint, accuracy, published, chaos, demo),
     )
 }

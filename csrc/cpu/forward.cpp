@@ -20,7 +20,7 @@ class Forward {
         config_(pass.model.config),
         batch_(pass.batch),
         buffers_(share.buffers),
-        scratch_(share.scratch),
+        own_(share.own),
         trace_(pass.observers.trace),
         clock_(pass.observers.times != nullptr ? &pass.observers.times[share.member] : nullptr),
         group_begin_(batch_.offsets[share.group.first_sequence]) {
@@ -28,10 +28,10 @@ class Forward {
     const int64_t tokens = batch_.offsets[group.last_sequence] - group_begin_;
     begin_ = tokens * share.part / share.parts;
     end_ = tokens * (share.part + 1) / share.parts;
-    scratch_.pooled.clear();
+    own_.pooled.clear();
     for (int64_t s = group.first_sequence; s < group.last_sequence; ++s) {
       const int64_t row = batch_.first[s] - group_begin_;
-      if (row >= begin_ && row < end_) scratch_.pooled.push_back({s, row});
+      if (row >= begin_ && row < end_) own_.pooled.push_back({s, row});
     }
   }
 
@@ -195,7 +195,7 @@ class Forward {
                       config_,
                       layer,
                       {buffers_.query, key, value, buffers_.context},
-                      scratch_.attention,
+                      own_.attention,
                       buffers_.row_sums.data(),
                       buffers_.row_stride});
     clock_.end(Stage::kAttention);
@@ -223,13 +223,13 @@ class Forward {
     for_sequences([&](int64_t sequence, int64_t begin, int64_t end) {
       quantizer.offset = least(buffers_.ffn_minima, sequence);
       for (int64_t n = 0; n < config_.hidden; ++n) {
-        scratch_.bias[n] = layer.output.bias[n] + quantizer.offset * layer.output.of_ones[n];
+        own_.bias[n] = layer.output.bias[n] + quantizer.offset * layer.output.of_ones[n];
       }
       for_row_blocks(begin, end, [&](int64_t first, int64_t rows) {
         kernels_.value_codes(ffn_values(layer, first), rows, inner, quantizer,
                              buffers_.ffn.from(first));
         clock_.end(Stage::kIntermediate);
-        finish_rows(i, first, rows, scratch_.bias.data());
+        finish_rows(i, first, rows, own_.bias.data());
       });
     });
   }
@@ -284,7 +284,7 @@ class Forward {
   // has moved.
   void keep_pooled_rows() {
     end_ = begin_;
-    for (PooledRow& pooled : scratch_.pooled) {
+    for (PooledRow& pooled : own_.pooled) {
       if (pooled.row != end_) {
         std::copy_n(hidden(pooled.row), config_.hidden, hidden(end_));
         buffers_.query_in.copy_row(query_in_.are_signs() ? 1 : query_in_.planes(), pooled.row,
@@ -328,7 +328,7 @@ class Forward {
   }
 
   ScaledSums multiply(const PreparedLinear& linear, const Operand& in) {
-    return multiply(linear, in, scratch_.sums.data());
+    return multiply(linear, in, own_.sums.data());
   }
   ScaledSums multiply(const PreparedLinear& linear, const Operand& in, int32_t* sums) {
     kernels_.store_sums(
@@ -347,7 +347,7 @@ class Forward {
              batch_.offsets[sequence + 1] - batch_.offsets[sequence]);
     };
     if (!kept_only_pooled_) return for_sequences(run);
-    for (const PooledRow& pooled : scratch_.pooled) {
+    for (const PooledRow& pooled : own_.pooled) {
       run(pooled.sequence, pooled.row, pooled.row + 1);
     }
   }
@@ -383,12 +383,12 @@ class Forward {
         apply_head(hidden(row), pass_.outputs.logits + (group_begin_ + row) * config_.labels);
       }
     }
-    for (const PooledRow& pooled : scratch_.pooled) pool(pooled.sequence, hidden(pooled.row));
+    for (const PooledRow& pooled : own_.pooled) pool(pooled.sequence, hidden(pooled.row));
   }
 
   void pool(int64_t sequence, const double* state) {
     const PreparedLinear& pooler = model_.pooler;
-    Input in{&pooler, &scratch_.pooler_input};
+    Input in{&pooler, &own_.pooler_input};
     code_states(in, state, 0, 1);
     const Operand input = operand(in, state, 0, 1);
     if (trace_ != nullptr) {
@@ -435,12 +435,12 @@ class Forward {
   const Config& config_;
   const Batch& batch_;
   GroupBuffers& buffers_;
-  MemberBuffers& scratch_;
+  MemberBuffers& own_;
   Trace* const trace_;
   StageClock clock_;
   const int64_t group_begin_;      // first token of the group within the batch
   int64_t begin_, end_;            // this member's rows within the group
-  bool kept_only_pooled_ = false;  // they have become those of scratch_.pooled
+  bool kept_only_pooled_ = false;  // they have become those of own_.pooled
   Input query_in_, key_in_, value_in_;
 };
 

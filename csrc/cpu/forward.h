@@ -28,7 +28,7 @@ struct Pass {
 struct Share {
   const Group& group;
   GroupBuffers& buffers;
-  MemberBuffers& scratch;
+  MemberBuffers& own;
   int part, parts;  // of the members that share the group
   int member;       // of the team
   Team& team;
