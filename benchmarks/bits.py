@@ -1,7 +1,7 @@
 """What more bits of activations cost: ``python benchmarks/bits.py`` prints it as JSON.
 
-A BERT-base of random weights with 1, 2 and 4 bits at every point.  In every round all models run one
-after the other in one process; what is kept are the ratios within a round.
+A BERT-base of random weights with 1, 2 and 4 bits at every point.  In every round all models run
+one after the other in one process; what is kept are the ratios within a round.
 """
 
 from __future__ import annotations

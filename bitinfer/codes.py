@@ -36,7 +36,7 @@ _NAME = r"(signed|unsigned)-([1-8])(-from-min)?"
 _BITS = r"(1|32)-(1|32)-([1-8]|32)((?:\+[a-z.]+=(?:[1-8]|32))*)"
 
 
-class Codes(NamedTuple):
+class PointCodes(NamedTuple):
     """The codes of one point.
 
     Attributes:
@@ -46,7 +46,7 @@ class Codes(NamedTuple):
             sequence; only for unsigned codes of two bits or more.
 
     Example:
-        >>> Codes(2, signed=False).name, Codes.parse("signed-4").low
+        >>> PointCodes(2, signed=False).name, PointCodes.parse("signed-4").low
         ('unsigned-2', -8)
     """
 
@@ -55,7 +55,7 @@ class Codes(NamedTuple):
     from_min: bool = False
 
     @classmethod
-    def parse(cls, name: str) -> Codes:
+    def parse(cls, name: str) -> PointCodes:
         """The codes of a name.
 
         Raises:
@@ -91,16 +91,16 @@ class Codes(NamedTuple):
         return self.signed and self.bits == 1
 
 
-def allowed_codes(point: str) -> dict[str, Codes]:
+def allowed_codes(point: str) -> dict[str, PointCodes]:
     """The codes that the engine runs at a point, by their names.
 
     Example:
         >>> list(allowed_codes("key.in"))
         ['signed-1', 'signed-2', 'signed-3', 'signed-4']
     """
-    kinds = [Codes(bits, point not in UNSIGNED) for bits in range(1, MOST_BITS + 1)]
+    kinds = [PointCodes(bits, point not in UNSIGNED) for bits in range(1, MOST_BITS + 1)]
     if point in UNSIGNED:
-        kinds += [Codes(bits, False, True) for bits in range(2, MOST_BITS + 1)]
+        kinds += [PointCodes(bits, False, True) for bits in range(2, MOST_BITS + 1)]
     return {each.name: each for each in kinds}
 
 
@@ -189,7 +189,7 @@ class Bits(NamedTuple):
         """Bits of a point."""
         return dict(self.others).get(point, self.activations)
 
-    def codes(self, point: str) -> Codes:
+    def codes(self, point: str) -> PointCodes:
         """The codes that the trainer gives a point: unsigned ones begin at 0.
 
         Raises:
@@ -197,7 +197,7 @@ class Bits(NamedTuple):
         """
         if self.at(point) == FLOAT:
             raise InputError(f"bits at {point}: found 32, which is float, expected 1 .. 8")
-        return Codes(self.at(point), point not in UNSIGNED)
+        return PointCodes(self.at(point), point not in UNSIGNED)
 
     @property
     def packable(self) -> bool:

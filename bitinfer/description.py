@@ -1,9 +1,9 @@
 """A binarized BERT, whichever checkpoint format it came from.
 
-Readers produce a `Description`; the reference model, the flips and the converter use nothing else.
-Everything is NumPy.  Parts have the names that a packed file gives them, and are of two kinds:
-matrices of signs with scales (``layer.0.query``), and float32 arrays of a checkpoint's values
-(``layer.0.query.bias``).  ``S`` below is the exact integer sum of products of codes.
+Readers produce a `Description`; the reference model, the boundaries and the converter use nothing
+else.  Everything is NumPy.  Parts have the names that a packed file gives them, and are of two
+kinds: matrices of signs with scales (``layer.0.query``), and float32 arrays of a checkpoint's
+values (``layer.0.query.bias``).  ``S`` below is the exact integer sum of products of codes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from bitinfer.codes import Bits, Codes
+from bitinfer.codes import Bits, PointCodes
 from bitinfer.config import Config
 
 F32 = npt.NDArray[np.float32]
@@ -153,7 +153,7 @@ class Description:
 
     family: str
     config: Config
-    codes: Mapping[str, Codes]
+    codes: Mapping[str, PointCodes]
     matrices: Mapping[str, BinaryMatrix]
     arrays: Mapping[str, F32]
     label_names: tuple[str, ...]

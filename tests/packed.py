@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bitinfer.codes import POINTS, UNSIGNED, Codes
+from bitinfer.codes import POINTS, UNSIGNED, PointCodes
 
 BLANK = b"0" * 64
 DIGEST = re.compile(rb'\\"sha256\\": \\"(.{64})\\", \\"source\\"', re.DOTALL)
@@ -31,7 +31,7 @@ METADATA: dict[str, Any] = {
         "activation": "relu",
         "head": "classification",
     },
-    "codes": {point: Codes(1, point not in UNSIGNED).name for point in POINTS},
+    "codes": {point: PointCodes(1, point not in UNSIGNED).name for point in POINTS},
     "labels": ["negative", "positive"],
     "task": "sst-2",
     "vocab": "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n##b\nc\né",

@@ -11,23 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitinfer.codes import GROUPS, LAYER_POINTS, POINTS, UNSIGNED, Bits, Codes, allowed_codes
+from bitinfer.codes import GROUPS, LAYER_POINTS, POINTS, UNSIGNED, Bits, PointCodes, allowed_codes
 from bitinfer.errors import InputError, InputTypeError
 
 KINDS = [
-    *(Codes(bits) for bits in (1, 2, 3, 4)),
-    *(Codes(bits, False) for bits in (1, 2, 3, 4)),
-    *(Codes(bits, False, True) for bits in (2, 3, 4)),
+    *(PointCodes(bits) for bits in (1, 2, 3, 4)),
+    *(PointCodes(bits, False) for bits in (1, 2, 3, 4)),
+    *(PointCodes(bits, False, True) for bits in (2, 3, 4)),
 ]
 
 
 def test_names_and_ranges() -> None:
     for codes in KINDS:
-        assert Codes.parse(codes.name) == codes
-    assert (Codes(1).low, Codes(1).high) == (-1, 1)
-    assert (Codes(4).low, Codes(4).high) == (-8, 7)
-    assert (Codes(3, False).low, Codes(3, False).high) == (0, 7)
-    assert Codes(2, False, True).name == "unsigned-2-from-min"
+        assert PointCodes.parse(codes.name) == codes
+    assert (PointCodes(1).low, PointCodes(1).high) == (-1, 1)
+    assert (PointCodes(4).low, PointCodes(4).high) == (-8, 7)
+    assert (PointCodes(3, False).low, PointCodes(3, False).high) == (0, 7)
+    assert PointCodes(2, False, True).name == "unsigned-2-from-min"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_names_and_ranges() -> None:
 )
 def test_names_of_nothing(name: str) -> None:
     with pytest.raises(InputError, match="codes: found"):
-        Codes.parse(name)
+        PointCodes.parse(name)
 
 
 def test_allowed_codes() -> None:
@@ -48,14 +48,14 @@ def test_allowed_codes() -> None:
     assert len(POINTS) == 11
 
 
-def planes_of(kind: Codes, zeros: bool) -> tuple[int, tuple[int, ...]]:
+def planes_of(kind: PointCodes, zeros: bool) -> tuple[int, tuple[int, ...]]:
     """The constant and the coefficients: signs have a second plane where an exact 0 can occur."""
     if kind.by_sign:
         return -1, (1, 1) if zeros else (2,)
     return kind.low, tuple(1 << plane for plane in range(kind.bits))
 
 
-def split(codes: np.ndarray, kind: Codes, zeros: bool) -> np.ndarray:
+def split(codes: np.ndarray, kind: PointCodes, zeros: bool) -> np.ndarray:
     """Planes [J, ...] of codes."""
     if kind.by_sign:
         return np.stack([codes > 0, codes >= 0]) if zeros else (codes > 0)[None]
@@ -63,7 +63,7 @@ def split(codes: np.ndarray, kind: Codes, zeros: bool) -> np.ndarray:
 
 
 def random_codes(
-    kind: Codes, zeros: bool, shape: tuple[int, ...], random: np.random.Generator
+    kind: PointCodes, zeros: bool, shape: tuple[int, ...], random: np.random.Generator
 ) -> np.ndarray:
     codes = random.integers(kind.low, kind.high + 1, shape)
     if kind.by_sign and not zeros:
@@ -78,7 +78,7 @@ def random_codes(
     count=st.integers(1, 200),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_product_with_signs(kind: Codes, zeros: bool, count: int, seed: int) -> None:
+def test_product_with_signs(kind: PointCodes, zeros: bool, count: int, seed: int) -> None:
     """S = A - sum_j c_j popcount(plane_j xor b)."""
     random = np.random.default_rng(seed)
     codes = random_codes(kind, zeros, (count,), random)
@@ -101,7 +101,7 @@ def test_product_with_signs(kind: Codes, zeros: bool, count: int, seed: int) -> 
     count=st.integers(1, 100),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_product_with_halves(left: Codes, right: Codes, count: int, seed: int) -> None:
+def test_product_with_halves(left: PointCodes, right: PointCodes, count: int, seed: int) -> None:
     """A code on the right is (c0 + sum c_j / 2) halves of all ones and c_j / 2 halves of +-1."""
     random = np.random.default_rng(seed)
     x = random_codes(left, True, (count,), random)

@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 
 import torch
 
-from bitinfer.codes import Codes
+from bitinfer.codes import PointCodes
 from bitinfer.families.bit import binarize
 from bitinfer.train.quantizers import initial_step, quantize, weight_codes
 
@@ -68,7 +68,7 @@ def test_values_and_gradients_of_each_element(bits: int, signed: bool, step: flo
     values = samples(step, bits, signed)
     x = torch.tensor(values, dtype=torch.float64, requires_grad=True)
     a = torch.tensor(step, dtype=torch.float64, requires_grad=True)
-    codes, used = quantize(x, a, Codes(bits, signed))
+    codes, used = quantize(x, a, PointCodes(bits, signed))
     assert used.item() == effective(step)
     quantized = used * codes
     factor = 1 / math.sqrt(len(values) * RANGES[bits, signed][1])
@@ -89,7 +89,7 @@ def test_gradients_of_a_product(bits: int, signed: bool) -> None:
     x = torch.tensor(random.normal(0, 2, (3, 5)), requires_grad=True)
     matrix, weights = torch.tensor(random.normal(size=(5, 4))), random.normal(size=(3, 4))
     a = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-    codes, step = quantize(x, a, Codes(bits, signed))
+    codes, step = quantize(x, a, PointCodes(bits, signed))
     ((codes @ matrix) * step * torch.tensor(weights)).sum().backward()
     arriving = weights @ matrix.numpy().T
     total = 0.0
@@ -106,7 +106,7 @@ def test_gradients_of_a_product(bits: int, signed: bool) -> None:
 def test_codes_of_float32_and_bfloat16(bits: int, signed: bool) -> None:
     low, high = RANGES[bits, signed]
     x = torch.arange(4 * low - 4, 4 * high + 5) / 4
-    codes, _ = quantize(x, torch.tensor(1.0), Codes(bits, signed))
+    codes, _ = quantize(x, torch.tensor(1.0), PointCodes(bits, signed))
     assert codes.dtype == torch.float32
     assert {*codes.tolist()} == {*range(low, high + 1)}
     assert torch.equal(codes.bfloat16().float(), codes)
@@ -115,7 +115,7 @@ def test_codes_of_float32_and_bfloat16(bits: int, signed: bool) -> None:
 def test_a_gradient_goes_through_bfloat16() -> None:
     x = torch.tensor([-3.0, -0.2, 0.4, 5.0], requires_grad=True)
     a = torch.tensor(1.0, requires_grad=True)
-    codes, step = quantize(x, a, Codes(2, True))
+    codes, step = quantize(x, a, PointCodes(2, True))
     (codes.bfloat16() @ torch.ones(4, dtype=torch.bfloat16) * step).backward()
     assert x.grad.dtype == a.grad.dtype == torch.float32
     assert x.grad.tolist() == [0, 1, 1, 0]
@@ -144,7 +144,7 @@ def test_finite_differences_of_the_step_outside_of_the_range(bits: int, signed: 
     factor = math.sqrt(len(values) * high)
 
     def quantized(step: torch.Tensor) -> torch.Tensor:
-        codes, used = quantize(x, step, Codes(bits, signed))
+        codes, used = quantize(x, step, PointCodes(bits, signed))
         return used * codes
 
     numeric = (quantized(step + 1e-4) - quantized(step - 1e-4)) / 2e-4
@@ -156,18 +156,18 @@ def test_finite_differences_of_the_step_outside_of_the_range(bits: int, signed: 
 def test_a_step_at_the_floor_in_float32() -> None:
     """The floor is float32(1e-5), as the reader of checkpoints has it."""
     for step in (1e-5, float(np.nextafter(np.float32(1e-5), np.float32(0))), 0.0, -0.0, -7.0):
-        _, used = quantize(torch.ones(3), torch.tensor(step), Codes(1, False))
+        _, used = quantize(torch.ones(3), torch.tensor(step), PointCodes(1, False))
         assert used.dtype == torch.float32
         assert used.item() == FLOOR
     above = float(np.nextafter(np.float32(1e-5), np.float32(1)))
-    assert quantize(torch.ones(3), torch.tensor(above), Codes(1, False))[1].item() == above
+    assert quantize(torch.ones(3), torch.tensor(above), PointCodes(1, False))[1].item() == above
 
 
 def test_a_step_below_the_floor_comes_back() -> None:
     step = torch.tensor(-0.2, requires_grad=True)
     optimizer = torch.optim.SGD([step], lr=0.1)
     for _ in range(20):
-        codes, used = quantize(torch.ones(4), step, Codes(1))
+        codes, used = quantize(torch.ones(4), step, PointCodes(1))
         optimizer.zero_grad()
         (used * codes - 1).square().sum().backward()
         optimizer.step()
@@ -176,7 +176,7 @@ def test_a_step_below_the_floor_comes_back() -> None:
 
 def test_a_fixed_step_has_no_gradient() -> None:
     x = torch.tensor([0.3, 4.0], requires_grad=True)
-    codes, step = quantize(x, torch.tensor(0.5), Codes(2, False))
+    codes, step = quantize(x, torch.tensor(0.5), PointCodes(2, False))
     (codes * step).sum().backward()
     assert not step.requires_grad
     assert x.grad.tolist() == [1, 0]
@@ -185,11 +185,13 @@ def test_a_fixed_step_has_no_gradient() -> None:
 @pytest.mark.parametrize(("bits", "signed"), KINDS)
 def test_initial_step(bits: int, signed: bool) -> None:
     low, high = RANGES[bits, signed]
-    codes = Codes(bits, signed)
+    codes = PointCodes(bits, signed)
     assert (codes.low, codes.high) == (low, high)
     magnitude = torch.tensor(0.3, dtype=torch.float64)
     wanted = (2 if signed else 4) * 0.3 / math.sqrt(high)
-    assert initial_step(magnitude, Codes(bits, signed)).item() == pytest.approx(wanted, rel=1e-15)
+    assert initial_step(magnitude, PointCodes(bits, signed)).item() == pytest.approx(
+        wanted, rel=1e-15
+    )
 
 
 # ---- weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bitinfer.codes import POINTS, UNSIGNED, Codes
+from bitinfer.codes import POINTS, UNSIGNED, PointCodes
 from bitinfer.description import BinaryMatrix, Description, array_shapes, matrix_shapes
 from bitinfer.families import Family, Wishes, bert, register
 from bitinfer.families.checkpoint import CheckpointFiles
@@ -33,7 +33,7 @@ def read(files: CheckpointFiles, wishes: Wishes) -> Description:
     arrays["head.bias"] = bert.read_values(files, f"{head}.bias")
     return Description(
         family="toy",
-        codes={point: Codes(1, signed=point not in UNSIGNED) for point in POINTS},
+        codes={point: PointCodes(1, signed=point not in UNSIGNED) for point in POINTS},
         matrices={
             name: BinaryMatrix(bert.read_values(files, name).astype(np.int8), SCALE)
             for name in matrix_shapes(config)

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 import bitinfer
 from bitinfer.bits import pack_bits, unpack_bits
-from bitinfer.codes import POINTS, Codes
+from bitinfer.codes import POINTS, PointCodes
 from bitinfer.config import Config
-from bitinfer.conversion.flips import layer_flips
+from bitinfer.conversion.boundaries import layer_boundaries
 from bitinfer.description import (
     BinaryMatrix,
     Description,
@@ -42,7 +42,7 @@ def to_tensors(description: Description) -> Tensors:
     for name, matrix in description.matrices.items():
         tensors |= _packed_matrix(name, matrix)
     for index in range(description.config.layers):
-        for point, (rises, falls) in layer_flips(description, index).items():
+        for point, (rises, falls) in layer_boundaries(description, index).items():
             tensors[f"layer.{index}.{point}.rises"] = rises
             if falls is not None:
                 tensors[f"layer.{index}.{point}.falls"] = falls
@@ -96,7 +96,7 @@ def from_tensors(
     return Description(
         family=metadata["family"],
         config=config,
-        codes={point: Codes.parse(name) for point, name in metadata["codes"].items()},
+        codes={point: PointCodes.parse(name) for point, name in metadata["codes"].items()},
         matrices={
             name: _unpacked_matrix(tensors, name, columns)
             for name, (_, columns) in matrix_shapes(config).items()

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bitinfer.codes import FLOAT, MOST_BITS, POINTS, UNSIGNED, Bits, Codes
+from bitinfer.codes import FLOAT, MOST_BITS, POINTS, UNSIGNED, Bits, PointCodes
 from bitinfer.config import Config
 from bitinfer.description import F32, BinaryMatrix, Description, Notes, matrix_shapes
 from bitinfer.errors import ConversionError, quote
@@ -149,7 +149,7 @@ def _named(settings: Mapping[str, Any], bits: Bits) -> tuple[Mapping[str, Any], 
     return {**assumed, **settings}, (remark,) if added else ()
 
 
-def _codes(settings: Mapping[str, Any]) -> dict[str, Codes]:
+def _codes(settings: Mapping[str, Any]) -> dict[str, PointCodes]:
     """The codes of every point."""
     rule, others = settings.get("unsigned_codes"), settings.get("point_bits", {})
     bert.check_setting("unsigned_codes", rule, rule in (None, "from_zero"), "'from_zero'")
@@ -161,7 +161,7 @@ def _codes(settings: Mapping[str, Any]) -> dict[str, Codes]:
         few = type(n) is int and 1 <= n <= MOST_BITS
         bert.check_setting(key, n, few, f"1 .. {MOST_BITS}")
     return {
-        point: Codes(n, point not in UNSIGNED, point in UNSIGNED and n > 1 and rule is None)
+        point: PointCodes(n, point not in UNSIGNED, point in UNSIGNED and n > 1 and rule is None)
         for point, n in bits.items()
     }
 

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from bitinfer.codes import POINTS, UNSIGNED, Codes, allowed_codes
+from bitinfer.codes import POINTS, UNSIGNED, PointCodes, allowed_codes
 from bitinfer.config import SIZES
 from bitinfer.errors import FormatError, UnsupportedError, quote, shorten
 from bitinfer.files import check_target, write_file
@@ -260,7 +260,7 @@ def _upgrade(metadata: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any]
     upgraded = {
         **{name: value for name, value in metadata.items() if name != "recipe"},
         "family": "bit",
-        "codes": {point: Codes(1, point not in UNSIGNED).name for point in POINTS},
+        "codes": {point: PointCodes(1, point not in UNSIGNED).name for point in POINTS},
     }
     result = dict(tensors)
     for name in [name for name in tensors if name.endswith(".threshold")]:

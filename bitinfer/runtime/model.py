@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bitinfer.codes import Bits, Codes
+from bitinfer.codes import Bits, PointCodes
 from bitinfer.errors import FormatError, InputTypeError, UnsupportedError, shorten
 from bitinfer.heads import Head, find_head
 from bitinfer.kinds import check_bool, check_choice, check_engine, check_int, shows_progress
@@ -142,7 +142,7 @@ class BitModel:
         4)``.
         """
         described = copy.deepcopy({k: v for k, v in self._metadata.items() if k != "vocab"})
-        activations = {point: Codes.parse(n).bits for point, n in described["codes"].items()}
+        activations = {point: PointCodes.parse(n).bits for point, n in described["codes"].items()}
         return {
             "model": str(self._origin),
             **described,

@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitinfer.codes import Codes
+from bitinfer.codes import PointCodes
 from bitinfer.families.bit import STEP_FLOOR
 
 
-def initial_step(magnitude: Tensor, codes: Codes) -> Tensor:
+def initial_step(magnitude: Tensor, codes: PointCodes) -> Tensor:
     """The step to begin with, from the mean absolute value of the first batch.
 
     ``2 * mean|x| / sqrt(Q)``, Q the largest code, twice as much if unsigned (LSQ; BiT).
@@ -35,7 +35,7 @@ def initial_step(magnitude: Tensor, codes: Codes) -> Tensor:
     return (2.0 if codes.signed else 4.0) / math.sqrt(codes.high) * magnitude
 
 
-def quantize(x: Tensor, step: Tensor, codes: Codes | None) -> tuple[Tensor, Tensor]:
+def quantize(x: Tensor, step: Tensor, codes: PointCodes | None) -> tuple[Tensor, Tensor]:
     """Codes of a tensor, and the step to multiply their products by.
 
     Args:
@@ -76,7 +76,7 @@ def _learned(step: Tensor, factor: float) -> Tensor:
 
 class _Codes(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, codes: Codes) -> Tensor:
+    def forward(ctx: Any, x: Tensor, step: Tensor, codes: PointCodes) -> Tensor:
         ctx.by_sign = codes.by_sign
         if codes.by_sign:
             ctx.save_for_backward(x.abs() <= step, step)

@@ -14,8 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitinfer import _core
-from bitinfer.codes import Bits, Codes
-from bitinfer.conversion.flips import Flips, affine_flips, gelu_flips, layer_flips, relu_flips
+from bitinfer.codes import Bits, PointCodes
+from bitinfer.conversion.boundaries import (
+    Boundaries,
+    affine_boundaries,
+    gelu_boundaries,
+    layer_boundaries,
+    relu_boundaries,
+)
 from bitinfer.description import LINEARS
 from bitinfer.errors import ConversionError
 from bitinfer.families import read_checkpoint
@@ -34,30 +40,30 @@ SLOPES = st.one_of(
 OFFSETS = st.one_of(DYADIC, st.floats(-3, 3, width=32), st.sampled_from([0.0, -0.0, 1e30, -1e30]))
 STEPS = st.one_of(st.sampled_from([1e-5, 0.25, 1.0]), st.floats(2.0**-16, 4, width=32))
 CHANNEL = st.tuples(SLOPES, OFFSETS, OFFSETS, STEPS)
-SIGNED = st.sampled_from([Codes(bits) for bits in (1, 2, 3, 4)])
-UNSIGNED = st.sampled_from([Codes(bits, False) for bits in (1, 2, 3, 4)])
+SIGNED = st.sampled_from([PointCodes(bits) for bits in (1, 2, 3, 4)])
+UNSIGNED = st.sampled_from([PointCodes(bits, False) for bits in (1, 2, 3, 4)])
 Channel = tuple[float, float, float, float]
 
 
-def codes_of(flips: Flips, codes: Codes, sums: np.ndarray = SUMS) -> np.ndarray:
-    """What an engine makes of the flips, [N, sums]."""
-    assert flips.rises.dtype == np.int16
-    above = sums > flips.rises[..., None]
-    if flips.falls is not None:
-        above |= sums < flips.falls[..., None]
-        assert (flips.falls <= flips.rises + 1).all()
-        assert (np.diff(flips.falls, axis=0) <= 0).all()
-        assert flips.falls.min() >= sums[0]
-        assert flips.falls.max() <= sums[-1]
-    assert (np.diff(flips.rises, axis=0) >= 0).all()
-    assert flips.rises.min() >= sums[0] - 1
-    assert flips.rises.max() <= sums[-1]
+def codes_of(found: Boundaries, codes: PointCodes, sums: np.ndarray = SUMS) -> np.ndarray:
+    """What an engine makes of the boundaries, [N, sums]."""
+    assert found.rises.dtype == np.int16
+    above = sums > found.rises[..., None]
+    if found.falls is not None:
+        above |= sums < found.falls[..., None]
+        assert (found.falls <= found.rises + 1).all()
+        assert (np.diff(found.falls, axis=0) <= 0).all()
+        assert found.falls.min() >= sums[0]
+        assert found.falls.max() <= sums[-1]
+    assert (np.diff(found.rises, axis=0) >= 0).all()
+    assert found.rises.min() >= sums[0] - 1
+    assert found.rises.max() <= sums[-1]
     if codes.by_sign and len(above) == 1:
         return 2 * above[0].astype(int) - 1
     return codes.low + above.sum(0)
 
 
-def code_of(value: float, step: float, codes: Codes) -> int:
+def code_of(value: float, step: float, codes: PointCodes) -> int:
     """The definition, where it matters in exact arithmetic of the float64 ratio."""
     if codes.by_sign:
         return (value > 0) - (value < 0)
@@ -84,11 +90,13 @@ def arguments(channel: Channel) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
 
 @settings(max_examples=400)
 @given(CHANNEL, SIGNED)
-def test_affine_flips_equal_the_formula_everywhere(channel: Channel, codes: Codes) -> None:
+def test_affine_boundaries_equal_the_formula_everywhere(
+    channel: Channel, codes: PointCodes
+) -> None:
     slope, offset, _, step = arguments(channel)
     values = [float(slope[0]) * s + float(offset[0]) for s in SUMS.tolist()]
     expected = [code_of(value, float(step), codes) for value in values]
-    found = affine_flips(slope, offset, step, codes, REACH)
+    found = affine_boundaries(slope, offset, step, codes, REACH)
     assert found.falls is None
     assert codes_of(found, codes)[0].tolist() == expected
     if codes.by_sign:
@@ -97,28 +105,33 @@ def test_affine_flips_equal_the_formula_everywhere(channel: Channel, codes: Code
 
 @settings(max_examples=400)
 @given(CHANNEL, UNSIGNED)
-def test_relu_flips_equal_the_formula_everywhere(channel: Channel, codes: Codes) -> None:
+def test_relu_boundaries_equal_the_formula_everywhere(channel: Channel, codes: PointCodes) -> None:
     slope, offset, shift, step = arguments(channel)
     values = [max(float(slope[0]) * s + float(offset[0]), 0.0) + float(shift[0]) for s in SUMS]
-    found = relu_flips(slope, offset, shift, step, codes, REACH)
+    found = relu_boundaries(slope, offset, shift, step, codes, REACH)
     assert found.falls is None
     assert codes_of(found, codes)[0].tolist() == [code_of(v, float(step), codes) for v in values]
 
 
 @settings(max_examples=800)
 @given(CHANNEL, UNSIGNED)
-def test_gelu_flips_equal_the_formula_everywhere(channel: Channel, codes: Codes) -> None:
+def test_gelu_boundaries_equal_the_formula_everywhere(channel: Channel, codes: PointCodes) -> None:
     slope, offset, shift, step = arguments(channel)
     x = np.array([float(slope[0]) * s + float(offset[0]) for s in SUMS])
     values = (_core.gelu(x) + float(shift[0])).tolist()
-    found = gelu_flips(slope, offset, shift, step, codes, REACH)
+    found = gelu_boundaries(slope, offset, shift, step, codes, REACH)
     assert codes_of(found, codes)[0].tolist() == [code_of(v, float(step), codes) for v in values]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_gelu_flips_of_many_channels(bits: int) -> None:
+def test_gelu_boundaries_of_many_channels(bits: int) -> None:
     """As above where sums are many and close, so that several are next to a level."""
-    random, codes, reach, step = np.random.RandomState(5), Codes(bits, False), 3000, np.float32(0.1)
+    random, codes, reach, step = (
+        np.random.RandomState(5),
+        PointCodes(bits, False),
+        3000,
+        np.float32(0.1),
+    )
     slope = 10.0 ** random.uniform(-8, -2, 40)
     offset = random.uniform(-1.5, 0.5, 40).astype(np.float32)
     shift = random.uniform(0, 0.25, 40).astype(np.float32)
@@ -126,7 +139,7 @@ def test_gelu_flips_of_many_channels(bits: int) -> None:
     sums = np.arange(-reach, reach + 1)
     x = slope[:, None] * sums + offset[:, None].astype("f8")
     values = _core.gelu(x) + shift[:, None].astype("f8")
-    found = gelu_flips(slope, offset, shift, step, codes, reach)
+    found = gelu_boundaries(slope, offset, shift, step, codes, reach)
     assert found.falls is not None
     expected = [[code_of(v, float(step), codes) for v in row] for row in values.tolist()]
     assert codes_of(found, codes, sums).tolist() == expected
@@ -134,40 +147,45 @@ def test_gelu_flips_of_many_channels(bits: int) -> None:
 
 def test_gelu_codes_on_both_sides_of_the_dip() -> None:
     # step / 2 - shift = -0.1 lies within GELU's dip (its minimum is -0.17 near -0.75).
-    found = gelu_flips(*arguments((0.25, 0.0, 0.35, 0.5)), Codes(1, False), REACH)
-    assert (codes_of(found, Codes(1, False))[0] == ((SUMS < -6) | (SUMS > -1))).all()
+    found = gelu_boundaries(*arguments((0.25, 0.0, 0.35, 0.5)), PointCodes(1, False), REACH)
+    assert (codes_of(found, PointCodes(1, False))[0] == ((SUMS < -6) | (SUMS > -1))).all()
     assert found.falls is not None
 
 
 def test_exactly_half_a_step_is_not_above_it() -> None:
     at_zero = arguments((0.25, 0.0, 0.5, 1.0))
-    for flips in (relu_flips, gelu_flips):
-        found = flips(*at_zero, Codes(1, False), REACH)
-        assert (codes_of(found, Codes(1, False))[0] == (SUMS > 0)).all()
+    for function in (relu_boundaries, gelu_boundaries):
+        found = function(*at_zero, PointCodes(1, False), REACH)
+        assert (codes_of(found, PointCodes(1, False))[0] == (SUMS > 0)).all()
 
 
 def test_ties_are_rounded_to_even() -> None:
     slope, offset, _, step = arguments((0.5, 0.0, 0.0, 1.0))
-    found = affine_flips(slope, offset, step, Codes(3), REACH)
-    assert codes_of(found, Codes(3))[0][REACH - 5 : REACH + 6].tolist() == [
+    found = affine_boundaries(slope, offset, step, PointCodes(3), REACH)
+    assert codes_of(found, PointCodes(3))[0][REACH - 5 : REACH + 6].tolist() == [
         *(-2, -2, -2, -1, 0, 0, 0, 1, 2, 2, 2)
     ]
     nearly = np.array([0.5 * (1 - 2.0**-45)])
-    assert np.array_equal(affine_flips(nearly, offset, step, Codes(3), REACH).rises, found.rises)
+    assert np.array_equal(
+        affine_boundaries(nearly, offset, step, PointCodes(3), REACH).rises, found.rises
+    )
 
 
 def test_ends_of_the_range_are_written_as_always_and_never() -> None:
     slope = np.array([1.0, 1.0, 1.0, 0.0])
     offset = np.array([100, -100, 0, 0], np.float32)
     step, shift = np.float32(1), np.zeros(4, np.float32)
-    found = affine_flips(slope, offset, step, Codes(1), REACH)
+    found = affine_boundaries(slope, offset, step, PointCodes(1), REACH)
     assert found.rises.tolist() == [
         [-REACH - 1, REACH, -1, -REACH - 1],
         [-REACH - 1, REACH, 0, REACH],
     ]
-    assert affine_flips(slope[:2], offset[:2], step, Codes(1), REACH).rises.shape == (1, 2)
-    for flips in (relu_flips, gelu_flips):
-        found = flips(slope, offset, shift, step, Codes(1, False), REACH)
+    assert affine_boundaries(slope[:2], offset[:2], step, PointCodes(1), REACH).rises.shape == (
+        1,
+        2,
+    )
+    for function in (relu_boundaries, gelu_boundaries):
+        found = function(slope, offset, shift, step, PointCodes(1, False), REACH)
         assert found.rises.tolist() == [[-REACH - 1, REACH, 0, REACH]]
         assert found.falls is None
 
@@ -175,12 +193,12 @@ def test_ends_of_the_range_are_written_as_always_and_never() -> None:
 def test_sums_are_kept_in_two_bytes_where_they_fit() -> None:
     slope, offset, _, step = arguments((1.0, 0.0, 0.0, 1.0))
     for reach, kind in ((2**15 - 2, np.int16), (2**15 - 1, np.int16), (2**15, np.int32)):
-        found = affine_flips(slope, offset - np.float32(1e6), step, Codes(1), reach)
+        found = affine_boundaries(slope, offset - np.float32(1e6), step, PointCodes(1), reach)
         assert found.rises.dtype == kind
         assert found.rises.tolist() == [[reach]]
 
 
-def test_codes_that_flips_cannot_express_are_refused(
+def test_codes_that_boundaries_cannot_express_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = replace(seeded.TINY, activation="gelu")
@@ -193,12 +211,12 @@ def test_codes_that_flips_cannot_express_are_refused(
     folder = seeded.save(tmp_path, state, seeded.config(spec), seeded.vocabulary(spec))
     monkeypatch.setattr(_core, "gelu", lambda x: x / 2 + 1e-14 * np.sin(1e18 * x))
     with pytest.raises(ConversionError, match=r"layer 1 output\.in: channel \d+: found a gap"):
-        layer_flips(read_checkpoint(folder), 1)
+        layer_boundaries(read_checkpoint(folder), 1)
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("bits", ["1-1-1", "1-1-2", "1-1-1+attention=4+ffn=3"])
-def test_layer_flips_use_the_parameters_of_each_point(
+def test_layer_boundaries_use_the_parameters_of_each_point(
     tmp_path: Path, activation: str, bits: str
 ) -> None:
     spec = replace(seeded.TINY, activation=activation, weight_layerwise=False)
@@ -208,7 +226,7 @@ def test_layer_flips_use_the_parameters_of_each_point(
     codes = description.codes
     linears = {name: description.linear(f"layer.0.{name}") for name in LINEARS}
     steps = {point: description.step(0, point) for point in ATTENTION_POINTS}
-    points = layer_flips(description, 0)
+    points = layer_boundaries(description, 0)
     assert list(points) == ["query", "key", "value", "attention.output.in", "output.in"]
 
     def check(point: str, values: np.ndarray, step: np.float32, sums: np.ndarray) -> None:
@@ -239,8 +257,8 @@ def test_layer_flips_use_the_parameters_of_each_point(
     check("output.in", value + output.shift.astype("f8")[:, None], output.step, sums)
 
 
-def test_points_that_count_from_their_smallest_value_have_no_flips(tmp_path: Path) -> None:
+def test_points_that_count_from_their_smallest_value_have_no_boundaries(tmp_path: Path) -> None:
     config = {**seeded.config(seeded.TINY), "input_bits": 2}
     state, vocab = seeded.state_dict(seeded.TINY), seeded.vocabulary(seeded.TINY)
     description = read_checkpoint(seeded.save(tmp_path, state, config, vocab))
-    assert list(layer_flips(description, 0)) == ["query", "key", "value"]
+    assert list(layer_boundaries(description, 0)) == ["query", "key", "value"]

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bitinfer.codes import TIE, Codes
+from bitinfer.codes import TIE, PointCodes
 from bitinfer.description import F32, F64, Description
 from bitinfer.errors import ConversionError
 from bitinfer.runtime.format import narrowest
@@ -38,7 +38,7 @@ _DIP = -0.7517915246935645  # where GELU is smallest
 _SLACK = 1e-12  # far above its error, in units of 1 + ReLU
 
 
-class Flips(NamedTuple):
+class Boundaries(NamedTuple):
     """For L levels and N channels: ``rises`` [L, N], and ``falls`` [L, N] or None if none occurs.
 
     int16 where that holds all sums, else int32.
@@ -48,8 +48,8 @@ class Flips(NamedTuple):
     falls: Sums | None
 
 
-def layer_flips(description: Description, index: int) -> dict[str, Flips]:
-    """Flips of one layer, by the points whose codes one sum decides.
+def layer_boundaries(description: Description, index: int) -> dict[str, Boundaries]:
+    """Boundaries of one layer, by the points whose codes one sum decides.
 
     Raises:
         ConversionError: naming layer and channel whose codes rises and falls cannot express.
@@ -63,20 +63,20 @@ def layer_flips(description: Description, index: int) -> dict[str, Flips]:
     for name in ("query", "key", "value"):
         linear, step = description.linear(f"layer.{index}.{name}"), description.step(index, name)
         reach = config.hidden * _largest(codes[f"{name}.in"])
-        points[name] = affine_flips(linear.slope, linear.bias, step, codes[name], reach)
+        points[name] = affine_boundaries(linear.slope, linear.bias, step, codes[name], reach)
     probs, value = codes["attention.probs"], codes["value"]
     if not probs.from_min:
         unit = np.float64(description.step(index, "attention.probs"))
         slope = np.full(config.hidden, unit * np.float64(description.step(index, "value")))
         reach = config.positions * _largest(probs) * _largest(value)
-        points["attention.output.in"] = affine_flips(
+        points["attention.output.in"] = affine_boundaries(
             slope, context.shift, context.step, codes["attention.output.in"], reach
         )
     if not codes["output.in"].from_min:
-        flips = relu_flips if config.activation == "relu" else gelu_flips
+        boundaries = relu_boundaries if config.activation == "relu" else gelu_boundaries
         reach = config.hidden * _largest(codes["intermediate.in"])
         try:
-            points["output.in"] = flips(
+            points["output.in"] = boundaries(
                 inner.slope, inner.bias, output.shift, output.step, codes["output.in"], reach
             )
         except ConversionError as error:
@@ -84,8 +84,10 @@ def layer_flips(description: Description, index: int) -> dict[str, Flips]:
     return points
 
 
-def affine_flips(slope: F64, offset: F32, step: np.float32, codes: Codes, reach: int) -> Flips:
-    """Flips of the codes of ``slope * S + offset``.
+def affine_boundaries(
+    slope: F64, offset: F32, step: np.float32, codes: PointCodes, reach: int
+) -> Boundaries:
+    """Boundaries of the codes of ``slope * S + offset``.
 
     Args:
         slope: float64 [N], not negative.
@@ -94,28 +96,29 @@ def affine_flips(slope: F64, offset: F32, step: np.float32, codes: Codes, reach:
         reach: S is within ``-reach .. reach``.
 
     Example: ``S + 1`` is not negative from -1 on and positive above it.
-        >>> affine_flips(np.array([1.0]), np.array([1], np.float32), np.float32(1), Codes(1), 8)
-        Flips(rises=array([[-2],
+        >>> one = np.float32(1)
+        >>> affine_boundaries(np.array([1.0]), np.array([one]), one, PointCodes(1), 8)
+        Boundaries(rises=array([[-2],
                [-1]], dtype=int16), falls=None)
     """
     bias = offset.astype(np.float64)
     return _rising(lambda sums: slope * sums + bias, len(slope), step, codes, reach)
 
 
-def relu_flips(
-    slope: F64, offset: F32, shift: F32, step: np.float32, codes: Codes, reach: int
-) -> Flips:
-    """Flips of the codes of ``relu(slope * S + offset) + shift``; arguments as `affine_flips`."""
+def relu_boundaries(
+    slope: F64, offset: F32, shift: F32, step: np.float32, codes: PointCodes, reach: int
+) -> Boundaries:
+    """Boundaries of the codes of ``relu(slope * S + offset) + shift``; as `affine_boundaries`."""
     bias, move = offset.astype(np.float64), shift.astype(np.float64)
     return _rising(
         lambda sums: np.maximum(slope * sums + bias, 0) + move, len(slope), step, codes, reach
     )
 
 
-def gelu_flips(
-    slope: F64, offset: F32, shift: F32, step: np.float32, codes: Codes, reach: int
-) -> Flips:
-    """Flips of the codes of ``gelu(slope * S + offset) + shift``; arguments as `affine_flips`.
+def gelu_boundaries(
+    slope: F64, offset: F32, shift: F32, step: np.float32, codes: PointCodes, reach: int
+) -> Boundaries:
+    """Boundaries of the codes of ``gelu(slope * S + offset) + shift``; as `affine_boundaries`.
 
     Raises:
         ConversionError: naming the channel, if what lies below a level has a gap.
@@ -155,13 +158,13 @@ def gelu_flips(
         rise[k] = np.where(always, next_fall, rise[k])
         next_fall = fall[k]
     falls = narrowest(fall, reach) if (fall > -reach).any() else None
-    return Flips(narrowest(rise - 1, reach), falls)
+    return Boundaries(narrowest(rise - 1, reach), falls)
 
 
 def _rising(
-    value: Callable[[F64], F64], channels: int, step: np.float32, codes: Codes, reach: int
-) -> Flips:
-    """Flips of a value that never decreases with S."""
+    value: Callable[[F64], F64], channels: int, step: np.float32, codes: PointCodes, reach: int
+) -> Boundaries:
+    """Boundaries of a value that never decreases with S."""
     level = np.arange(codes.low, codes.high)[:, None]
     shape = (len(level), channels)
     first = _first(
@@ -171,10 +174,10 @@ def _rising(
     )
     if codes.by_sign and np.array_equal(first[0], first[1]):
         first = first[1:]
-    return Flips(narrowest(first - 1, reach), None)
+    return Boundaries(narrowest(first - 1, reach), None)
 
 
-def _encode(values: F64, step: np.float32, codes: Codes) -> F64:
+def _encode(values: F64, step: np.float32, codes: PointCodes) -> F64:
     """Codes of values, not clamped: to compare them with levels needs no bounds."""
     size = np.float64(step)
     found: F64
@@ -219,6 +222,6 @@ def _settle(holds: Callable[[I64, Any], Bools], low: I64, high: I64) -> I64:
     return first
 
 
-def _largest(codes: Codes) -> int:
+def _largest(codes: PointCodes) -> int:
     """The largest magnitude of a code."""
     return max(-codes.low, codes.high)
