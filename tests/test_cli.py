@@ -411,9 +411,9 @@ def test_verify_data(model: str, tmp_path: Path, capsys: Capture) -> None:
     assert "accuracy 75.00% (3 of 4 texts)" in capsys.readouterr().out
     assert main(["verify", model, "--data", str(table), "--at-least", "0.8"]) == 1
     table.write_text("".join(rows))
-    arguments = ["--text-column", "1", "--label-column", "2"]
-    assert main(["verify", model, "--data", str(table), *arguments]) == 0
-    assert "3 of 4" in capsys.readouterr().out
+    for text, label in (("--text-column", "--label-column"), ("--text", "--label")):
+        assert main(["verify", model, "--data", str(table), text, "1", label, "2"]) == 0
+        assert "3 of 4" in capsys.readouterr().out
 
 
 def test_verify_forms_of_data(model: str, tmp_path: Path, capsys: Capture) -> None:

@@ -119,9 +119,15 @@ class Verify(_CheckpointFiles, Command):
     model: str = argument("MODEL", MODEL)
     checkpoint: str | None = option(None, FILE, "", "compare with this checkpoint instead")
     data: str | None = option(None, FILE, "", "labelled texts: report the accuracy")
-    text_column: str | None = option(None, COLUMN, "", "column of the text")
-    pair_column: str | None = option(None, COLUMN, "", "column of the second text")
-    label_column: str | None = option(None, COLUMN, "", "column of the label")
+    text_column: str | None = option(
+        None, COLUMN, "", "column of the text", "--text", "--text-column"
+    )
+    pair_column: str | None = option(
+        None, COLUMN, "", "column of the second text", "--pair", "--pair-column"
+    )
+    label_column: str | None = option(
+        None, COLUMN, "", "column of the label", "--label", "--label-column"
+    )
     at_least: float | None = option(None, number(), "", "fail if the result is lower")
     parity: bool = option(True, BOOL, "", "only look at the data; needs no PyTorch")
 

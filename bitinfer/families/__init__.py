@@ -1,8 +1,8 @@
 """Training recipes of published checkpoints: a family is one file here that registers itself.
 
 Reading a checkpoint is opening its files, finding the family that recognises them by their content,
-and that family's `Family.read`.  Outside of this folder only `bitinfer.train`, whose models are of one
-family, and the upgrade of format 1 know which.
+and that family's `Family.read`.  Outside of this folder only `bitinfer.train`, whose models are of
+one family, and the upgrade of format 1 know which.
 """
 
 from __future__ import annotations

@@ -113,7 +113,9 @@ def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
         data = file.read()
     _check_digest(header, data, metadata["sha256"], name)
     tensors = _tensors(container, data, name)
-    return (metadata, tensors) if metadata["format_version"] != "1" else _upgrade(metadata, tensors)
+    if metadata["format_version"] == "1":
+        return _upgrade(metadata, tensors, name)
+    return metadata, tensors
 
 
 def looks_packed(path: str | os.PathLike[str]) -> bool:
@@ -254,21 +256,24 @@ def _check_digest(header: bytes, data: bytes, digest: str, name: str) -> None:
 # ---- format 1
 
 
-def _upgrade(metadata: dict[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
+def _upgrade(
+    metadata: dict[str, Any], tensors: Tensors, name: str
+) -> tuple[dict[str, Any], Tensors]:
     """What a file of format 1 would be in format 2."""
     config = metadata["config"]
     upgraded = {
-        **{name: value for name, value in metadata.items() if name != "recipe"},
+        **{key: value for key, value in metadata.items() if key != "recipe"},
         "family": "bit",
         "codes": {point: PointCodes(1, point not in UNSIGNED).name for point in POINTS},
     }
     result = dict(tensors)
-    for name in [name for name in tensors if name.endswith(".threshold")]:
-        threshold, low = result.pop(name), result.pop(f"{name}_low", None)
+    for key in [key for key in tensors if key.endswith(".threshold")]:
+        threshold, low = result.pop(key), result.pop(f"{key}_low", None)
         lows = threshold if low is None else low
         if threshold.dtype != np.int32 or lows.dtype != np.int32 or lows.shape != threshold.shape:
-            raise FormatError(f"tensor {quote(name)}: expected int32 [N], and its low the same")
-        point = name.removesuffix(".threshold")
+            found = f"{name}: tensor {quote(key)}: found {threshold.dtype} and {lows.dtype}"
+            raise FormatError(f"{found}, expected int32 [N], and its low the same")
+        point = key.removesuffix(".threshold")
         reach = config["positions" if point.endswith("attention.output.in") else "hidden"]
         rises = np.clip(threshold.astype(np.int64), -reach - 1, reach)[None]
         if low is not None and point.endswith(".output.in") and "attention" not in point:

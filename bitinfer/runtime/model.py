@@ -137,9 +137,9 @@ class BitModel:
         ``sha256`` is the checksum of the packed file, ``None`` for a checkpoint that was converted
         in memory; ``source`` has that of the weights.  ``weight_bytes`` is the memory of the loaded
         weights, ``workspace_bytes`` that of the largest call so far, kept for the next one; up to
-        eight calls at a time keep one each.  It does not grow with the batch: at 384 hidden units
-        and more it stays below ``num_threads * (positions + 128) * (10 * hidden + intermediate /
-        4)``.
+        eight calls at a time keep one each.  It does not grow with the batch: with one bit and at
+        least 384 hidden units it stays below ``num_threads * (positions + 128) * (10 * hidden +
+        intermediate / 4)``.
         """
         described = copy.deepcopy({k: v for k, v in self._metadata.items() if k != "vocab"})
         activations = {point: PointCodes.parse(n).bits for point, n in described["codes"].items()}

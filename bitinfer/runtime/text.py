@@ -1,4 +1,4 @@
-"""Text to token ids: lower-cased WordPiece, pairs, truncation, and no padding.
+"""Text to token ids: WordPiece, pairs, truncation, and no padding.
 
 A batch of sequences is four flat arrays (:class:`TokenBatch`), the form in which the native code
 takes them.  What the tokens of a word are, the `tokenizers` library says, once; after that they are
