@@ -145,7 +145,8 @@ void HeadProduct::reserve(int64_t rows, int64_t columns, int64_t depth, const Co
 }
 
 void HeadProduct::shape(int64_t columns, int64_t depth, const Codes& left, const Codes& right) {
-  left_ = left;
+  left_ = LeftCodes(left);
+  left_codes_ = left;
   right_ = right;
   columns_ = columns;
   depth_ = depth;
@@ -184,14 +185,14 @@ void HeadProduct::take_rows(const CodeRows& from, int64_t first, int64_t offset,
       extract_bits(from.plane(0, first + i), offset, depth_, row);
       to_running(row, planes_.stride());
     } else {
-      unpack(from, first + i, offset, depth_, left_, bytes_.data() + i * byte_stride_);
+      unpack(from, first + i, offset, depth_, left_codes_, bytes_.data() + i * byte_stride_);
     }
   }
 }
 
 void HeadProduct::take_planes(int64_t count) {
   for (int64_t i = 0; !counts_bits() && i < count; ++i) {
-    unpack_running(planes_, i, depth_, left_, bytes_.data() + i * byte_stride_);
+    unpack_running(planes_, i, depth_, left_codes_, bytes_.data() + i * byte_stride_);
   }
 }
 
@@ -217,9 +218,7 @@ size_t HeadProduct::bytes() const {
          row_words_.bytes() + row_bytes_.bytes();
 }
 
-Rows HeadProduct::bit_rows(int64_t count) const {
-  return planes_.operand(LeftCodes(left_), 0, count);
-}
+Rows HeadProduct::bit_rows(int64_t count) const { return planes_.operand(left_, 0, count); }
 
 Panels HeadProduct::bit_panels() const {
   return {words_.data(), nullptr, columns_, depth_, steps_, panels_};
@@ -229,7 +228,7 @@ void HeadProduct::set_bit_column(int64_t n, const uint64_t* row, int64_t offset)
   uint64_t* words = row_words_.data();
   extract_bits(row, offset, depth_, words);
   interleave_row(words, n, steps_, words_.data());
-  if (!LeftCodes(left_).depends_on_ones()) return;
+  if (!left_.depends_on_ones()) return;
   sums_[n] = static_cast<int32_t>(2 * count_ones(words, words_for(depth_)) - depth_);
 }
 
@@ -301,10 +300,14 @@ void HeadProduct::sum_bit_columns(const Kernels& kernels) {
 }
 
 void HeadProduct::set_constants() {
-  const LeftCodes left(left_);
-  for (int64_t n = 0; n < columns_; ++n) {
-    constants_[n] =
-        counts_bits() ? left.constant((sums_[n] + depth_) / 2, depth_) : left_.c0 * sums_[n];
+  if (!counts_bits()) {
+    for (int64_t n = 0; n < columns_; ++n) constants_[n] = left_.c0 * sums_[n];
+  } else if (left_.depends_on_ones()) {
+    for (int64_t n = 0; n < columns_; ++n) {
+      constants_[n] = left_.constant((sums_[n] + depth_) / 2, depth_);
+    }
+  } else {
+    std::fill_n(constants_.data(), columns_, left_.constant(0, depth_));
   }
 }
 
