@@ -25,8 +25,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from bitinfer import _core
 from bitinfer.bits import pack_bits, unpack_bits, words_for
+from bitinfer.checks import check_choice, check_engine, check_int
 from bitinfer.errors import InputError, InputTypeError
-from bitinfer.kinds import check_choice, check_engine, check_int
 from bitinfer.runtime.inputs import read_array
 
 __all__ = [

@@ -18,11 +18,8 @@ PYTHON = sorted(ROOT.glob("bitinfer/**/*.py"))
 LAYERS = ["base", "model", "cpu", "python"]
 # The same for the rooms and modules of the package, which stand beside each other in a line.
 ROOMS = [
-    *(
-        {"_core", "errors"},
-        {"bits", "codes", "config", "files", "kinds", "results"},
-        {"heads"},
-    ),
+    *({"_core", "errors"}, {"bits", "codes", "config", "checks", "files", "results"}),
+    *({"fields"}, {"heads"}),
     *({"description"}, {"families", "reference"}, {"runtime"}, {"conversion", "ops"}),
     *({"data", "diagnostics"}, {"train"}, {"cli"}, {"__main__"}),
 ]

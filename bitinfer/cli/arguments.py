@@ -5,7 +5,7 @@
         text: str = argument("TEXT", "what to count")
         limit: int | None = option(None, integer(1), "", "most to count")
 
-The fields are made by `bitinfer.kinds`, and may be those of a base class that has no command.  An
+The fields are made by `bitinfer.fields`, and may be those of a base class that has no command.  An
 option is ``--limit`` unless ``option(..., "-l", "--limit")`` spells it otherwise; ``--no-NAME`` if
 it is ``True`` by default; both if it is of the kind `BOOL` and ``None``; required if it has no
 default.
@@ -19,7 +19,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar
 
 from bitinfer.errors import InputError, InputTypeError
-from bitinfer.kinds import TEXT, Kind, about, argument, integer, option
+from bitinfer.fields import TEXT, Kind, about, argument, integer, option
 
 OK, CHECK_FAILED, CANNOT = 0, 1, 3
 MODEL = "packed file, checkpoint or built-in name"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import bitinfer
 from bitinfer.cli.arguments import CANNOT, CHECK_FAILED, MODEL, OK, Command, Loaded
 from bitinfer.errors import InputError
-from bitinfer.kinds import (
+from bitinfer.fields import (
     BOOL,
     COLUMN,
+    COUNTS,
     FILE,
     NAMES,
-    SIZES,
     TEXT,
     argument,
     choice,
@@ -202,10 +202,10 @@ class Bench(Command):
     )
 
     model: str = argument("MODEL", MODEL)
-    batch: tuple[int, ...] = option((1, 8, 32), SIZES, "", "sequences a call", "-b", "--batch")
-    length: tuple[int, ...] = option((32, 128), SIZES, "", "tokens a sequence", "-l", "--length")
+    batch: tuple[int, ...] = option((1, 8, 32), COUNTS, "", "sequences a call", "-b", "--batch")
+    length: tuple[int, ...] = option((32, 128), COUNTS, "", "tokens a sequence", "-l", "--length")
     threads: tuple[int, ...] | None = option(
-        None, SIZES, "", "default: as predict would", "-t", "--threads"
+        None, COUNTS, "", "default: as predict would", "-t", "--threads"
     )
     isa: tuple[str, ...] | None = option(
         None, replace(NAMES, metavar="NAME,..."), "", "default: the one predict would use"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeAlias
 import bitinfer
 from bitinfer.cli.arguments import OK, Command, Loaded
 from bitinfer.errors import InputError
-from bitinfer.kinds import FILE, TEXT, Kind, argument, choice, integer, option
+from bitinfer.fields import FILE, TEXT, Kind, argument, choice, integer, option
 
 if TYPE_CHECKING:
     from bitinfer.results import Prediction

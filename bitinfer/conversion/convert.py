@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from bitinfer.checks import check_text
 from bitinfer.conversion.packing import to_metadata, to_tensors
 from bitinfer.description import Description, Notes
 from bitinfer.errors import ConversionError, InputError
 from bitinfer.families import read_checkpoint
 from bitinfer.files import check_target
-from bitinfer.kinds import check_text
 from bitinfer.runtime.engine import make_engine
 from bitinfer.runtime.format import Tensors, write_packed
 from bitinfer.runtime.origin import looks_like_checkpoint

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 import bitinfer
 from bitinfer.bits import pack_bits, unpack_bits
+from bitinfer.checks import check_int
 from bitinfer.codes import POINTS, PointCodes
 from bitinfer.config import Config
 from bitinfer.conversion.boundaries import layer_boundaries
@@ -26,7 +27,6 @@ from bitinfer.description import (
     matrix_shapes,
 )
 from bitinfer.families.bert import find_task
-from bitinfer.kinds import check_int
 from bitinfer.runtime.format import FORMAT_VERSION, Tensors
 
 _SHORTEST = 3  # [CLS], one token, [SEP]

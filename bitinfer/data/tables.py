@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from bitinfer.checks import check_text
 from bitinfer.errors import InputError, InputTypeError, quote, shorten
-from bitinfer.kinds import check_text
 
 # Column names of the GLUE tables: text, and second text where there is one.
 _TEXT_COLUMNS = (

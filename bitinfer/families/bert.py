@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from bitinfer.checks import check_text
 from bitinfer.config import Config
 from bitinfer.description import (
     F32,
@@ -19,7 +20,6 @@ from bitinfer.errors import ConversionError, InputTypeError, quote
 from bitinfer.families import Wishes
 from bitinfer.families.checkpoint import CheckpointFiles, to_float32
 from bitinfer.heads import find_head, heads
-from bitinfer.kinds import check_text
 
 # A key without effect that any checkpoint may hold.
 IGNORED = "bert.embeddings.position_ids"

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bitinfer.checks import check_bool, check_choice, check_engine, check_int, shows_progress
 from bitinfer.codes import Bits, PointCodes
 from bitinfer.errors import FormatError, InputTypeError, UnsupportedError, shorten
 from bitinfer.heads import Head, find_head
-from bitinfer.kinds import check_bool, check_choice, check_engine, check_int, shows_progress
 from bitinfer.results import EncoderOutput, Prediction
 from bitinfer.runtime.engine import make_engine
 from bitinfer.runtime.format import Tensors

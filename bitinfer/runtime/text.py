@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bitinfer.checks import check_text
 from bitinfer.errors import FormatError, InputError
-from bitinfer.kinds import check_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -16,22 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, Field, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, ParamSpec, TypeAlias, TypeVar
 
+from bitinfer.checks import check_number, check_text
 from bitinfer.codes import Bits
 from bitinfer.errors import InputError, InputTypeError, UnsupportedError, quote
-from bitinfer.kinds import (
-    BOOL,
-    COLUMN,
-    TEXT,
-    About,
-    Kind,
-    about,
-    check_number,
-    check_text,
-    choice,
-    integer,
-    number,
-    option,
-)
+from bitinfer.fields import BOOL, COLUMN, TEXT, About, Kind, about, choice, integer, number, option
 
 #: A table: its path, or its rows as `bitinfer.data.tables` takes them.
 Rows: TypeAlias = "str | os.PathLike[str] | Iterable[Any]"

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitinfer.checks import check_int, shows_progress
 from bitinfer.data.tables import LabelledTexts
 from bitinfer.diagnostics import cpu_name, package_version
 from bitinfer.errors import InputError, quote
 from bitinfer.files import locked_folder, new_folder
-from bitinfer.kinds import check_int, shows_progress
 from bitinfer.runtime.text import MIN_LENGTH
 from bitinfer.train.data import (
     Batch,
