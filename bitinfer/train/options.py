@@ -102,7 +102,7 @@ _SHARES = Kind(
 _POSITIVE, _WEIGHT = number(above=0), number(low=0)
 _EPOCHS = number(above=0, below=_MANY)
 _FOLDER = Kind(_check_path)
-_TABLE = Kind(_check_rows)
+_TABLE = Kind(_check_rows, metavar="FILE")
 
 
 # ---- how long to train

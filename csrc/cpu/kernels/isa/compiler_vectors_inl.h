@@ -129,7 +129,8 @@ struct CompilerVectors {
   template <class T>
   static uint32_t mask(T lanes, int count) {
     uint32_t bits = 0;
-    for (int lane = 0; lane < count; ++lane) bits |= (static_cast<uint32_t>(lanes[lane]) & 1) << lane;
+    for (int lane = 0; lane < count; ++lane)
+      bits |= (static_cast<uint32_t>(lanes[lane]) & 1) << lane;
     return bits;
   }
 };
