@@ -424,8 +424,10 @@ TEST(codes_of_values_are_those_of_doubles) {
   for (int64_t n = 1; n <= 200; ++n) {
     const std::vector<double> scale = draw(random, n), bias = draw(random, n);
     const std::vector<double> shift = draw(random, n);
-    // Columns that hardly differ, and magnitudes at which floats cannot tell one code from another.
-    const double spread = n % 3 == 0 ? 1e-7 : 1, factor = n % 7 == 0 ? 1e6 : 1;
+    // Columns that hardly differ, and magnitudes at which floats cannot tell one code from another,
+    // or hold none of them.
+    const double spread = n % 3 == 0 ? 1e-7 : 1;
+    const double factor = n % 7 == 0 ? 1e6 : n % 11 == 0 ? 1e60 : 1;
     Column column;
     for (int64_t k = 0; k < n; ++k) {
       column.add(factor * scale[k], factor * bias[k], spread * shift[k], 10);

@@ -40,7 +40,7 @@ BITINFER_INLINE inline void code_word(int64_t first, int64_t count, const Quanti
     x = x > low ? x : low;
     x = x < high ? x : high;
     const float nearest = (x + kRoundToInteger) - kRoundToInteger;
-    const int32_t is_unsure = -static_cast<int32_t>(__builtin_fabsf(x - nearest) > sure);
+    const int32_t is_unsure = -static_cast<int32_t>(__builtin_fabsf(x - nearest) >= sure);
     codes[i] = static_cast<int32_t>(nearest - low) | is_unsure;
     signs |= codes[i];
   }

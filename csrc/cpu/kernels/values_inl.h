@@ -83,9 +83,11 @@ class RowOfValues {
   const float *rough_scale_, *rough_bias_, *rough_shift_;
 };
 
-// How far off a rough value may be: each of the eight roundings at most is by 2^-24 of a number
-// that is not above the magnitude.
-inline double rough_error(const Values& values) { return kGeluError + 0x1p-21 * values.magnitude; }
+// How far off a rough value may be: fewer than eight roundings are by 2^-24 each of a number that
+// is not above the magnitude. Numbers that a float might not hold may be anything.
+inline double rough_error(const Values& values) {
+  return values.magnitude < 0x1p100 ? kGeluError + 0x1p-21 * values.magnitude : __builtin_inf();
+}
 
 // The smallest of up to a word of values, or `least`: those that floats cannot tell from it are
 // looked at as doubles.
@@ -96,7 +98,7 @@ double least_exactly(const RowOfValues<kActivation>& row, int64_t first, int64_t
   for (int64_t i = 1; i < count; ++i) smallest = rough[i] < smallest ? rough[i] : smallest;
   const double limit = smallest + error < least ? smallest + error : least;
   for (int64_t i = 0; i < count; ++i) {
-    if (!(rough[i] <= limit + error)) continue;
+    if (rough[i] > limit + error) continue;
     const double value = row.exact(first + i);
     least = value < least ? value : least;
   }
@@ -115,7 +117,7 @@ double least_of(const Values& values, int64_t rows, int64_t n, double least) {
       int32_t is_near = 0;
       for (int64_t i = 0; i < count; ++i) {
         rough[i] = row.rough(first + i);
-        is_near |= static_cast<int32_t>(rough[i] <= limit);
+        is_near |= static_cast<int32_t>(!(rough[i] > limit));
       }
       if (is_near != 0) least = least_exactly(row, first, count, least, rough, error);
     }
@@ -137,7 +139,7 @@ void codes_of(const Values& values, int64_t rows, int64_t n, const Quantizer& qu
   const float offset = static_cast<float>(by.offset),
               per_step = static_cast<float>(by.inverse_step);
   const double tolerance =
-      (rough_error(values) + 0x1p-22 * __builtin_fabs(by.offset)) * by.inverse_step + 0x1p-19;
+      (rough_error(values) + 0x1p-22 * __builtin_fabs(by.offset)) * by.inverse_step + 0x1p-18;
   for (int64_t r = 0; r < rows; ++r) {
     const RowOfValues<kActivation> row(values, values.from.sums + r * n);
     const auto in_steps = [&](int64_t k)
