@@ -86,6 +86,11 @@ class PointCodes(NamedTuple):
         return max(1, (1 << (self.bits - self.signed)) - 1)
 
     @property
+    def largest(self) -> int:
+        """The largest magnitude of a code."""
+        return max(-self.low, self.high)
+
+    @property
     def by_sign(self) -> bool:
         """Whether a code is the sign of its value, so that the step has no part in it."""
         return self.signed and self.bits == 1

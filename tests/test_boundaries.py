@@ -17,10 +17,8 @@ from bitinfer import _core
 from bitinfer.codes import Bits, PointCodes
 from bitinfer.conversion.boundaries import (
     Boundaries,
-    affine_boundaries,
-    gelu_boundaries,
+    boundaries,
     layer_boundaries,
-    relu_boundaries,
 )
 from bitinfer.description import LINEARS
 from bitinfer.errors import ConversionError
@@ -31,6 +29,7 @@ REACH = 24
 ATTENTION_POINTS = ("query", "key", "value", "attention.probs")
 ATTENTION = "bert.encoder.layer.0.attention.self"
 SUMS = np.arange(-REACH, REACH + 1)
+ZERO = np.float32(0)
 
 # Multiples of a power of two cancel exactly; the others almost never do.
 DYADIC = st.integers(-80, 80).map(lambda n: n / 32)
@@ -96,7 +95,7 @@ def test_affine_boundaries_equal_the_formula_everywhere(
     slope, offset, _, step = arguments(channel)
     values = [float(slope[0]) * s + float(offset[0]) for s in SUMS.tolist()]
     expected = [code_of(value, float(step), codes) for value in values]
-    found = affine_boundaries(slope, offset, step, codes, REACH)
+    found = boundaries(codes, REACH, slope, offset, ZERO, step)
     assert found.falls is None
     assert codes_of(found, codes)[0].tolist() == expected
     if codes.by_sign:
@@ -108,7 +107,7 @@ def test_affine_boundaries_equal_the_formula_everywhere(
 def test_relu_boundaries_equal_the_formula_everywhere(channel: Channel, codes: PointCodes) -> None:
     slope, offset, shift, step = arguments(channel)
     values = [max(float(slope[0]) * s + float(offset[0]), 0.0) + float(shift[0]) for s in SUMS]
-    found = relu_boundaries(slope, offset, shift, step, codes, REACH)
+    found = boundaries(codes, REACH, slope, offset, shift, step, activation="relu")
     assert found.falls is None
     assert codes_of(found, codes)[0].tolist() == [code_of(v, float(step), codes) for v in values]
 
@@ -119,7 +118,7 @@ def test_gelu_boundaries_equal_the_formula_everywhere(channel: Channel, codes: P
     slope, offset, shift, step = arguments(channel)
     x = np.array([float(slope[0]) * s + float(offset[0]) for s in SUMS])
     values = (_core.gelu(x) + float(shift[0])).tolist()
-    found = gelu_boundaries(slope, offset, shift, step, codes, REACH)
+    found = boundaries(codes, REACH, slope, offset, shift, step, activation="gelu")
     assert codes_of(found, codes)[0].tolist() == [code_of(v, float(step), codes) for v in values]
 
 
@@ -139,35 +138,36 @@ def test_gelu_boundaries_of_many_channels(bits: int) -> None:
     sums = np.arange(-reach, reach + 1)
     x = slope[:, None] * sums + offset[:, None].astype("f8")
     values = _core.gelu(x) + shift[:, None].astype("f8")
-    found = gelu_boundaries(slope, offset, shift, step, codes, reach)
+    found = boundaries(codes, reach, slope, offset, shift, step, activation="gelu")
     assert found.falls is not None
     expected = [[code_of(v, float(step), codes) for v in row] for row in values.tolist()]
     assert codes_of(found, codes, sums).tolist() == expected
 
 
 def test_gelu_codes_on_both_sides_of_the_dip() -> None:
+    codes = PointCodes(1, False)
     # step / 2 - shift = -0.1 lies within GELU's dip (its minimum is -0.17 near -0.75).
-    found = gelu_boundaries(*arguments((0.25, 0.0, 0.35, 0.5)), PointCodes(1, False), REACH)
-    assert (codes_of(found, PointCodes(1, False))[0] == ((SUMS < -6) | (SUMS > -1))).all()
+    found = boundaries(codes, REACH, *arguments((0.25, 0.0, 0.35, 0.5)), activation="gelu")
+    assert (codes_of(found, codes)[0] == ((SUMS < -6) | (SUMS > -1))).all()
     assert found.falls is not None
 
 
 def test_exactly_half_a_step_is_not_above_it() -> None:
-    at_zero = arguments((0.25, 0.0, 0.5, 1.0))
-    for function in (relu_boundaries, gelu_boundaries):
-        found = function(*at_zero, PointCodes(1, False), REACH)
-        assert (codes_of(found, PointCodes(1, False))[0] == (SUMS > 0)).all()
+    codes, at_zero = PointCodes(1, False), arguments((0.25, 0.0, 0.5, 1.0))
+    for activation in ("relu", "gelu"):
+        found = boundaries(codes, REACH, *at_zero, activation=activation)
+        assert (codes_of(found, codes)[0] == (SUMS > 0)).all()
 
 
 def test_ties_are_rounded_to_even() -> None:
     slope, offset, _, step = arguments((0.5, 0.0, 0.0, 1.0))
-    found = affine_boundaries(slope, offset, step, PointCodes(3), REACH)
+    found = boundaries(PointCodes(3), REACH, slope, offset, ZERO, step)
     assert codes_of(found, PointCodes(3))[0][REACH - 5 : REACH + 6].tolist() == [
         *(-2, -2, -2, -1, 0, 0, 0, 1, 2, 2, 2)
     ]
     nearly = np.array([0.5 * (1 - 2.0**-45)])
     assert np.array_equal(
-        affine_boundaries(nearly, offset, step, PointCodes(3), REACH).rises, found.rises
+        boundaries(PointCodes(3), REACH, nearly, offset, ZERO, step).rises, found.rises
     )
 
 
@@ -175,17 +175,19 @@ def test_ends_of_the_range_are_written_as_always_and_never() -> None:
     slope = np.array([1.0, 1.0, 1.0, 0.0])
     offset = np.array([100, -100, 0, 0], np.float32)
     step, shift = np.float32(1), np.zeros(4, np.float32)
-    found = affine_boundaries(slope, offset, step, PointCodes(1), REACH)
+    found = boundaries(PointCodes(1), REACH, slope, offset, ZERO, step)
     assert found.rises.tolist() == [
         [-REACH - 1, REACH, -1, -REACH - 1],
         [-REACH - 1, REACH, 0, REACH],
     ]
-    assert affine_boundaries(slope[:2], offset[:2], step, PointCodes(1), REACH).rises.shape == (
+    assert boundaries(PointCodes(1), REACH, slope[:2], offset[:2], ZERO, step).rises.shape == (
         1,
         2,
     )
-    for function in (relu_boundaries, gelu_boundaries):
-        found = function(slope, offset, shift, step, PointCodes(1, False), REACH)
+    for activation in ("relu", "gelu"):
+        found = boundaries(
+            PointCodes(1, False), REACH, slope, offset, shift, step, activation=activation
+        )
         assert found.rises.tolist() == [[-REACH - 1, REACH, 0, REACH]]
         assert found.falls is None
 
@@ -193,7 +195,7 @@ def test_ends_of_the_range_are_written_as_always_and_never() -> None:
 def test_sums_are_kept_in_two_bytes_where_they_fit() -> None:
     slope, offset, _, step = arguments((1.0, 0.0, 0.0, 1.0))
     for reach, kind in ((2**15 - 2, np.int16), (2**15 - 1, np.int16), (2**15, np.int32)):
-        found = affine_boundaries(slope, offset - np.float32(1e6), step, PointCodes(1), reach)
+        found = boundaries(PointCodes(1), reach, slope, offset - np.float32(1e6), ZERO, step)
         assert found.rises.dtype == kind
         assert found.rises.tolist() == [[reach]]
 

@@ -5,12 +5,12 @@ is evaluated here, in float64, once for all; what remains is where each level of
 
     code >= level  <=>  S > rises[level]  or  S < falls[level]
 
-Two kinds of formula occur.  ``slope * S + offset``, its slope not negative, never decreases with S,
-rounding included, because rounding is monotone; nor does ReLU of it.  Where a level begins is then
-found by bisection, which meets the same values as trying every S, and there are no falls.  GELU
-falls to its dip and rises from there.  Its computed values are as close to GELU as `_SLACK`, so
-bisection on each side of the dip leaves only sums that are so close to the level, mostly none or
-one, and those are tried.
+The value is ``activation(slope * S + offset) + shift``, its slope not negative.  Without activation
+and with ReLU it never decreases with S, rounding included, because rounding is monotone.  Where a
+level begins is then found by bisection, which meets the same values as trying every S, and there
+are no falls.  GELU falls to its dip and rises from there.  Its computed values are as close to GELU
+as `_SLACK`, so bisection on each side of the dip leaves only sums that are so close to the level,
+mostly none or one, and those are tried.
 
 Codes are compared with each level: -1 (signed codes of one bit) is below 0, 0 below +1, and where
 no S gives exactly 0 there is one level for both.  Sums lie within ``-reach .. reach``: a rise of
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from bitinfer import _core
 from bitinfer.codes import TIE, PointCodes
 from bitinfer.description import F32, F64, Description
 from bitinfer.errors import ConversionError
@@ -55,89 +56,79 @@ def layer_boundaries(description: Description, index: int) -> dict[str, Boundari
         ConversionError: naming layer and channel whose codes rises and falls cannot express.
     """
     config, codes = description.config, description.codes
+    points = {}
+
+    def add(point: str, reach: int, *formula: Any, activation: str | None = None) -> None:
+        try:
+            points[point] = boundaries(codes[point], reach, *formula, activation=activation)
+        except ConversionError as error:
+            raise ConversionError(f"layer {index} {point}: {error}") from error
+
+    zero = np.float32(0)
+    for name in ("query", "key", "value"):
+        linear, reach = description.linear(f"layer.{index}.{name}"), config.hidden
+        reach *= codes[f"{name}.in"].largest
+        add(name, reach, linear.slope, linear.bias, zero, description.step(index, name))
     context, inner, output = (
         description.linear(f"layer.{index}.{name}")
         for name in ("attention.output", "intermediate", "output")
     )
-    points = {}
-    for name in ("query", "key", "value"):
-        linear, step = description.linear(f"layer.{index}.{name}"), description.step(index, name)
-        reach = config.hidden * _largest(codes[f"{name}.in"])
-        points[name] = affine_boundaries(linear.slope, linear.bias, step, codes[name], reach)
-    probs, value = codes["attention.probs"], codes["value"]
-    if not probs.from_min:
-        unit = np.float64(description.step(index, "attention.probs"))
-        slope = np.full(config.hidden, unit * np.float64(description.step(index, "value")))
-        reach = config.positions * _largest(probs) * _largest(value)
-        points["attention.output.in"] = affine_boundaries(
-            slope, context.shift, context.step, codes["attention.output.in"], reach
-        )
+    probs, value = ((description.step(index, n), codes[n]) for n in ("attention.probs", "value"))
+    if not probs[1].from_min:
+        slope = np.full(config.hidden, np.float64(probs[0]) * np.float64(value[0]))
+        reach = config.positions * probs[1].largest * value[1].largest
+        add("attention.output.in", reach, slope, zero, context.shift, context.step)
     if not codes["output.in"].from_min:
-        boundaries = relu_boundaries if config.activation == "relu" else gelu_boundaries
-        reach = config.hidden * _largest(codes["intermediate.in"])
-        try:
-            points["output.in"] = boundaries(
-                inner.slope, inner.bias, output.shift, output.step, codes["output.in"], reach
-            )
-        except ConversionError as error:
-            raise ConversionError(f"layer {index} output.in: {error}") from error
+        reach, formula = config.hidden * codes["intermediate.in"].largest, (inner.slope, inner.bias)
+        add("output.in", reach, *formula, output.shift, output.step, activation=config.activation)
     return points
 
 
-def affine_boundaries(
-    slope: F64, offset: F32, step: np.float32, codes: PointCodes, reach: int
+def boundaries(
+    codes: PointCodes,
+    reach: int,
+    slope: F64,
+    offset: F32 | np.float32,
+    shift: F32 | np.float32,
+    step: np.float32,
+    *,
+    activation: str | None = None,
 ) -> Boundaries:
-    """Boundaries of the codes of ``slope * S + offset``.
+    """Boundaries of the codes of ``activation(slope * S + offset) + shift``.
 
     Args:
-        slope: float64 [N], not negative.
-        offset: float32 [N].
-        step: size of a code, positive.
         reach: S is within ``-reach .. reach``.
-
-    Example: ``S + 1`` is not negative from -1 on and positive above it.
-        >>> one = np.float32(1)
-        >>> affine_boundaries(np.array([1.0]), np.array([one]), one, PointCodes(1), 8)
-        Boundaries(rises=array([[-2],
-               [-1]], dtype=int16), falls=None)
-    """
-    bias = offset.astype(np.float64)
-    return _rising(lambda sums: slope * sums + bias, len(slope), step, codes, reach)
-
-
-def relu_boundaries(
-    slope: F64, offset: F32, shift: F32, step: np.float32, codes: PointCodes, reach: int
-) -> Boundaries:
-    """Boundaries of the codes of ``relu(slope * S + offset) + shift``; as `affine_boundaries`."""
-    bias, move = offset.astype(np.float64), shift.astype(np.float64)
-    return _rising(
-        lambda sums: np.maximum(slope * sums + bias, 0) + move, len(slope), step, codes, reach
-    )
-
-
-def gelu_boundaries(
-    slope: F64, offset: F32, shift: F32, step: np.float32, codes: PointCodes, reach: int
-) -> Boundaries:
-    """Boundaries of the codes of ``gelu(slope * S + offset) + shift``; as `affine_boundaries`.
+        slope: float64 [N], not negative.
+        offset, shift: float32 [N], or one for all.
+        step: size of a code, positive.
+        activation: ``"relu"``, ``"gelu"`` or None.
 
     Raises:
         ConversionError: naming the channel, if what lies below a level has a gap.
-    """
-    from bitinfer._core import gelu
 
-    bias, move = offset.astype(np.float64), shift.astype(np.float64)
+    Example: ``S + 1`` is not negative from -1 on and positive above it.
+        >>> one, zero = np.float32(1), np.float32(0)
+        >>> boundaries(PointCodes(1), 8, np.array([1.0]), one, zero, one)
+        Boundaries(rises=array([[-2],
+               [-1]], dtype=int16), falls=None)
+    """
+    bias, move = (np.broadcast_to(np.float64(each), slope.shape) for each in (offset, shift))
     level, channel = np.indices((codes.high - codes.low, len(slope)))
+    dips = activation == "gelu"
 
     def reaches(sums: I64, slack: float, at: Any = slice(None)) -> Bools:
         """Whether codes are at least their level; with slack, surely (< 0) or maybe (> 0)."""
         n = channel[at]
-        x = slope[n] * sums + bias[n]
-        value = gelu(x) + slack * (1 + np.maximum(x, 0)) + move[n]
-        enough: Bools = _encode(value, step, codes) > codes.low + level[at]
+        value = x = slope[n] * sums + bias[n]
+        if dips:
+            value = _core.gelu(x) + slack * (1 + np.maximum(x, 0))
+        elif activation == "relu":
+            value = np.maximum(x, 0)
+        enough: Bools = _encode(value + move[n], step, codes) > codes.low + level[at]
         return enough
 
     low, high = np.full(level.shape, -reach), np.full(level.shape, reach + 1)
-    dip = _first(lambda sums: slope * sums + bias >= _DIP, low, high)
+    dip = _first(lambda sums: slope * sums + bias >= _DIP, low, high) if dips else low
     above = _first(lambda sums: reaches(sums, -_SLACK), dip, high)
     rise = _settle(
         lambda sums, at: reaches(sums, 0, at),
@@ -157,24 +148,10 @@ def gelu_boundaries(
         fall[k] = np.where(always, next_fall, fall[k])
         rise[k] = np.where(always, next_fall, rise[k])
         next_fall = fall[k]
+    if codes.by_sign and np.array_equal(rise[0], rise[1]):
+        rise = rise[1:]
     falls = narrowest(fall, reach) if (fall > -reach).any() else None
     return Boundaries(narrowest(rise - 1, reach), falls)
-
-
-def _rising(
-    value: Callable[[F64], F64], channels: int, step: np.float32, codes: PointCodes, reach: int
-) -> Boundaries:
-    """Boundaries of a value that never decreases with S."""
-    level = np.arange(codes.low, codes.high)[:, None]
-    shape = (len(level), channels)
-    first = _first(
-        lambda sums: _encode(value(sums.astype(np.float64)), step, codes) > level,
-        np.full(shape, -reach),
-        np.full(shape, reach + 1),
-    )
-    if codes.by_sign and np.array_equal(first[0], first[1]):
-        first = first[1:]
-    return Boundaries(narrowest(first - 1, reach), None)
 
 
 def _encode(values: F64, step: np.float32, codes: PointCodes) -> F64:
@@ -220,8 +197,3 @@ def _settle(holds: Callable[[I64, Any], Bools], low: I64, high: I64) -> I64:
             )
         first[at] = np.where(found, np.minimum(first[at], sums), first[at])
     return first
-
-
-def _largest(codes: PointCodes) -> int:
-    """The largest magnitude of a code."""
-    return max(-codes.low, codes.high)
