@@ -9,7 +9,8 @@ the final quotient is rounded, once, to nearest, ties to even.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,7 @@ _FIELDS = 512  # values of the sign and exponent bits of a float32
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True)
-class Means:
+class Means(NamedTuple):
     """Exact means of one matrix [N, K], rounded once.
 
     Attributes:
@@ -55,9 +55,10 @@ def means(matrix: npt.NDArray[np.float32]) -> Means:
         total += signed
         row_totals.extend(absolute)
     return Means(
-        mean=np.float32(nearest_float32(total, matrix.size)),
-        mean_abs=np.float64(nearest_float64(sum(row_totals), matrix.size)),
-        row_mean_abs=np.array([nearest_float64(each, columns) for each in row_totals]),
+        mean=nearest_float32(total, matrix.size),
+        # Python rounds the quotient of two integers correctly.
+        mean_abs=np.float64(sum(row_totals) / (matrix.size << -UNIT_EXPONENT)),
+        row_mean_abs=np.array([each / (columns << -UNIT_EXPONENT) for each in row_totals]),
     )
 
 
@@ -83,32 +84,12 @@ def _row_sums(matrix: npt.NDArray[np.float32]) -> tuple[int, list[int]]:
     return total, absolute
 
 
-def nearest_float32(units: int, count: int) -> float:
-    """The float32 nearest to ``units * 2**-149 / count``, as a Python float."""
-    return _nearest(units, count, digits=24, least=-149)
-
-
-def nearest_float64(units: int, count: int) -> float:
-    """The float64 nearest to ``units * 2**-149 / count``."""
-    return _nearest(units, count, digits=53, least=-1074)
-
-
-def _nearest(units: int, count: int, *, digits: int, least: int) -> float:
-    """``units * 2**-149 / count`` with ``digits`` binary digits, none below ``2**least``."""
-    if units < 0:
-        return -_nearest(-units, count, digits=digits, least=least)
-    exponent = max(units.bit_length() - count.bit_length() - digits, least - UNIT_EXPONENT)
-    quotient, rest, divisor = _divide(units, count, exponent)
-    if quotient >> digits:  # the estimate is one short about half of the time
-        exponent += 1
-        quotient, rest, divisor = _divide(units, count, exponent)
-    if 2 * rest > divisor or (2 * rest == divisor and quotient & 1):
-        quotient += 1
-    return float(np.ldexp(float(quotient), exponent + UNIT_EXPONENT))
-
-
-def _divide(units: int, count: int, exponent: int) -> tuple[int, int, int]:
-    """Quotient, rest and divisor of ``units`` by ``count * 2**exponent``."""
-    numerator = units << max(-exponent, 0)
-    divisor = count << max(exponent, 0)
-    return (*divmod(numerator, divisor), divisor)
+def nearest_float32(units: int, count: int) -> np.float32:
+    """The float32 nearest to ``units * 2**-149 / count``, ties to even."""
+    exact = Fraction(units, count << -UNIT_EXPONENT)
+    nearest: np.float64 = np.float64(exact)
+    # Rounding twice is wrong where the float64 is the middle of two float32 values and the quotient
+    # is not.  A float64 beside the quotient whose last digit is odd is no such middle.
+    if Fraction(float(nearest)) != exact and not nearest.view(np.int64) & 1:
+        nearest = np.nextafter(nearest, np.inf if exact > nearest else -np.inf)
+    return np.float32(nearest)
