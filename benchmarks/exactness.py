@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 
 import bitinfer
-from bitinfer.conversion.convert import measure_parity
 from bitinfer.conversion.packing import from_tensors, to_tensors
+from bitinfer.conversion.parity import measure_parity
 from bitinfer.data.tables import read_rows
 from bitinfer.description import Description
 from bitinfer.families import read_checkpoint

@@ -40,8 +40,8 @@ class Subject:
 
 def seeded_model(folder: Path) -> Subject:
     """A BERT-base of random weights, converted, and compared with the float64 reference."""
-    from bitinfer.conversion.convert import measure_parity
     from bitinfer.conversion.packing import to_metadata, to_tensors
+    from bitinfer.conversion.parity import measure_parity
     from bitinfer.families import read_checkpoint
     from bitinfer.runtime.format import write_packed
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bitinfer.conversion.convert import unpadded
 from bitinfer.conversion.packing import to_metadata, to_tensors
+from bitinfer.conversion.parity import unpadded
 from bitinfer.data.tables import read_rows
 from bitinfer.families import read_checkpoint
 from bitinfer.reference import Reference, ReferenceOutput

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from bitinfer._core import Model
 from bitinfer.codes import LAYER_POINTS, POINTS
 from bitinfer.config import SIZES
-from bitinfer.conversion.convert import unpadded
 from bitinfer.conversion.packing import to_metadata, to_tensors
+from bitinfer.conversion.parity import unpadded
 from bitinfer.description import Description
 from bitinfer.heads import find_head
 from bitinfer.runtime.engine import make_engine

@@ -19,9 +19,7 @@ from hypothesis import strategies as st
 from bitinfer.bits import pack_bits, unpack_bits
 from bitinfer.conversion import convert as converter
 from bitinfer.conversion.convert import (
-    Parity,
     convert,
-    measure_parity,
     pack_checkpoint,
 )
 from bitinfer.conversion.export import export_float
@@ -30,6 +28,7 @@ from bitinfer.conversion.packing import (
     to_metadata,
     to_tensors,
 )
+from bitinfer.conversion.parity import _SAMPLE_LENGTHS, Parity, measure_parity
 from bitinfer.description import BinaryMatrix
 from bitinfer.errors import ConversionError, InputError, InputTypeError
 from bitinfer.families import bit, latent, read_checkpoint
@@ -155,7 +154,7 @@ def test_engine_equals_the_reference_where_all_probabilities_are_half_a_step(
     tmp_path: Path,
 ) -> None:
     description = read_checkpoint(seeded.save(tmp_path, *seeded.uniform_attention(length=8)))
-    assert 8 in converter._SAMPLE_LENGTHS
+    assert 8 in _SAMPLE_LENGTHS
     assert measure_parity(description, to_tensors(description)).exact
 
 
@@ -378,7 +377,7 @@ def test_nothing_is_written_when_parity_fails(
     wrong = Parity(5, 98, 1000, 3, "codes.layer1.query", 0.2)
     monkeypatch.setattr(converter, "measure_parity", lambda *_: wrong)
     with pytest.raises(
-        ConversionError, match=r"in 3 of 1000 codes \(first: codes\.layer1\.query\)"
+        ConversionError, match=r"found 3 of 1,000 codes differ .* at codes\.layer1\.query"
     ):
         convert(tiny, tmp_path / "a")
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ import parity
 import pytest
 import seeded
 
-from bitinfer.conversion.convert import unpadded
+from bitinfer.conversion.parity import unpadded
 from bitinfer.description import Description
 from bitinfer.errors import InputError
 from bitinfer.families import read_checkpoint

@@ -167,8 +167,8 @@ class Verify(_CheckpointFiles, Command):
 
     def _has_parity(self, metadata: dict[str, Any], tensors: Tensors) -> bool:
         """Whether the engine computes what the model, or the checkpoint, means; is printed."""
-        from bitinfer.conversion.convert import measure_parity
         from bitinfer.conversion.packing import from_tensors, to_metadata
+        from bitinfer.conversion.parity import measure_parity
         from bitinfer.families import read_checkpoint
 
         if self.checkpoint is None:
@@ -184,11 +184,7 @@ class Verify(_CheckpointFiles, Command):
                 print("checkpoint: its sizes and kinds are not those of this model")
                 return False
         parity = measure_parity(description, tensors)
-        print(
-            f"parity: {parity.codes_differing} of {parity.codes:,} codes differ from the float64 "
-            f"reference, logits within {parity.logits_difference:.1e} "
-            f"({parity.sequences} random sequences, {parity.tokens} tokens)"
-        )
+        print(f"parity: {parity}")
         return parity.exact
 
 

@@ -1,20 +1,21 @@
 """Turns "compute a value in floating point and take its code" into comparisons of integers.
 
 A code that is decided by one integer sum S alone needs no floating point at run time.  Its formula
-is evaluated here, in float64, once for all; what remains is where each level of the codes begins:
+is evaluated here, in float64, once for all; what remains are the boundaries between the codes,
+numbered from below, each a rise and, where values may fall, a fall:
 
-    code >= level  <=>  S > rises[level]  or  S < falls[level]
+    code > lowest + k  <=>  S > rises[k]  or  S < falls[k]
 
 The value is ``activation(slope * S + offset) + shift``, its slope not negative.  Without activation
-and with ReLU it never decreases with S, rounding included, because rounding is monotone.  Where a
-level begins is then found by bisection, which meets the same values as trying every S, and there
-are no falls.  GELU falls to its dip and rises from there.  Its computed values are as close to GELU
-as `_SLACK`, so bisection on each side of the dip leaves only sums that are so close to the level,
+and with ReLU it never decreases with S, rounding included, because rounding is monotone.  A
+boundary is then found by bisection, which meets the same values as trying every S, and there are no
+falls.  GELU falls to its dip and rises from there.  Its computed values are as close to GELU as
+`_SLACK`, so bisection on each side of the dip leaves only sums that are so close to the boundary,
 mostly none or one, and those are tried.
 
-Codes are compared with each level: -1 (signed codes of one bit) is below 0, 0 below +1, and where
-no S gives exactly 0 there is one level for both.  Sums lie within ``-reach .. reach``: a rise of
-``-reach - 1`` is always, of ``reach`` never; a fall of ``-reach`` is never.
+Signed codes of one bit have two boundaries, below and above 0, and one for both where no S gives
+exactly 0.  Sums lie within ``-reach .. reach``: a rise of ``-reach - 1`` is always, of ``reach``
+never; a fall of ``-reach`` is never.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _SLACK = 1e-12  # far above its error, in units of 1 + ReLU
 
 
 class Boundaries(NamedTuple):
-    """For L levels and N channels: ``rises`` [L, N], and ``falls`` [L, N] or None if none occurs.
+    """L boundaries of N channels: ``rises`` [L, N], and ``falls`` [L, N] or None if none occurs.
 
     int16 where that holds all sums, else int32.
     """
@@ -53,7 +54,7 @@ def layer_boundaries(description: Description, index: int) -> dict[str, Boundari
     """Boundaries of one layer, by the points whose codes one sum decides.
 
     Raises:
-        ConversionError: naming layer and channel whose codes rises and falls cannot express.
+        ConversionError: naming layer and channel whose codes boundaries cannot express.
     """
     config, codes = description.config, description.codes
     points = {}
@@ -104,7 +105,7 @@ def boundaries(
         activation: ``"relu"``, ``"gelu"`` or None.
 
     Raises:
-        ConversionError: naming the channel, if what lies below a level has a gap.
+        ConversionError: naming the channel, if what lies below a boundary has a gap.
 
     Example: ``S + 1`` is not negative from -1 on and positive above it.
         >>> one, zero = np.float32(1), np.float32(0)
@@ -113,21 +114,21 @@ def boundaries(
                [-1]], dtype=int16), falls=None)
     """
     bias, move = (np.broadcast_to(np.float64(each), slope.shape) for each in (offset, shift))
-    level, channel = np.indices((codes.high - codes.low, len(slope)))
+    boundary, channel = np.indices((codes.high - codes.low, len(slope)))
     dips = activation == "gelu"
 
     def reaches(sums: I64, slack: float, at: Any = slice(None)) -> Bools:
-        """Whether codes are at least their level; with slack, surely (< 0) or maybe (> 0)."""
+        """Whether codes are above their boundary; with slack, surely (< 0) or maybe (> 0)."""
         n = channel[at]
         value = x = slope[n] * sums + bias[n]
         if dips:
             value = _core.gelu(x) + slack * (1 + np.maximum(x, 0))
         elif activation == "relu":
             value = np.maximum(x, 0)
-        enough: Bools = _encode(value + move[n], step, codes) > codes.low + level[at]
+        enough: Bools = _encode(value + move[n], step, codes) > codes.low + boundary[at]
         return enough
 
-    low, high = np.full(level.shape, -reach), np.full(level.shape, reach + 1)
+    low, high = np.full(channel.shape, -reach), np.full(channel.shape, reach + 1)
     dip = _first(lambda sums: slope * sums + bias >= _DIP, low, high) if dips else low
     above = _first(lambda sums: reaches(sums, -_SLACK), dip, high)
     rise = _settle(
@@ -141,9 +142,9 @@ def boundaries(
         _first(lambda sums: ~reaches(sums, -_SLACK), low, below),
         below,
     )
-    # Where nothing lies below a level, it has no place for a gap but that of the level above.
+    # Where nothing lies below a boundary, its gap may only be where that of the next one is.
     next_fall = low[0]
-    for k in reversed(range(len(level))):
+    for k in reversed(range(len(boundary))):
         always = fall[k] == rise[k]
         fall[k] = np.where(always, next_fall, fall[k])
         rise[k] = np.where(always, next_fall, rise[k])
@@ -155,7 +156,7 @@ def boundaries(
 
 
 def _encode(values: F64, step: np.float32, codes: PointCodes) -> F64:
-    """Codes of values, not clamped: to compare them with levels needs no bounds."""
+    """Codes of values, not clamped: to compare them needs no bounds."""
     size = np.float64(step)
     found: F64
     if codes.by_sign:
@@ -192,8 +193,7 @@ def _settle(holds: Callable[[I64, Any], Bools], low: I64, high: I64) -> I64:
         broken = np.flatnonzero(~found & (first[at] < sums))
         if len(broken):
             raise ConversionError(
-                f"channel {at[1][broken[0]]}: found a gap in what lies below a level of its codes, "
-                "expected none"
+                f"channel {at[1][broken[0]]}: found a gap in what lies below a boundary, expected none"
             )
         first[at] = np.where(found, np.minimum(first[at], sums), first[at])
     return first

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from bitinfer.checks import check_text
 from bitinfer.conversion.packing import to_metadata, to_tensors
+from bitinfer.conversion.parity import Parity, measure_parity
 from bitinfer.description import Description, Notes
 from bitinfer.errors import ConversionError, InputError
 from bitinfer.families import read_checkpoint
 from bitinfer.files import check_target
-from bitinfer.runtime.engine import make_engine
 from bitinfer.runtime.format import Tensors, write_packed
 from bitinfer.runtime.origin import looks_like_checkpoint
 from bitinfer.runtime.sizes import by_part
@@ -24,48 +21,6 @@ from bitinfer.runtime.sizes import by_part
 if TYPE_CHECKING:
     from bitinfer.codes import Bits
     from bitinfer.families.checkpoint import ConfigSource, PathLike, VocabSource
-
-Sample: TypeAlias = "tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]"
-
-LOGITS_TOLERANCE = 1e-9  # far above float64 rounding, far below what one flipped bit changes
-_SAMPLE_LENGTHS = (48, 31, 17, 8, 2)
-_SAMPLE_SEED = 1
-_HEADINGS = {
-    "dropped": "dropped, without effect in the published model",
-    "exact_zeros": "weights equal to the mean, kept as exact zeros",
-    "untrained_steps": "steps of exactly 1.0, probably never trained",
-    "floored_steps": "steps not above 1e-5, used as 1e-5",
-}
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How the packed engine compares with the float64 reference on some token sequences.
-
-    Attributes:
-        sequences, tokens: size of the sample.
-        codes: codes compared, at every binarization point of every layer.
-        codes_differing: how many differ.
-        first_difference: the first point where codes differ, or None.
-        logits_difference: largest absolute difference of a logit.
-    """
-
-    sequences: int
-    tokens: int
-    codes: int
-    codes_differing: int
-    first_difference: str | None
-    logits_difference: float
-
-    @property
-    def exact(self) -> bool:
-        """Whether all codes are equal and the logits differ by rounding alone."""
-        return self.codes_differing == 0 and self.logits_difference <= LOGITS_TOLERANCE
-
-    def asdict(self) -> dict[str, Any]:
-        """The part that no rounding error changes."""
-        counts = ("sequences", "tokens", "codes", "codes_differing")
-        return {name: getattr(self, name) for name in counts} | {"logits_within": LOGITS_TOLERANCE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +41,19 @@ class ConversionReport(Notes):
     zeros: dict[str, int]
     parity: Parity | None
 
-    def _lists(self) -> dict[str, list[str] | dict[str, Any]]:
-        """What was met, by the names in `_HEADINGS`: names, or numbers by name."""
-        return {
-            "dropped": [*self.dropped],
-            "exact_zeros": {**self.zeros},
-            "untrained_steps": [*self.untrained],
-            "floored_steps": dict(self.floored),
-        }
+    def _met(self) -> list[tuple[str, str, list[str] | dict[str, Any]]]:
+        """What was met: its name in the file's report, a heading, and names or numbers by name."""
+        return [
+            ("dropped", "dropped, without effect in the published model", [*self.dropped]),
+            ("exact_zeros", "weights equal to the mean, kept as exact zeros", self.zeros),
+            ("untrained_steps", "steps of exactly 1.0, probably never trained", [*self.untrained]),
+            ("floored_steps", "steps not above 1e-5, used as 1e-5", dict(self.floored)),
+        ]
 
     def asdict(self) -> dict[str, Any]:
         """The part that depends on the checkpoint alone: no path, no time, no rounding error."""
         return {
-            **self._lists(),
+            **{key: found for key, _, found in self._met()},
             "remarks": list(self.remarks),
             "checkpoint_bytes": sum(before for before, _ in self.sizes.values()),
             "parity": self.parity and self.parity.asdict(),
@@ -114,20 +69,13 @@ class ConversionReport(Notes):
             *(f"  {name:<{width}}  {a:>12,}  {b:>12,}" for name, (a, b) in rows),
             *(f"  note: {remark}" for remark in self.remarks),
         ]
-        for name, found in self._lists().items():
-            if isinstance(found, Mapping):
+        for _, heading, found in self._met():
+            if isinstance(found, dict):
                 found = [f"{key} {value:g}" for key, value in found.items()]
             rest = f", ... ({len(found)} in all)" if len(found) > 3 else ""
             if found:
-                lines.append(f"  {_HEADINGS[name]}: {', '.join(found[:3])}{rest}")
-        if (parity := self.parity) is None:
-            return "\n".join([*lines, "  parity: not measured"])
-        lines.append(
-            f"  parity with the float64 reference: {parity.sequences} sequences, {parity.tokens} "
-            f"tokens, {parity.codes_differing} of {parity.codes:,} codes differ, "
-            f"logits within {parity.logits_difference:.1e}"
-        )
-        return "\n".join(lines)
+                lines.append(f"  {heading}: {', '.join(found[:3])}{rest}")
+        return "\n".join([*lines, f"  parity: {self.parity or 'not measured'}"])
 
 
 def convert(
@@ -188,9 +136,8 @@ def convert(
     parity = measure_parity(description, tensors) if verify else None
     if parity is not None and not parity.exact:
         raise ConversionError(
-            f"{description.source_file}: the packed model differs from the reference in "
-            f"{parity.codes_differing} of {parity.codes} codes (first: {parity.first_difference}) "
-            f"and by {parity.logits_difference:.1e} in the logits, expected equal codes"
+            f"{description.source_file}: found {parity}, the first at {parity.first_difference}; "
+            "expected equal codes"
         )
     report = _report(description, tensors, os.fspath(dst), parity)
     write_packed(dst, tensors, {**metadata, "report": report.asdict()}, overwrite=overwrite)
@@ -211,64 +158,6 @@ def pack_checkpoint(path: PathLike, **options: Any) -> tuple[dict[str, Any], Ten
     tensors = to_tensors(description)
     report = _report(description, tensors, "", None)
     return to_metadata(description, report=report.asdict()), tensors
-
-
-def measure_parity(
-    description: Description, tensors: Tensors, batches: Iterable[Sample] | None = None
-) -> Parity:
-    """Runs the packed engine and the float64 reference on the same sequences.
-
-    They are batched and padded for the reference, single and unpadded for the engine.
-
-    Args:
-        batches: ids, segments and mask, int64 [B, S] each, padded on the right; default a few
-            random sequences, the same for every model of the same sizes.
-    """
-    from bitinfer.reference import Reference
-
-    reference = Reference(description)
-    engine = make_engine(to_metadata(description), tensors)
-    sequences = tokens = codes = differing = 0
-    first, largest = None, 0.0
-    for ids, segments, mask in [_sample(description)] if batches is None else batches:
-        expected = reference(ids, segments, mask, trace=True)
-        for row, length in enumerate(mask.sum(1).tolist()):
-            position = np.arange(length, dtype=np.int32)
-            token, segment = (each[row, :length].astype(np.int32) for each in (ids, segments))
-            found = engine.trace(token, position, segment, length, 0)
-            for name, padded in (expected.codes | {"logits": expected.logits}).items():
-                wanted = unpadded(name, padded[row].numpy(), length)
-                if name == "logits":
-                    largest = max(largest, float(np.abs(found[name] - wanted).max()))
-                    continue
-                wrong = int((found[name] != wanted).sum())
-                codes, differing = codes + wanted.size, differing + wrong
-                first = first or (name if wrong else None)
-            sequences, tokens = sequences + 1, tokens + length
-    return Parity(sequences, tokens, codes, differing, first, largest)
-
-
-def _sample(description: Description) -> Sample:
-    """Random ids, segments and mask [B, S]."""
-    config = description.config
-    lengths = np.minimum(_SAMPLE_LENGTHS, config.positions)[:, None]
-    columns = np.arange(lengths.max())
-    mask = (columns < lengths).astype(np.int64)
-    ids = np.random.RandomState(_SAMPLE_SEED).randint(0, config.vocab, mask.shape) * mask
-    segments = (columns >= lengths // 2) * mask * (config.token_types > 1)
-    return ids, segments.astype(np.int64), mask
-
-
-def unpadded(name: str, value: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
-    """A value of a sequence without its padding.
-
-    It is [S, n], or for each attention head [heads, S, n]; one value a sequence stays as it is.
-    """
-    if name.endswith("attention.probs"):
-        return value[:, :length, :length]
-    if value.ndim == 3:
-        return value[:, :length]
-    return value[:length] if value.ndim == 2 else value
 
 
 def _report(

@@ -3,7 +3,7 @@
 Signs become bits: bit ``k % 64`` of word ``k // 64`` of a row is 1 where code k is +1; a row is
 padded with zero bits to whole words.  Rows with codes that are exactly 0 are listed beside them,
 with a second plane of bits, 1 where the code is not 0.  Formulas that only decide a code are
-replaced by integer rises and falls.  Nothing is rounded: `from_tensors` returns what went in.
+replaced by integer boundaries.  Nothing is rounded: `from_tensors` returns what went in.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def to_tensors(description: Description) -> Tensors:
     """Every tensor of the packed file, by name.
 
     Raises:
-        ConversionError: if codes of a layer cannot be expressed by rises and falls.
+        ConversionError: if codes of a layer cannot be expressed by boundaries.
     """
     tensors: Tensors = dict(description.arrays)
     for name, matrix in description.matrices.items():

@@ -87,9 +87,10 @@ def _row_sums(matrix: npt.NDArray[np.float32]) -> tuple[int, list[int]]:
 def nearest_float32(units: int, count: int) -> np.float32:
     """The float32 nearest to ``units * 2**-149 / count``, ties to even."""
     exact = Fraction(units, count << -UNIT_EXPONENT)
-    nearest: np.float64 = np.float64(exact)
+    nearest = np.float64(exact)
     # Rounding twice is wrong where the float64 is the middle of two float32 values and the quotient
     # is not.  A float64 beside the quotient whose last digit is odd is no such middle.
     if Fraction(float(nearest)) != exact and not nearest.view(np.int64) & 1:
         nearest = np.nextafter(nearest, np.inf if exact > nearest else -np.inf)
-    return np.float32(nearest)
+    rounded: np.float32 = np.float32(nearest)
+    return rounded

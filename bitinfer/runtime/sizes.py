@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 _PARTS = {
+    "embeddings.position": "position and token type embeddings",
+    "embeddings.token_type": "position and token type embeddings",
+    "embeddings.word.bits": "word embedding bits",
     "bits": "weight bits",
     "nonzero": "exact zeros",
     "zero_rows": "exact zeros",
@@ -13,8 +16,8 @@ _PARTS = {
     "shift": "shifts",
     "step": "steps",
     "code_step": "steps",
-    "rises": "thresholds",
-    "falls": "thresholds",
+    "rises": "boundaries",
+    "falls": "boundaries",
 }
 
 
@@ -26,19 +29,11 @@ def by_part(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
     """
     parts: dict[str, int] = {}
     for name, size in sizes:
-        part = part_of(name)
+        if name.startswith("head."):
+            part = "head"
+        elif ".norm." in name:
+            part = "layer norms"
+        else:
+            part = _PARTS.get(name) or _PARTS.get(name.rpartition(".")[2], "other")
         parts[part] = parts.get(part, 0) + size
     return dict(sorted(parts.items(), key=lambda item: -item[1]))
-
-
-def part_of(name: str) -> str:
-    """The part that a tensor of the packed file belongs to."""
-    if name.startswith("head."):
-        return "head"
-    if ".norm." in name:
-        return "layer norms"
-    if name in ("embeddings.position", "embeddings.token_type"):
-        return "position and token type embeddings"
-    if name == "embeddings.word.bits":
-        return "word embedding bits"
-    return _PARTS.get(name.rpartition(".")[2], "other")

@@ -15,7 +15,8 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from bitinfer.codes import POINTS
-from bitinfer.conversion.convert import convert, measure_parity
+from bitinfer.conversion.convert import convert
+from bitinfer.conversion.parity import measure_parity
 from bitinfer.data import evaluation
 from bitinfer.errors import InputError
 from bitinfer.families import read_checkpoint

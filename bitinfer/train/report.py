@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from bitinfer.conversion.convert import Parity
+from bitinfer.conversion.parity import Parity
 from bitinfer.errors import FormatError, quote
 from bitinfer.files import write_file
 from bitinfer.heads import ACCURACY, PEARSON, Metric
