@@ -192,8 +192,9 @@ def _settle(holds: Callable[[I64, Any], Bools], low: I64, high: I64) -> I64:
         found = holds(sums, at)
         broken = np.flatnonzero(~found & (first[at] < sums))
         if len(broken):
+            channel = at[1][broken[0]]
             raise ConversionError(
-                f"channel {at[1][broken[0]]}: found a gap in what lies below a boundary, expected none"
+                f"channel {channel}: found a gap in what lies below a boundary, expected none"
             )
         first[at] = np.where(found, np.minimum(first[at], sums), first[at])
     return first
