@@ -16,13 +16,10 @@ from bitinfer.errors import InputError
 #: Names of what `write_file` has not finished: a kill leaves it.
 TEMPORARY = re.compile(r"\.bitinfer-[0-9a-f]+\.tmp")
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-
-# What systems answer that cannot put a folder on the disk, or do not let this user.
-_NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-_NO_SYNC |= {errno.EACCES, errno.EPERM}
-# And what those answer that have no locks.
-_NO_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+# What a folder may say that cannot be put on the disk: any other error is no loss of data.
+_LOST = {errno.EIO, errno.ENOSPC, errno.EDQUOT}
+# What systems say that have no locks.
+_NO_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -68,14 +65,14 @@ def write_file(path: Path, data: bytes | bytearray | memoryview, *, overwrite: b
     """
     if overwrite:
         path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".bitinfer-{os.urandom(8).hex()}.tmp")
+    temporary = _temporary(path)
     try:
         replaced = overwrite and path.exists()
         # Of what is replaced, nobody reads more than before at any time.
-        descriptor = os.open(temporary, _NEW, 0o600 if replaced else 0o666)
-        with open(descriptor, "wb") as file:
+        temporary.touch(0o600 if replaced else 0o666, exist_ok=False)
+        with temporary.open("wb") as file:
             if replaced:
-                os.chmod(descriptor, path.stat().st_mode & 0o777)
+                temporary.chmod(path.stat().st_mode & 0o777)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -94,21 +91,18 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     A folder of that name that holds something is an `OSError`.
     """
-    import shutil  # who only reads models does not wait for these
-    import tempfile
+    import shutil  # who only reads models does not wait for it
 
-    parent = path.absolute().parent
-    temporary = Path(tempfile.mkdtemp(prefix=".bitinfer-", dir=parent))
+    temporary = _temporary(path.absolute())
     try:
-        folder = temporary / "new"
-        folder.mkdir()  # with the permissions of any new folder; that of mkdtemp is private
-        yield folder
-        for each in (*folder.iterdir(), folder):
+        temporary.mkdir()
+        yield temporary
+        for each in (*temporary.iterdir(), temporary):
             _sync(each)
-        folder.rename(path)
+        temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _sync(parent)
+    _sync(temporary.parent)
 
 
 @contextlib.contextmanager
@@ -122,25 +116,11 @@ def locked_folder(folder: Path) -> Iterator[None]:
     Raises:
         InputError: Another one has it, or what has that name is no folder.
     """
-    descriptor, locked = _open_locked(folder)
-    try:
-        yield
-    finally:
-        # If it has the name no more, it was removed, and the name may be another one's by now.
-        if locked and _is_open_as(descriptor, folder):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        os.close(descriptor)
-
-
-def _open_locked(folder: Path) -> tuple[int, bool]:
-    """A descriptor of the folder that has that name now, and whether it has the lock."""
-    while True:
-        if not os.path.lexists(folder):
+    with contextlib.ExitStack() as stack:
+        while True:
+            if folder.is_symlink() or folder.is_file():
+                raise InputError(f"{folder}: found a file or a link, expected a folder")
             folder.mkdir(exist_ok=True)
-        if folder.is_symlink() or folder.is_file():
-            raise InputError(f"{folder}: found a file or a link, expected a folder")
-        with contextlib.ExitStack() as stack:
             try:
                 descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             except FileNotFoundError:
@@ -148,8 +128,10 @@ def _open_locked(folder: Path) -> tuple[int, bool]:
             stack.callback(os.close, descriptor)
             locked = _lock(descriptor, folder)
             if _is_open_as(descriptor, folder):
-                stack.pop_all()
-                return descriptor, locked
+                break
+        if locked:
+            stack.callback(_remove_if_empty, descriptor, folder)
+        yield
 
 
 def _lock(descriptor: int, folder: Path) -> bool:
@@ -162,8 +144,16 @@ def _lock(descriptor: int, folder: Path) -> bool:
     except OSError as error:
         if error.errno in _NO_LOCK:
             return False
-        raise OSError(error.errno, f"cannot lock: {error.strerror}", str(folder)) from error
+        error.filename = str(folder)
+        raise
     return True
+
+
+def _remove_if_empty(descriptor: int, folder: Path) -> None:
+    # If it has the name no more, it was removed, and the name may be another one's by now.
+    if _is_open_as(descriptor, folder):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _is_open_as(descriptor: int, folder: Path) -> bool:
@@ -173,13 +163,15 @@ def _is_open_as(descriptor: int, folder: Path) -> bool:
         return False
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".bitinfer-{os.urandom(8).hex()}.tmp")
+
+
 def _take_free_name(temporary: Path, path: Path) -> None:
     """Take the name only if it is free: of two writers, one gets it."""
-    try:
+    with contextlib.suppress(OSError):  # the name is taken, or the file system has no hard links
         os.link(temporary, path)
         return
-    except OSError:  # the name is taken, or the file system has no hard links
-        pass
     try:
         # An empty file keeps the name until the full one takes it: what a kill just then leaves.
         path.touch(exist_ok=False)
@@ -206,5 +198,5 @@ def _sync(path: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno not in _NO_SYNC or not path.is_dir():
+        if error.errno in _LOST or not path.is_dir():
             raise
