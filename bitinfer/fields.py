@@ -1,12 +1,12 @@
-"""Options: a field of a dataclass holds the default, the kind of values, and the help of one.
+"""Options: a field of a dataclass holds the default, the type of the values, and the help of one.
 
 From such fields come the options of a command (`bitinfer.cli.arguments`) and the checks of a
 function's arguments.  Needs no NumPy, for the command line.
 
 >>> @dataclass(frozen=True, kw_only=True)
 ... class Options:
-...     size: int = option(8, integer(1), "", "texts that are run together")
->>> about(Options.__dataclass_fields__["size"]).kind.check("size", 0)
+...     size: int = option(8, integer(1), "texts that are run together")
+>>> Options.__dataclass_fields__["size"].metadata["type"].check("size", 0)
 Traceback (most recent call last):
 bitinfer.errors.InputError: size: found 0, expected at least 1
 """
@@ -14,16 +14,17 @@ bitinfer.errors.InputError: size: found 0, expected at least 1
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, field
 from functools import partial
 from typing import Any
 
 from bitinfer.checks import check_bool, check_choice, check_int, check_number, check_text
+from bitinfer.errors import InputTypeError, quote
 
 
 @dataclass(frozen=True)
-class Kind:
+class OptionType:
     """What values an option takes.
 
     Attributes:
@@ -39,70 +40,72 @@ class Kind:
     metavar: str | None = None
 
 
-@dataclass(frozen=True)
-class About:
-    """What a field says of its option, beside its name and default.
+def about(
+    type: OptionType, help: str, *flags: str, group: str = "", positional: bool = False
+) -> dict[str, Any]:
+    """What the metadata of a field say of its option.
 
-    Attributes:
-        group: heading in the help of a command; those under one that ends with ``one of`` exclude
-            each other.
+    Args:
         help: what it does, without its default, which is added.
         flags: how a command spells it, where that is not ``--name-of-the-field``, or also.
-        place: of what stands without a flag: ``"one"``, or ``"many"`` for a list.
+        group: heading in the help of a command; those under one that ends with ``one of`` exclude
+            each other.
+        positional: whether it stands without a flag.
     """
-
-    kind: Kind
-    group: str
-    help: str
-    flags: tuple[str, ...] = ()
-    place: str = ""
-
-
-def about(option: Field[Any]) -> About:
-    found: About = option.metadata["about"]
-    return found
+    return {
+        "type": type,
+        "help": help,
+        "flags": flags,
+        "group": group,
+        "positional": positional,
+    }
 
 
-def option(default: Any, kind: Kind, group: str, help: str, *flags: str) -> Any:
+def option(default: Any, type: OptionType, help: str, *flags: str, group: str = "") -> Any:
     """A field of a dataclass that is an option."""
-    return field(default=default, metadata={"about": About(kind, group, help, flags)})
+    return field(default=default, metadata=about(type, help, *flags, group=group))
 
 
 def argument(metavar: str, help: str, *, many: bool = False) -> Any:
     """A field that a command takes by its place: required, or a list that may be empty."""
-    told = About(Kind(check_text, metavar=metavar), "", help, place="many" if many else "one")
-    return field(default=() if many else MISSING, metadata={"about": told})
+    told = about(OptionType(check_text, metavar=metavar), help, positional=True)
+    return field(default=() if many else MISSING, metadata=told)
 
 
-# ---- kinds
-
-
-def integer(low: int, high: int | None = None) -> Kind:
+def integer(low: int, high: int | None = None) -> OptionType:
     expected = f"an integer of at least {low}"
-    return Kind(partial(check_int, low=low, high=high), int, expected, "N")
+    return OptionType(partial(check_int, low=low, high=high), int, expected, "N")
 
 
 def number(
     *, above: float | None = None, low: float | None = None, below: float = math.inf
-) -> Kind:
+) -> OptionType:
     check = partial(check_number, above=above, low=low, below=below)
-    return Kind(check, float, "a number", "X")
+    return OptionType(check, float, "a number", "X")
 
 
-def choice(*choices: str) -> Kind:
-    return Kind(partial(check_choice, choices=choices), metavar="|".join(choices))
+def choice(*choices: str) -> OptionType:
+    return OptionType(partial(check_choice, choices=choices), metavar="|".join(choices))
 
 
-def _check_counts(name: str, value: Any) -> tuple[int, ...]:
-    return tuple(check_int(name, each, 1) for each in value)
+def list_of(each: OptionType) -> OptionType:
+    """Values of a type as a tuple; on the command line, with commas between them."""
+
+    def check(name: str, value: Any) -> tuple[Any, ...]:
+        if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+            raise InputTypeError(f"{name}: found {quote(value)}, expected a list")
+        return tuple(each.check(name, item) for item in value)
+
+    def parse(text: str) -> list[Any]:
+        return [each.parse(part) for part in text.split(",")]
+
+    expected = f"{each.expected}, or several with commas between them"
+    return OptionType(check, parse, expected, f"{each.metavar},...")
 
 
-BOOL = Kind(check_bool, bool)
-TEXT = Kind(check_text)
-COLUMN = Kind(check_text, metavar="NAME|N")
-# The name of a file may be bytes that are no text; names in a list are checked by who knows them.
-FILE = Kind(lambda _, value: value, metavar="FILE")
-NAMES = Kind(FILE.check, lambda text: tuple(text.split(",")), metavar="A,B")
-COUNTS = Kind(
-    _check_counts, lambda text: tuple(map(int, text.split(","))), "integers of at least 1", "N,..."
-)
+BOOL = OptionType(check_bool, bool)
+TEXT = OptionType(check_text)
+NAME = OptionType(check_text, metavar="NAME")
+# The name of a file may be bytes that are no text.
+FILE = OptionType(lambda _, value: value, metavar="FILE")
+NAMES = list_of(NAME)

@@ -100,13 +100,13 @@ def test_version(capsys: Capture) -> None:
         (["info", __file__], 3, "not a packed model file"),
         (["convert", "no-such-folder", "out"], 3, "no-such-folder"),
         (["bench", "MODEL", "-l", "41"], 2, "length: found 41, expected at most 40"),
-        (["bench", "MODEL", "-b", "1,x"], 2, "integers of at least 1"),
+        (["bench", "MODEL", "-b", "1,x"], 2, "an integer of at least 1, or several with commas"),
         (["bench", "MODEL", "-l", "8", "--isa", "portable,sse9"], 3, "sse9"),
         (["bench", "MODEL", "-l", "8", "-t", "1,1025"], 2, "from 1 to 1024"),
         (["bench", "no-such-model"], 2, "no such file"),
         (["export-float", "no-such-model", "out"], 2, "no such file"),
         (["verify", "MODEL", "--at-least", "0.5"], 2, "--at-least: found 0.5 without --data"),
-        (["verify", "MODEL", "--text-column", "x"], 2, "--text-column: found 'x' without --data"),
+        (["verify", "MODEL", "--text-column", "x"], 2, "--text: found 'x' without --data"),
         (["verify", "MODEL", "--data", "x", "--at-least", "nan"], 2, "expected a finite number"),
         (["verify", "MODEL", "--data", "x", "--at-least", "x"], 2, "expected a number"),
         (["verify", "MODEL", "--data", "no-such-file"], 2, "no-such-file"),
@@ -411,8 +411,8 @@ def test_verify_data(model: str, tmp_path: Path, capsys: Capture) -> None:
     assert "accuracy 75.00% (3 of 4 texts)" in capsys.readouterr().out
     assert main(["verify", model, "--data", str(table), "--at-least", "0.8"]) == 1
     table.write_text("".join(rows))
-    for text, label in (("--text-column", "--label-column"), ("--text", "--label")):
-        assert main(["verify", model, "--data", str(table), text, "1", label, "2"]) == 0
+    for arguments in (["--text", "1", "--label", "2"], ["--text-column=1", "--label-column=2"]):
+        assert main(["verify", model, "--data", str(table), *arguments]) == 0
         assert "3 of 4" in capsys.readouterr().out
 
 

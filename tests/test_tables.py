@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitinfer.data.columns import Columns
 from bitinfer.data.tables import LabelledTexts, read_rows
 from bitinfer.errors import InputError, InputTypeError
 from bitinfer.heads.classify import class_indices
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read(folder: Path, name: str, content: str | bytes, **columns: str) -> LabelledTexts:
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_rows(path, **columns)
+    return read_rows(path, Columns(**columns))
 
 
 def written(ending: str, rows: list[dict[str, str]]) -> str:
@@ -81,7 +82,7 @@ def test_texts_need_no_labels(folder: Path, ending: str) -> None:
     def texts(row: dict[str, str], **columns: str) -> list[tuple[str, str | None]]:
         path = folder / f"t{ending}"
         path.write_text(written(ending, [row]))
-        return read_rows(path, **columns, labelled=False).texts
+        return read_rows(path, Columns(**columns), labelled=False).texts
 
     assert texts({"sentence": "a"}) == [("a", None)]
     assert texts({"sentence": "a", "label": ""}) == [("a", None)]
@@ -94,11 +95,10 @@ def test_texts_need_no_labels(folder: Path, ending: str) -> None:
     if ending != ".jsonl":
         assert texts({"x": "a"}, text="1") == [("x", None), ("a", None)]
         assert texts({"x": "a"}, text="1", label="2") == [("x", None), ("a", None)]
-        with pytest.raises(InputError, match="found no number of the text column"):
+        with pytest.raises(InputError, match="found columns 1; expected 'sentence'"):
             texts({"x": "a"}, pair="1")
     (folder / f"t{ending}").write_text("")
-    nothing = "rows" if ending == ".jsonl" else "columns; expected 'sentence'"
-    with pytest.raises(InputError, match=rf"t\{ending}: found no {nothing}"):
+    with pytest.raises(InputError, match=rf"t\{ending}: found no rows"):
         read_rows(folder / f"t{ending}", labelled=False)
 
 
@@ -222,20 +222,20 @@ def test_columns_by_number(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("", {}, "t.tsv: found no columns; expected 'sentence'"),
-        ("", {"text": "1", "label": "2"}, "t.tsv: found no columns; expected '1'"),
+        ("", {}, "t.tsv: found no rows"),
+        ("", {"text": "1", "label": "2"}, "t.tsv: found no rows"),
         ("sentence\tlabel\n", {}, "t.tsv: found no rows"),
         ("x\tlabel\na\t1\n", {}, "t.tsv: found columns x, label; expected 'sentence'"),
         ("sentence\tx\na\t1\n", {}, "t.tsv: found columns sentence, x; expected 'label'"),
-        ("text\ttext\tlabel\n", {}, "found columns text, text, label; expected 'text' once"),
-        ("text\tlabel\tlabel\n", {}, "found columns text, label, label; expected 'label' once"),
+        ("text\ttext\tlabel\n\n\t", {}, "found columns text, text, label; expected 'text' once"),
+        ("text\tlabel\tlabel\n\n\t", {}, "found columns text, label, label; expected 'label' once"),
         ("sentence\tlabel\n\na\n", {}, "t.tsv, line 3: found columns sentence; expected 'label'"),
         ("sentence\tlabel\na\t \n", {}, "t.tsv, line 2, label: found an empty label"),
         ("a\t1\n", {"text": "3", "label": "1"}, "found columns 1, 2; expected '3'"),
         ("a\t1\n", {"text": "0", "label": "1"}, "expected '0'"),
-        ("a\t1\n", {"text": "1"}, "no number of the label column"),
-        ("a\t1\n", {"label": "1"}, "no number of the text column"),
-        ("a\t1\n", {"text": "1", "label": "1st"}, "found columns a, 1; expected '1st'"),
+        ("a\t1\n", {"text": "1"}, "found columns 1, 2; expected 'label'"),
+        ("a\t1\n", {"label": "1"}, "found columns 1, 2; expected 'sentence'"),
+        ("a\t1\nb\t2\n", {"text": "1", "label": "1st"}, "found columns a, 1; expected '1st'"),
     ],
 )
 def test_bad_tabs(folder: Path, content: str, options: dict[str, str], message: str) -> None:
@@ -388,7 +388,8 @@ def test_rows_in_memory() -> None:
     with pytest.raises(ValueError, match="shorter"):
         read_rows({"text": ["a", "b"], "label": [1]})
     assert read_rows([(("a", "b"), 2)]) == PAIRS
-    assert read_rows([{"x": "a", "y": "b", "z": 2}], text="x", pair="y", label="z") == PAIRS
+    columns = Columns(text="x", pair="y", label="z")
+    assert read_rows([{"x": "a", "y": "b", "z": 2}], columns) == PAIRS
     assert read_rows(["a", ("b", "c")], labelled=False).texts == [("a", None), ("b", "c")]
     assert read_rows([{"text": "a"}], labelled=False) == LabelledTexts([("a", None)], [])
 

@@ -236,7 +236,10 @@ def test_help_needs_no_torch() -> None:
         (["distill", "in", *FILES, "--bits", "1-1-2, 1-1-1"], "found ' 1-1-1', expected W-E-A"),
         (["distill", "in", *FILES, "--bits", "1-1-1,1-1-8"], "found 1-1-8 last, expected bits"),
         (["distill", "in", *FILES, "--shares", "1,0,1"], "--shares: found 0, expected a finite"),
-        (["distill", "in", *FILES, "--shares", "1,,1"], "found '1,,1', expected numbers with"),
+        (
+            ["distill", "in", *FILES, "--shares", "1,,1"],
+            "found '1,,1', expected a number, or several",
+        ),
         (["distill", "in", *FILES, "--labels", "yes"], "found ['yes'], expected two or more"),
         (["distill", "in", *FILES, "--labels", "a,b,a"], "found 'a' again, expected names that"),
         (["distill", "in", *FILES, "--labels", "a,"], "found '', expected a name without blanks"),

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import bitinfer
 from bitinfer.cli.arguments import CANNOT, CHECK_FAILED, MODEL, OK, Command, Loaded
+from bitinfer.data.columns import Columns
 from bitinfer.errors import InputError
 from bitinfer.fields import (
     BOOL,
-    COLUMN,
-    COUNTS,
     FILE,
     NAMES,
     TEXT,
     argument,
     choice,
     integer,
+    list_of,
     number,
     option,
 )
@@ -28,13 +28,16 @@ if TYPE_CHECKING:
     from bitinfer.runtime.format import Tensors
 
 
+_COUNTS = list_of(integer(1))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _CheckpointFiles:
     """What a checkpoint folder does not hold."""
 
-    config: str | None = option(None, FILE, "", "config.json, if the checkpoint has none")
-    vocab: str | None = option(None, FILE, "", "vocab.txt, if the checkpoint has none")
-    bits: str | None = option(None, TEXT, "", "such as 1-1-2, if its config.json does not tell")
+    config: str | None = option(None, FILE, "config.json, if the checkpoint has none")
+    vocab: str | None = option(None, FILE, "vocab.txt, if the checkpoint has none")
+    bits: str | None = option(None, TEXT, "such as 1-1-2, if its config.json does not tell")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +52,12 @@ class Convert(_CheckpointFiles, Command):
 
     source: str = argument("SRC", "checkpoint folder, or .bin / .pt file")
     destination: str = argument("DST", "packed file to make")
-    task: str | None = option(None, TEXT, "", "GLUE task or squad: gives labels and length")
-    labels: tuple[str, ...] | None = option(None, NAMES, "", "names of the classes in order")
-    max_length: int | None = option(None, integer(1), "", "tokens a text is cut to")
-    licence: str | None = option(None, TEXT, "", "licence of the checkpoint, recorded in the file")
-    overwrite: bool = option(False, BOOL, "", "replace DST if it exists")
-    verify: bool = option(True, BOOL, "", "do not compare the result with the float64 reference")
+    task: str | None = option(None, TEXT, "GLUE task or squad: gives labels and length")
+    labels: tuple[str, ...] | None = option(None, NAMES, "names of the classes in order")
+    max_length: int | None = option(None, integer(1), "tokens a text is cut to")
+    licence: str | None = option(None, TEXT, "licence of the checkpoint, recorded in the file")
+    overwrite: bool = option(False, BOOL, "replace DST if it exists")
+    verify: bool = option(True, BOOL, "do not compare the result with the float64 reference")
 
     def run(self) -> int:
         options = asdict(self)
@@ -84,7 +87,7 @@ class Info(Loaded, Command):
 
     examples: ClassVar[str] = "  bitinfer info sst2\n  bitinfer info sst2.safetensors --json"
 
-    json: bool = option(False, BOOL, "", "as JSON")
+    json: bool = option(False, BOOL, "as JSON")
 
     def run(self) -> int:
         from bitinfer.diagnostics import format_lines
@@ -101,14 +104,14 @@ class Info(Loaded, Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verify(_CheckpointFiles, Command):
+class Verify(_CheckpointFiles, Columns, Command):
     """Compare a packed file with the float64 reference, code by code (needs PyTorch)."""
 
     examples: ClassVar[str] = (
         "  bitinfer verify sst2.safetensors --checkpoint bit-sst2/\n"
         "  bitinfer verify sst2 --data dev.tsv --at-least 0.8 --no-parity\n"
-        "  bitinfer verify sst2 --data plain.tsv --text-column 2 --label-column 1\n"
-        "  bitinfer verify sst2 --data reviews.jsonl --text-column review --no-parity\n\n"
+        "  bitinfer verify sst2 --data plain.tsv --text 2 --label 1\n"
+        "  bitinfer verify sst2 --data reviews.jsonl --text review --no-parity\n\n"
         "data: a file .csv (commas, quotes as in RFC 4180), .jsonl (one object a line, whose keys\n"
         "are the columns), or any other (one row a line, tabs, no quoting), in UTF-8. The first\n"
         "row names the columns; by default sentence (or sentence1 and sentence2, premise and\n"
@@ -117,19 +120,10 @@ class Verify(_CheckpointFiles, Command):
     )
 
     model: str = argument("MODEL", MODEL)
-    checkpoint: str | None = option(None, FILE, "", "compare with this checkpoint instead")
-    data: str | None = option(None, FILE, "", "labelled texts: report the accuracy")
-    text_column: str | None = option(
-        None, COLUMN, "", "column of the text", "--text", "--text-column"
-    )
-    pair_column: str | None = option(
-        None, COLUMN, "", "column of the second text", "--pair", "--pair-column"
-    )
-    label_column: str | None = option(
-        None, COLUMN, "", "column of the label", "--label", "--label-column"
-    )
-    at_least: float | None = option(None, number(), "", "fail if the result is lower")
-    parity: bool = option(True, BOOL, "", "only look at the data; needs no PyTorch")
+    checkpoint: str | None = option(None, FILE, "compare with this checkpoint instead")
+    data: str | None = option(None, FILE, "labelled texts: report the accuracy")
+    at_least: float | None = option(None, number(), "fail if the result is lower")
+    parity: bool = option(True, BOOL, "only look at the data; needs no PyTorch")
 
     def run(self) -> int:
         from bitinfer.data.evaluation import evaluate
@@ -157,9 +151,8 @@ class Verify(_CheckpointFiles, Command):
         from bitinfer.data.tables import read_rows
 
         if self.data is not None:
-            text, pair, label = self.text_column, self.pair_column, self.label_column
-            return read_rows(self.data, text=text, pair=pair, label=label)
-        for name in ("text_column", "pair_column", "label_column", "at_least"):
+            return read_rows(self.data, self)
+        for name in ("text", "pair", "label", "at_least"):
             if (value := getattr(self, name)) is not None:
                 flag = name.replace("_", "-")
                 raise InputError(f"--{flag}: found {value!r} without --data, expected both")
@@ -198,17 +191,15 @@ class Bench(Command):
     )
 
     model: str = argument("MODEL", MODEL)
-    batch: tuple[int, ...] = option((1, 8, 32), COUNTS, "", "sequences a call", "-b", "--batch")
-    length: tuple[int, ...] = option((32, 128), COUNTS, "", "tokens a sequence", "-l", "--length")
+    batch: tuple[int, ...] = option((1, 8, 32), _COUNTS, "sequences a call", "-b", "--batch")
+    length: tuple[int, ...] = option((32, 128), _COUNTS, "tokens a sequence", "-l", "--length")
     threads: tuple[int, ...] | None = option(
-        None, COUNTS, "", "default: as predict would", "-t", "--threads"
+        None, _COUNTS, "default: as predict would", "-t", "--threads"
     )
-    isa: tuple[str, ...] | None = option(
-        None, replace(NAMES, metavar="NAME,..."), "", "default: the one predict would use"
-    )
-    repetitions: int = option(10, integer(1), "", "calls that are timed", "-r", "--repetitions")
-    output: str = option("md", choice("md", "json", "csv"), "", "form", "-o", "--output")
-    profile: bool = option(False, BOOL, "", "also the share of time in each stage of the engine")
+    isa: tuple[str, ...] | None = option(None, NAMES, "default: the one predict would use")
+    repetitions: int = option(10, integer(1), "calls that are timed", "-r", "--repetitions")
+    output: str = option("md", choice("md", "json", "csv"), "form", "-o", "--output")
+    profile: bool = option(False, BOOL, "also the share of time in each stage of the engine")
 
     def run(self) -> int:
         from bitinfer.cli import bench
@@ -224,7 +215,7 @@ class Doctor(Command):
 
     examples: ClassVar[str] = "  bitinfer doctor"
 
-    json: bool = option(False, BOOL, "", "as JSON")
+    json: bool = option(False, BOOL, "as JSON")
 
     def run(self) -> int:
         from bitinfer.diagnostics import diagnose, format_lines, self_test

@@ -12,9 +12,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeAlias
 
 import bitinfer
+from bitinfer.checks import check_text
 from bitinfer.cli.arguments import OK, Command, Loaded
 from bitinfer.errors import InputError
-from bitinfer.fields import FILE, TEXT, Kind, argument, choice, integer, option
+from bitinfer.fields import FILE, OptionType, argument, choice, integer, option
 
 if TYPE_CHECKING:
     from bitinfer.results import Prediction
@@ -56,19 +57,18 @@ class Predict(Loaded, Command):
     )
 
     text: tuple[str, ...] = argument("TEXT", "texts; default: lines of stdin", many=True)
-    input: str | None = option(None, FILE, "", "read texts from lines; - is stdin")
+    input: str | None = option(None, FILE, "read texts from lines; - is stdin")
     format: str = option(
         "text",
         choice("jsonl", "text", "tsv"),
-        "",
         "text: for reading; tsv: label, score, text; jsonl: one object a line",
     )
     pair_sep: str | None = option(
-        None, Kind(TEXT.check, metavar="SEP"), "", "what separates the texts of a pair"
+        None, OptionType(check_text, metavar="SEP"), "what separates the texts of a pair"
     )
-    top_k: int = option(1, integer(0), "", "classes to show, 0 is all")
-    batch_size: int = option(32, integer(1), "", "texts run together")
-    max_length: int | None = option(None, integer(1), "", "tokens a text is cut to: as the model")
+    top_k: int = option(1, integer(0), "classes to show, 0 is all")
+    batch_size: int = option(32, integer(1), "texts run together")
+    max_length: int | None = option(None, integer(1), "tokens a text is cut to: as the model")
 
     def run(self) -> int:
         model = bitinfer.load(self.model, num_threads=self.num_threads, isa=self.isa)

@@ -9,14 +9,14 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from bitinfer.checks import check_text
+from bitinfer.data.columns import Columns
 from bitinfer.errors import InputError, InputTypeError, quote, shorten
 
 # Column names of the GLUE tables: text, and second text where there is one.
@@ -29,7 +29,7 @@ _TEXT_COLUMNS = (
     ("text", "text_pair"),
     ("text", None),
 )
-_LABEL_COLUMN = "label"
+_GLUE = Columns()
 
 # A double holds every integer up to this one.
 _LARGEST_EXACT = 2.0**53
@@ -45,10 +45,8 @@ class LabelledTexts:
 
 def read_rows(
     rows: str | os.PathLike[str] | Iterable[Any],
+    columns: Columns = _GLUE,
     *,
-    text: str | None = None,
-    pair: str | None = None,
-    label: str | None = None,
     labelled: bool = True,
     source: str | None = None,
 ) -> LabelledTexts:
@@ -69,9 +67,9 @@ def read_rows(
     number: ``1`` and ``1.0`` are the label ``1``.  Labels lose the blanks around them.  An empty
     text is a text, an empty label is an error.
 
-    ``text``, ``pair`` and ``label`` name the columns; default those used by GLUE.  If they are
-    numbers (the first column is 1), the first row of a table is data like the others; keys are
-    always names.  ``source`` is what messages call the rows; default the path, or ``rows``.
+    If all ``columns`` that are given are numbers (the first column is 1), the first row of a table
+    is data like the others; keys are always names.  ``source`` is what messages call the rows;
+    default the path, or ``rows``.
 
     Raises:
         InputError: A column is missing or there twice, a row is broken, a text or label is of the
@@ -83,35 +81,27 @@ def read_rows(
     >>> read_rows(zip(["a fine film"], ["good"])).texts
     [('a fine film', None)]
     """
-    wanted = _Wanted(text, pair, label, labelled)
     if isinstance(rows, (str, bytes, os.PathLike)):
         name = source or os.fsdecode(rows)
-        table = _read_file(Path(os.fsdecode(rows)), name, wanted)
+        header, found = _read_file(Path(os.fsdecode(rows)), name, columns)
     else:
         name = source or "rows"
-        table = _read_memory(rows, name, wanted)
-    found = list(_pick(*table, name, wanted))
+        header, found = _read_memory(rows, name, columns, labelled)
     if not found:
         raise InputError(f"{name}: found no rows")
-    return LabelledTexts([(a, b) for a, b, _ in found], [c for *_, c in found if c is not None])
+    text, pair, label = names = _names(header, columns, labelled)
+    _check_columns(name, header, names)
+    table = LabelledTexts([])
+    for where, row in found:
+        _check_columns(where, [*row], names)
+        second = None if pair is None or row[pair] is None else _text(row[pair], f"{where}, {pair}")
+        table.texts.append((_text(row[text], f"{where}, {text}"), second))
+        if label is not None:
+            table.labels.append(_label(row[label], f"{where}, {label}"))
+    return table
 
 
 # ---- the forms
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """The columns that a caller names, and whether labels are to be read."""
-
-    text: str | None
-    pair: str | None
-    label: str | None
-    labelled: bool
-
-    @property
-    def numbered(self) -> bool:
-        given = [each for each in (self.text, self.pair, self.label) if each is not None]
-        return bool(given) and all(column.isdecimal() for column in given)
 
 
 # Where a row is, for messages, and its columns.
@@ -120,16 +110,21 @@ _Row: TypeAlias = tuple[str, Mapping[str, Any]]
 _Table: TypeAlias = tuple[list[str], list[_Row]]
 
 
-def _read_file(path: Path, name: str, wanted: _Wanted) -> _Table:
-    content = _read_text(path, name)
-    ending = path.suffix.lower()
+def _read_file(path: Path, name: str, columns: Columns) -> _Table:
+    content, ending = _read_text(path, name), path.suffix.lower()
     if ending in (".jsonl", ".json-lines", ".ndjson"):
-        lines = ((where, line) for where, line in _lines(content, name) if line.strip())
-        return _objects(name, ((where, _json_object(line, where)) for where, line in lines))
+        lines = [(where, line) for where, line in _lines(content, name) if line.strip()]
+        return _objects([(where, _json_object(line, where)) for where, line in lines])
     if ending == ".csv":
-        return _columns(_csv_rows(content, name), name, wanted, exact=True)
-    rows = [(where, line.split("\t")) for where, line in _lines(content, name)]
-    return _columns(rows, name, wanted, exact=False)
+        rows = _csv_rows(content, name)
+    else:
+        rows = [(where, line.split("\t")) for where, line in _lines(content, name)]
+    given = [each for each in (columns.text, columns.pair, columns.label) if each is not None]
+    if given and all(map(str.isdecimal, given)):
+        header = [str(1 + index) for index in range(max((len(row) for _, row in rows), default=0))]
+    else:
+        header = rows.pop(0)[1] if rows else []
+    return header, [(where, dict(zip(header, row))) for where, row in rows]  # noqa: B905
 
 
 def _read_text(path: Path, name: str) -> str:
@@ -153,13 +148,17 @@ def _lines(content: str, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _csv_rows(content: str, name: str) -> list[tuple[str, list[str]]]:
+    """Rows that are not empty, all as long as the first, and where they are."""
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
-    rows = []
+    rows: list[tuple[str, list[str]]] = []
     where = f"{name}, line 1"
     try:
         for row in reader:
             if row:
                 rows.append((where, row))
+                if len(row) != (size := len(rows[0][1])):
+                    found = f"{where}: found {len(row)} columns"
+                    raise InputError(f"{found}, expected {size} as in the first row")
             where = f"{name}, line {reader.line_num + 1}"
     except csv.Error as error:
         raise InputError(
@@ -169,36 +168,9 @@ def _csv_rows(content: str, name: str) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def _columns(
-    rows: list[tuple[str, list[str]]], name: str, wanted: _Wanted, *, exact: bool
-) -> _Table:
-    """Rows whose columns have names in the first of them, or numbers, if those are wanted.
-
-    If ``exact``, all must have as many columns as the first.
-    """
-    if wanted.numbered and (wanted.text is None or (wanted.labelled and wanted.label is None)):
-        missing = "text" if wanted.text is None else "label"
-        raise InputError(f"{name}: found no number of the {missing} column, expected one")
-    header = rows[0][1] if rows else []
-    size = len(header)
-    if wanted.numbered:
-        most = max((len(row) for _, row in rows), default=0)
-        header = [str(number + 1) for number in range(most)]
-    else:
-        rows = rows[1:]
-    for where, row in rows:
-        if exact and len(row) != size:
-            found = f"{where}: found {len(row)} columns"
-            raise InputError(f"{found}, expected {size} as in the first row")
-    return header, [(where, dict(zip(header, row))) for where, row in rows]  # noqa: B905
-
-
-def _objects(name: str, rows: Iterable[_Row]) -> _Table:
-    found = list(rows)
-    if not found:
-        raise InputError(f"{name}: found no rows")
-    # Of all rows: a key that only some have is missing in the others.
-    return list(dict.fromkeys(key for _, row in found for key in row)), found
+def _objects(rows: list[_Row]) -> _Table:
+    # Columns of all rows: a key that only some have is missing in the others.
+    return list(dict.fromkeys(key for _, row in rows for key in row)), rows
 
 
 def _json_object(row: str, where: str) -> dict[str, Any]:
@@ -222,62 +194,50 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read_memory(rows: Any, name: str, wanted: _Wanted) -> _Table:
+def _read_memory(rows: Any, name: str, columns: Columns, labelled: bool) -> _Table:
     """Rows as mappings; those that are none get the names of columns that are wanted."""
-    text, pair = wanted.text or "text", wanted.pair or "text_pair"
-    label = wanted.label or _LABEL_COLUMN
+    names = (columns.text or "text", columns.pair or "text_pair", columns.label or "label")
 
     def as_mapping(row: Any, where: str) -> Mapping[str, Any]:
         if isinstance(row, Mapping):
             return row
-        given, *labels = row if wanted.labelled and isinstance(row, tuple) else (row,)
+        given, *labels = row if labelled and isinstance(row, tuple) else (row,)
         texts = given if isinstance(given, (tuple, list)) else (given,)
-        if len(labels) != wanted.labelled or len(texts) not in (1, 2) or isinstance(row, bytes):
-            expected = "(text, label)" if wanted.labelled else "a text"
+        if len(labels) != labelled or len(texts) not in (1, 2) or isinstance(row, bytes):
+            expected = "(text, label)" if labelled else "a text"
             found = f"{where}: found {type(row).__name__} {quote(row)}"
             raise InputTypeError(f"{found}, expected a mapping or {expected}")
-        return dict(zip((text, pair, label), (*texts, None)[:2] + tuple(labels)))  # noqa: B905
+        return dict(zip(names, (*texts, None)[:2] + tuple(labels)))  # noqa: B905
 
     if hasattr(rows, "iterrows"):  # a DataFrame of pandas, which iterates over names of columns
         rows = rows.to_dict("records")
     if isinstance(rows, Mapping):
         rows = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
     found = [(f"{name}, row {index}", row) for index, row in enumerate(rows)]
-    return _objects(name, ((where, as_mapping(row, where)) for where, row in found))
+    return _objects([(where, as_mapping(row, where)) for where, row in found])
 
 
 # ---- columns
 
 
-def _pick(
-    columns: list[str], rows: list[_Row], name: str, wanted: _Wanted
-) -> Iterator[tuple[str, str | None, str | None]]:
-    """Text, second text and label of each row."""
-    text, pair = wanted.text, wanted.pair
+def _names(
+    header: list[str], columns: Columns, labelled: bool
+) -> tuple[str, str | None, str | None]:
+    """Of the columns of the text, of the second text and of the label, if there are to be such."""
+    text, pair = columns.text, columns.pair
     if text is None:
-        known = (names for names in _TEXT_COLUMNS if {*names} - {None} <= {*columns})
+        known = (names for names in _TEXT_COLUMNS if {*names} - {None} <= {*header})
         text, second = next(known, ("sentence", None))
         pair = pair if pair is not None else second
-    label = (wanted.label or _LABEL_COLUMN) if wanted.labelled else None
-    names = [each for each in (text, pair, label) if each is not None]
-    for column in names:
-        if columns.count(column) != 1:
-            raise _no_column(name, columns, column)
-    for where, row in rows:
-        for column in names:
-            if column not in row:
-                raise _no_column(where, row, column)
-        yield (
-            _text(row[text], f"{where}, {text}"),
-            None if pair is None or row[pair] is None else _text(row[pair], f"{where}, {pair}"),
-            None if label is None else _label(row[label], f"{where}, {label}"),
-        )
+    return text, pair, (columns.label or "label") if labelled else None
 
 
-def _no_column(where: str, columns: Collection[str], column: str) -> InputError:
-    found = f"columns {shorten(', '.join(map(str, columns)))}" if columns else "no columns"
-    once = " once" if column in columns else ""
-    return InputError(f"{where}: found {found}; expected {column!r}{once}")
+def _check_columns(where: str, found: list[str], wanted: Iterable[str | None]) -> None:
+    for column in wanted:
+        if column is not None and found.count(column) != 1:
+            shown = f"columns {shorten(', '.join(map(str, found)))}" if found else "no columns"
+            once = " once" if column in found else ""
+            raise InputError(f"{where}: found {shown}; expected {column!r}{once}")
 
 
 def _text(value: Any, where: str) -> str:
@@ -292,12 +252,14 @@ def _label(value: Any, where: str) -> str:
         if not label:
             raise InputError(f"{where}: found an empty label, expected the name of a class")
         return label
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+    if isinstance(value, Integral) and value is not True and value is not False:
         return str(int(value))
-    if isinstance(value, (float, np.floating)) and math.isfinite(number := float(value)):
+    if isinstance(value, Real) and not isinstance(value, Integral):
         # JSON has one kind of number, and writers that know no integers write 1.0.
+        number = float(value)
         exact = number.is_integer() and abs(number) <= _LARGEST_EXACT
-        return str(int(number) if exact else number)
+        if math.isfinite(number):
+            return str(int(number) if exact else number)
     raise InputError(f"{where}: found {_shown(value)}, expected a string or a number")
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bitinfer.data.columns import Columns
 from bitinfer.data.tables import LabelledTexts, read_rows
 from bitinfer.errors import InputError, quote
 from bitinfer.files import file_sha256
@@ -65,9 +66,8 @@ def read_tables(options: Options) -> dict[str, Table]:
         InputTypeError: a row is none.
         OSError: one cannot be read.
     """
-    columns = {"text": options.text, "pair": options.pair, "label": options.label}
     given = {name: getattr(options, name, None) for name in ("train", "dev", "unlabelled")}
-    found = {name: _table(name, rows, columns) for name, rows in given.items() if rows is not None}
+    found = {name: _table(name, rows, options) for name, rows in given.items() if rows is not None}
     expected = found["train"].kinds
     for table in found.values():
         if not table.kinds & expected:
@@ -78,13 +78,13 @@ def read_tables(options: Options) -> dict[str, Table]:
     return found
 
 
-def _table(name: str, source: Rows, columns: dict[str, str | None]) -> Table:
+def _table(name: str, source: Rows, columns: Columns) -> Table:
     labelled = name != "unlabelled"
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        rows = read_rows(path, **columns, labelled=labelled)
+        rows = read_rows(path, columns, labelled=labelled)
         return Table(str(source), path.name, rows, file_sha256(path))
-    rows = read_rows(source, **columns, labelled=labelled, source=name)
+    rows = read_rows(source, columns, labelled=labelled, source=name)
     content = json.dumps([rows.texts, rows.labels]).encode()
     return Table(name, "rows", rows, hashlib.sha256(content).hexdigest())
 

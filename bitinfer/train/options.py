@@ -1,4 +1,4 @@
-"""The options of training: each is written once, as a field with its default, kind and help.
+"""The options of training: each is written once, as a field with its default, type and help.
 
 From the fields come the keywords of `distill` and `finetune`, the options of the commands of the
 same names, the checks of both, and what a report says of a run.  Needs neither PyTorch nor NumPy:
@@ -7,19 +7,31 @@ the command line uses it too.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 import os
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, Field, dataclass, field, fields, replace
+from functools import partial, wraps
 from typing import Any, ClassVar, Literal, ParamSpec, TypeAlias, TypeVar
 
-from bitinfer.checks import check_number, check_text
+from bitinfer.checks import check_text
 from bitinfer.codes import Bits
+from bitinfer.data.columns import Columns
 from bitinfer.errors import InputError, InputTypeError, UnsupportedError, quote
-from bitinfer.fields import BOOL, COLUMN, TEXT, About, Kind, about, choice, integer, number, option
+from bitinfer.fields import (
+    BOOL,
+    NAMES,
+    TEXT,
+    OptionType,
+    about,
+    choice,
+    integer,
+    list_of,
+    number,
+    option,
+)
 
 #: A table: its path, or its rows as `bitinfer.data.tables` takes them.
 Rows: TypeAlias = "str | os.PathLike[str] | Iterable[Any]"
@@ -36,11 +48,11 @@ _MOST_THREADS = 1024  # far more could not be started, which ends the process
 _BATCH_SIZE = 32
 
 
-# ---- kinds of values
+# ---- types of values
 
 
 def _check_bits(name: str, value: Any) -> tuple[str, ...]:
-    stages = [Bits.parse(each) for each in _list(name, value, "a list such as ['1-1-2']")]
+    stages = [Bits.parse(each) for each in NAMES.check(name, value)]
     if not stages:
         raise InputError(f"{name}: found no stage, expected at least one such as 1-1-1")
     if not stages[-1].packable:
@@ -51,10 +63,9 @@ def _check_bits(name: str, value: Any) -> tuple[str, ...]:
     return tuple(map(str, stages))
 
 
-def _check_names(name: str, value: Any) -> tuple[str, ...]:
-    names = _list(name, value, "a sequence of names")
+def _check_labels(name: str, value: Any) -> tuple[str, ...]:
+    names: tuple[str, ...] = NAMES.check(name, value)
     for index, label in enumerate(names):
-        check_text(f"label {index}", label)
         found = f"label {index}: found {quote(label)}"
         if not label or label != label.strip():
             raise InputError(f"{found}, expected a name without blanks around it")
@@ -62,18 +73,7 @@ def _check_names(name: str, value: Any) -> tuple[str, ...]:
             raise InputError(f"{found} again, expected names that differ")
     if len(names) < 2:
         raise InputError(f"{name}: found {quote(list(names))}, expected two or more that differ")
-    return tuple(names)
-
-
-def _check_shares(name: str, value: Any) -> tuple[float, ...]:
-    shares = _list(name, value, "a list such as [1, 2]")
-    return tuple(check_number(name, each, above=0, below=_MANY) for each in shares)
-
-
-def _list(name: str, value: Any, expected: str) -> Sequence[Any]:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        raise InputTypeError(f"{name}: found {quote(value)}, expected {expected}")
-    return value
+    return names
 
 
 def _check_path(name: str, value: Any, expected: str = "a path") -> str:
@@ -91,18 +91,13 @@ def _check_rows(name: str, value: Any) -> Any:
     return _check_path(name, value, "a path or rows")
 
 
-_NAMES = Kind(_check_names, lambda text: text.split(","), metavar="A,B")
-_BITS = Kind(_check_bits, _NAMES.parse, metavar="W-E-A,...")
-_SHARES = Kind(
-    _check_shares,
-    lambda text: [float(part) for part in text.split(",")],
-    "numbers with commas between them",
-    "X,...",
-)
+_LABELS = replace(NAMES, check=_check_labels)
+_BITS = replace(NAMES, check=_check_bits, metavar="W-E-A,...")
+_SHARES = list_of(number(above=0, below=_MANY))
 _POSITIVE, _WEIGHT = number(above=0), number(low=0)
 _EPOCHS = number(above=0, below=_MANY)
-_FOLDER = Kind(_check_path)
-_TABLE = Kind(_check_rows, metavar="FILE")
+_FOLDER = OptionType(_check_path)
+_TABLE = OptionType(_check_rows, metavar="FILE")
 
 
 # ---- how long to train
@@ -139,18 +134,10 @@ class Budget:
 _Path: TypeAlias = "str | os.PathLike[str]"
 
 
-def _file(kind: Kind, metavar: str, help: str, *flags: str) -> dict[str, About]:
+def _file(type: OptionType, metavar: str, help: str, *flags: str) -> dict[str, Any]:
     """Of a field that has no default: the functions take it by its place."""
-    place = "" if flags else "one"
-    return {"about": About(replace(kind, metavar=metavar), "files", help, flags, place)}
-
-
-def _column(name: str, help: str) -> Any:
-    return option(None, COLUMN, "data", help, f"--{name}", f"--{name}-column")
-
-
-def _group(group: str) -> Callable[..., Any]:
-    return lambda default, kind, help: option(default, kind, group, help)
+    type = replace(type, metavar=metavar)
+    return about(type, help, *flags, group="files", positional=not flags)
 
 
 _TEACHER = _file(_FOLDER, "TEACHER", "local Hugging Face folder of a float BERT")
@@ -158,20 +145,18 @@ _ENCODER = _file(_FOLDER, "ENCODER", "local Hugging Face folder of a BERT, with 
 _TRAIN = _file(_TABLE, "FILE", "labelled texts to learn: .tsv, .csv or .jsonl", "--train")
 _DEV = _file(_TABLE, "FILE", "labelled texts that choose the weights that are kept", "--dev")
 _OUTPUT = _file(_FOLDER, "OUT", "folder to make", "-o", "--output")
-_data, _budget, _stages, _training, _model, _run = map(
-    _group, ("data", "budget, one of", "stages and losses", "training", "model", "run")
+_data, _budget, _stages, _training, _model, _run = (
+    partial(option, group=name)
+    for name in ("data", "budget, one of", "stages and losses", "training", "model", "run")
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Shared:
+class _Shared(Columns):
     """The options that both functions have."""
 
-    text: str | None = _column("text", "column of the text, by name or number")
-    pair: str | None = _column("pair", "column of the second text")
-    label: str | None = _column("label", "column of the label")
     labels: Sequence[str] | None = _data(
-        None, _NAMES, "names of the classes in order; default the teacher's, or as found"
+        None, _LABELS, "names of the classes in order; default the teacher's, or as found"
     )
     regression: bool = _data(False, BOOL, "the label is a number to predict")
     max_length: int | None = _data(None, integer(3), "tokens a text is cut to; default 128")
@@ -201,7 +186,7 @@ class _Shared:
             value = getattr(self, each.name)
             # None is a value where it is the default.
             if value is not None or each.default is not None:
-                value = about(each).kind.check(each.name, value)
+                value = each.metadata["type"].check(each.name, value)
                 object.__setattr__(self, each.name, value)
         budgets = [name for name in ("minutes", "steps", "epochs") if getattr(self, name)]
         if len(budgets) > 1:
@@ -330,7 +315,7 @@ OPTIONS: dict[str, type[DistillOptions] | type[FinetuneOptions]] = {
 def names_of(command: str, *groups: str) -> list[str]:
     """The options of a function, the first arguments first; of some groups if any are named."""
     found = _ordered(OPTIONS[command])
-    return [each.name for each in found if not groups or about(each).group in groups]
+    return [each.name for each in found if not groups or each.metadata["group"] in groups]
 
 
 def _ordered(kind: Any) -> list[Field[Any]]:
@@ -344,11 +329,11 @@ def takes_options(kind: Callable[_P, _O]) -> Callable[[Callable[[_O], _R]], Call
     """
 
     def decorate(run: Callable[[_O], _R]) -> Callable[_P, _R]:
-        @functools.wraps(run)
+        @wraps(run)
         def call(*given: _P.args, **named: _P.kwargs) -> _R:
             return run(kind(*given, **named))
 
-        told = [f"{each.name}: {about(each).help}." for each in _ordered(kind)]
+        told = [f"{each.name}: {each.metadata['help']}." for each in _ordered(kind)]
         lines = [textwrap.fill(each, 88, subsequent_indent="    ") for each in told]
         described = textwrap.indent("\n".join(lines), 8 * " ").lstrip()
         call.__doc__ = (run.__doc__ or "").replace("{options}", described)
