@@ -140,7 +140,7 @@ def _ready(options: argparse.Namespace, seed: int, arm: Arm) -> Iterator[tuple[S
             reserved(given) as partial,
             session(teacher, given, read_tables(given), partial) as ready,
         ):
-            model = read_bert(teacher, outputs=ready.task.outputs, head=True)
+            model = read_bert(teacher, outputs=ready.outputs, head=True)
             yield ready, as_student(model, dtype=ready.dtype)
 
 
@@ -148,7 +148,7 @@ def _setup(options: argparse.Namespace) -> dict[str, Any]:
     from bitinfer.diagnostics import cpu_name, package_version
 
     with _ready(options, 0, next(iter(ARMS.values()))) as (ready, teacher):
-        value = ready.measure(lambda batch: teacher(batch.ids, batch.segments, batch.mask).logits)
+        value = ready.measure(teacher.logits)
         sizes = teacher.config
         return {
             "description": (

@@ -7,14 +7,13 @@ import errno
 import fcntl
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from bitinfer.errors import InputError
 
-#: Names of what `write_file` has not finished: a kill leaves it.
-TEMPORARY = re.compile(r"\.bitinfer-[0-9a-f]+\.tmp")
+#: What `write_file` has not finished is called so: a kill leaves it.
+UNFINISHED = ".bitinfer-*.tmp"
 
 # What a folder may say that cannot be put on the disk: any other error is no loss of data.
 _LOST = {errno.EIO, errno.ENOSPC, errno.EDQUOT}
@@ -164,7 +163,7 @@ def _is_open_as(descriptor: int, folder: Path) -> bool:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".bitinfer-{os.urandom(8).hex()}.tmp")
+    return path.with_name(UNFINISHED.replace("*", os.urandom(8).hex()))
 
 
 def _take_free_name(temporary: Path, path: Path) -> None:

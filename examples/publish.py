@@ -194,22 +194,19 @@ def teacher_value(options: argparse.Namespace, model: bitinfer.BitModel) -> floa
     """The same metric of the float model, in float32."""
     import torch
 
-    from bitinfer.train.data import Task, tokenize
+    from bitinfer.heads import find_head
+    from bitinfer.train.data import tokenize
     from bitinfer.train.session import measure
     from bitinfer.train.teacher import as_student, open_folder, read_bert
 
-    task = Task(tuple(model.labels))
-    folder = open_folder(options.teacher)
+    folder, outputs = open_folder(options.teacher), len(model.labels) or 1
     texts = read_rows(options.test)
     name = str(options.test)
-    data = tokenize(texts, task, folder.tokenizer(), model.max_length, name=name)
-    teacher = read_bert(folder, outputs=task.outputs, head=True)
+    given = (find_head("classification", outputs), model.labels, folder.tokenizer())
+    data = tokenize(texts, *given, model.max_length, name=name)
+    teacher = read_bert(folder, outputs=outputs, head=True)
     student = as_student(teacher, dtype=torch.float32).eval()
-    return measure(
-        lambda batch: student(batch.ids, batch.segments, batch.mask).logits,
-        data,
-        torch.device("cpu"),
-    )
+    return measure(student.logits, data, torch.device("cpu"))
 
 
 def without_paths(report: TrainingReport) -> TrainingReport:

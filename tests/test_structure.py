@@ -36,7 +36,7 @@ TORCH_IN_FUNCTIONS |= {f"heads/{module}.py" for module in ("classify", "regress"
 TORCH_AT_IMPORT = {"reference.py"} | {
     f"train/{module}.py"
     for module in (
-        *("distillation", "finetuning", "loop", "losses"),
+        *("distillation", "finetuning", "loop"),
         *("quantizers", "run", "session", "student", "teacher"),
     )
 }

@@ -18,21 +18,21 @@ from hypothesis import strategies as st
 import bitinfer
 from bitinfer.data.tables import LabelledTexts
 from bitinfer.errors import InputError
+from bitinfer.heads import Head, find_head
 from bitinfer.runtime.text import TextTokenizer
 from bitinfer.train.data import (
-    Task,
     TokenNoise,
+    class_names,
     collate,
     evaluation_batches,
     padding_share,
-    task_of,
     tokenize,
     training_batches,
 )
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefgh"]
-CLASSES = Task(("no", "yes"))
-NUMBERS = Task(())
+CLASSES, NUMBERS = find_head("classification", 2), find_head("classification", 1)
+NAMES = ("no", "yes")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def labelled(*labels: str) -> LabelledTexts:
     return LabelledTexts([("a", None)] * len(labels), list(labels))
 
 
-# ---- the task
+# ---- classes
 
 
 @pytest.mark.parametrize(
@@ -65,22 +65,7 @@ def labelled(*labels: str) -> LabelledTexts:
     ],
 )
 def test_classes_found(found: list[str], names: tuple[str, ...]) -> None:
-    task = task_of(labelled(*found), labels=None, regression=False)
-    assert task == Task(names)
-    assert task.outputs == len(names)
-    assert task.metric.name == "accuracy"
-
-
-def test_classes_given() -> None:
-    task = task_of(labelled("x"), labels=["new york", "a"], regression=False)
-    assert task.labels == ("new york", "a")
-
-
-def test_regression() -> None:
-    task = task_of(labelled("1", "2.5"), labels=None, regression=True)
-    assert task == NUMBERS
-    assert task.outputs == 1
-    assert task.metric.name == "pearson"
+    assert class_names(found) == names
 
 
 @pytest.mark.parametrize(
@@ -92,29 +77,29 @@ def test_regression() -> None:
         (["1", "1.0"], "found numbers such as '1.0'"),
     ],
 )
-def test_no_task(found: list[str], message: str) -> None:
+def test_no_classes(found: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        task_of(labelled(*found), labels=None, regression=False)
+        class_names(found)
 
 
 # ---- tokens and targets
 
 
 def test_targets(tokenizer: TextTokenizer, torch: Any) -> None:
-    data = tokenize(labelled("yes", "0", "no", "1"), CLASSES, tokenizer, 8, name="dev")
+    data = tokenize(labelled("yes", "0", "no", "1"), CLASSES, NAMES, tokenizer, 8, name="dev")
     assert data.targets.dtype == torch.int64
     assert data.targets.tolist() == [1, 0, 0, 1]
-    assert data.task is CLASSES
+    assert data.head is CLASSES
     assert len(data) == 4
     assert data.lengths.tolist() == [3] * 4
     assert data.lengths.dtype == np.int64
-    data = tokenize(labelled("0.1", "-3"), NUMBERS, tokenizer, 8, name="dev")
+    data = tokenize(labelled("0.1", "-3"), NUMBERS, (), tokenizer, 8, name="dev")
     assert data.targets.dtype == torch.float32
     assert data.targets.tolist() == [np.float32(0.1), -3]
 
 
 @pytest.mark.parametrize(
-    ("texts", "task", "message"),
+    ("texts", "head", "message"),
     [
         (labelled("no", "x"), CLASSES, r"^dev, row 1: found label 'x', expected one of \['no', "),
         (labelled("1", "x"), NUMBERS, "^dev, row 1: found label 'x', expected a number"),
@@ -122,10 +107,10 @@ def test_targets(tokenizer: TextTokenizer, torch: Any) -> None:
     ],
 )
 def test_bad_examples(
-    tokenizer: TextTokenizer, torch: Any, texts: LabelledTexts, task: Task, message: str
+    tokenizer: TextTokenizer, torch: Any, texts: LabelledTexts, head: Head, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        tokenize(texts, task, tokenizer, 8, name="dev")
+        tokenize(texts, head, NAMES, tokenizer, 8, name="dev")
 
 
 def test_tokens_are_those_of_predict(packed: Callable[..., Path], torch: Any) -> None:
@@ -136,7 +121,12 @@ def test_tokens_are_those_of_predict(packed: Callable[..., Path], torch: Any) ->
     ]
     length = model.max_length
     data = tokenize(
-        LabelledTexts(texts, ["no"] * len(texts)), CLASSES, model._tokenizer, length, name="dev"
+        LabelledTexts(texts, ["no"] * len(texts)),
+        CLASSES,
+        NAMES,
+        model._tokenizer,
+        length,
+        name="dev",
     )
     _, batches = model._batches(texts, batch_size=2)
     predicted = list(batches)
@@ -161,6 +151,7 @@ def test_a_batch_holds_its_examples(
     data = tokenize(
         LabelledTexts(pairs, [str(index) for index in range(len(pairs))]),
         NUMBERS,
+        (),
         tokenizer,
         12,
         name="any",
@@ -187,7 +178,7 @@ def test_a_batch_holds_its_examples(
 
 
 def test_a_batch_is_its_own(tokenizer: TextTokenizer, torch: Any) -> None:
-    data = tokenize(labelled("no", "yes"), CLASSES, tokenizer, 8, name="dev")
+    data = tokenize(labelled("no", "yes"), CLASSES, NAMES, tokenizer, 8, name="dev")
     indices = np.array([1, 0])
     indices.flags.writeable = False
     batch = collate(data, indices)
@@ -305,7 +296,9 @@ def test_many_examples_take_little_time(tokenizer: TextTokenizer, torch: Any) ->
     count = 60_000
     texts = [(" ".join("abcdefgh"[: 1 + index % 8] * 4), None) for index in range(count)]
     start = time.process_time()
-    data = tokenize(LabelledTexts(texts, ["no"] * count), CLASSES, tokenizer, 64, name="many")
+    data = tokenize(
+        LabelledTexts(texts, ["no"] * count), CLASSES, NAMES, tokenizer, 64, name="many"
+    )
     assert time.process_time() - start < 10
     start = time.process_time()
     batches = training_batches(data.lengths, 32, seed=0, epoch=0)
@@ -319,7 +312,7 @@ def test_many_examples_take_little_time(tokenizer: TextTokenizer, torch: Any) ->
 def test_import_without_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"  # as if it were not installed
-        "from bitinfer.train.data import task_of, training_batches\n"
+        "from bitinfer.train.data import class_names, training_batches\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -327,12 +320,12 @@ def test_import_without_torch() -> None:
 # ---- texts without labels
 
 
-@pytest.mark.parametrize("task", [CLASSES, NUMBERS], ids=["classes", "numbers"])
-def test_texts_without_labels(task: Task, tokenizer: TextTokenizer, torch: Any) -> None:
+@pytest.mark.parametrize("head", [CLASSES, NUMBERS], ids=["classes", "numbers"])
+def test_texts_without_labels(head: Head, tokenizer: TextTokenizer, torch: Any) -> None:
     """Stand behind those that have one."""
     texts = LabelledTexts([("a b", None), ("c", "d"), ("e", None)], ["1", "0"])
-    data = tokenize(texts, task, tokenizer, 8, name="train")
-    expected = torch.tensor([1, 0, task.head.no_target], dtype=data.targets.dtype)
+    data = tokenize(texts, head, NAMES, tokenizer, 8, name="train")
+    expected = torch.tensor([1, 0, head.no_target], dtype=data.targets.dtype)
     assert torch.equal(data.targets.nan_to_num(7), expected.nan_to_num(7))
     assert data.lengths.tolist() == [4, 5, 3]
 
@@ -345,7 +338,7 @@ def test_replaced_tokens(share: float, tokenizer: TextTokenizer, torch: Any) -> 
     """As many as asked for, by words of the texts, and nothing else changes."""
     words = list("abcdefgh")
     texts = [(" ".join(words[i % 4 : i % 4 + 1 + i % 5]), words[i % 3]) for i in range(4000)]
-    data = tokenize(LabelledTexts(texts, []), CLASSES, tokenizer, 16, name="x")
+    data = tokenize(LabelledTexts(texts, []), CLASSES, NAMES, tokenizer, 16, name="x")
     batch = collate(data, np.arange(len(texts)))
     noisy = TokenNoise(data, share)(batch, np.random.default_rng(0))
     specials = [WORDS.index(word) for word in ("[CLS]", "[SEP]", "[PAD]")]
@@ -366,7 +359,7 @@ def test_the_part_replaced_differs_from_text_to_text(tokenizer: TextTokenizer, t
     """Uniform from nothing to twice the mean."""
     random = np.random.default_rng(0)
     texts = [(" ".join(random.choice(list("abcdefgh"), 1000)), None) for _ in range(100)]
-    data = tokenize(LabelledTexts(texts, []), CLASSES, tokenizer, 1002, name="x")
+    data = tokenize(LabelledTexts(texts, []), CLASSES, NAMES, tokenizer, 1002, name="x")
     batch = collate(data, np.arange(len(texts)))
     noisy = TokenNoise(data, 0.25)(batch, random)
     parts = (noisy.ids != batch.ids).double().mean(1).numpy() * 8 / 7  # some draw what was there
@@ -378,7 +371,7 @@ def test_the_part_replaced_differs_from_text_to_text(tokenizer: TextTokenizer, t
 
 def test_token_noise_is_a_function_of_the_generator(tokenizer: TextTokenizer, torch: Any) -> None:
     data = tokenize(
-        LabelledTexts([("a b c d e f g h", None)] * 9, []), CLASSES, tokenizer, 16, name="x"
+        LabelledTexts([("a b c d e f g h", None)] * 9, []), CLASSES, NAMES, tokenizer, 16, name="x"
     )
     batch = collate(data, np.arange(9))
 
@@ -391,6 +384,6 @@ def test_token_noise_is_a_function_of_the_generator(tokenizer: TextTokenizer, to
 
 
 def test_token_noise_without_words(tokenizer: TextTokenizer, torch: Any) -> None:
-    data = tokenize(LabelledTexts([("", None)] * 2, []), CLASSES, tokenizer, 8, name="x")
+    data = tokenize(LabelledTexts([("", None)] * 2, []), CLASSES, NAMES, tokenizer, 8, name="x")
     batch = collate(data, np.arange(2))
     assert TokenNoise(data, 0.4)(batch, np.random.default_rng(0)) is batch

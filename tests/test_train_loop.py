@@ -19,15 +19,17 @@ import pytest
 torch: Any = pytest.importorskip("torch", reason="needs the extra train")
 
 from bitinfer.errors import InputError  # noqa: E402
+from bitinfer.heads import find_head  # noqa: E402
 from bitinfer.runtime.text import TokenBatch  # noqa: E402
 from bitinfer.train import loop  # noqa: E402
-from bitinfer.train.data import Batch, Dataset, Task  # noqa: E402
-from bitinfer.train.loop import LoopOptions, learning_rate, train  # noqa: E402
-from bitinfer.train.options import Budget  # noqa: E402
+from bitinfer.train.data import Batch, Dataset  # noqa: E402
+from bitinfer.train.loop import learning_rate, train  # noqa: E402
+from bitinfer.train.options import Budget, DistillOptions, Options  # noqa: E402
 from bitinfer.train.report import Point, StageResult  # noqa: E402
 from bitinfer.train.run import Run, check_folder, write_log  # noqa: E402
 
-OPTIONS = LoopOptions(batch_size=4, learning_rate=0.1, warmup=0.25, evaluate_every=3)
+FILES = ("teacher", "train.tsv", "dev.tsv", "out")
+OPTIONS = DistillOptions(*FILES, batch_size=4, learning_rate=0.1, evaluate_every=3)
 ROWS = 10  # three batches an epoch
 SETTINGS = {"seed": 0, "train": "f00d"}
 
@@ -60,7 +62,7 @@ def data() -> Dataset:
     ids = random.randint(0, 20, offsets[-1]).astype(np.int32)
     tokens = TokenBatch(ids, ids * 0, ids * 0, offsets)
     targets = torch.from_numpy(random.randint(0, 2, ROWS))
-    return Dataset(tokens, targets, Task(("no", "yes")))
+    return Dataset(tokens, targets, find_head("classification", 2))
 
 
 class Training:
@@ -87,7 +89,7 @@ class Training:
             return next(self.values)
         return self.network.head.weight.sum().item()
 
-    def __call__(self, budget: Budget, options: LoopOptions = OPTIONS, **more: Any) -> StageResult:
+    def __call__(self, budget: Budget, options: Options = OPTIONS, **more: Any) -> StageResult:
         return train(
             self.network,
             more.pop("loss", self.loss),
@@ -197,10 +199,8 @@ def test_measurements(training: Training) -> None:
 
 
 def test_learning_rate() -> None:
-    options = replace(OPTIONS, learning_rate=2.0, warmup=0.2)
-    rates = [learning_rate(progress, options) for progress in (0.0, 0.1, 0.2, 0.6, 1.0)]
+    rates = [learning_rate(progress, 2.0) for progress in (0.0, 0.05, 0.1, 0.55, 1.0)]
     assert rates == pytest.approx([0, 1, 2, 1, 0])
-    assert learning_rate(0.0, replace(OPTIONS, warmup=0.0)) == OPTIONS.learning_rate
 
 
 def test_every_step_has_its_rate(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,16 +212,17 @@ def test_every_step_has_its_rate(training: Training, monkeypatch: pytest.MonkeyP
             norm = sum(float(p.grad.square().sum()) for p in self.param_groups[0]["params"])
             assert math.sqrt(norm) <= 1e-3 * 1.001
 
-    def optimizers(model: Any, options: LoopOptions) -> list[Any]:
+    def optimizers(model: Any, options: Options) -> list[Any]:
         groups = [{"params": [model.head.weight], "multiple": 1.0}]
         return [Recorder([*groups, {"params": [model.head.bias], "multiple": 4.0}], lr=99.0)]
 
     monkeypatch.setattr(loop, "_optimizers", optimizers)
     training.network.table.sparse = False
-    training(Budget(steps=8), replace(OPTIONS, most_gradient=1e-3))
+    monkeypatch.setattr(DistillOptions, "most_gradient", 1e-3)
+    training(Budget(steps=8))
     assert len(rates) == 8
     for step, found in enumerate(rates):
-        rate = learning_rate(step / 8, OPTIONS)
+        rate = learning_rate(step / 8, 0.1)
         assert found == pytest.approx([rate, 4 * rate])
 
 
@@ -325,7 +326,7 @@ def start(data: Dataset, folder: Path) -> Training:
 @pytest.mark.parametrize("kills", [[1], [3], [4], [8], [2, 7], [9]])
 @pytest.mark.usefixtures("save_always")
 def test_a_resumed_stage_ends_like_any_other(
-    kills: list[int], options: LoopOptions, data: Dataset, tmp_path: Path
+    kills: list[int], options: Options, data: Dataset, tmp_path: Path
 ) -> None:
     unbroken = start(data, tmp_path / "a")
     expected = outcome(unbroken(Budget(steps=9), options), unbroken.network)
@@ -463,7 +464,7 @@ def test_what_others_put_there_stays(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"run: found 'a state\.pt', expected an unfinished"):
             check_folder(folder, resume=resume)
     run.keep({})
-    run.log("")
+    run.log("1-1-1", RESULT.points[0])
     check_folder(folder, resume=True)
     run.remove()
     assert {path.name for path in folder.iterdir()} == {"thesis.txt", "a state.pt"}
@@ -486,7 +487,7 @@ def test_what_a_kill_leaves_goes_as_well(tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_unfinished_training_is_no_free_place(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", SETTINGS)
     check_folder(run.folder, resume=False)
-    run.log("")
+    run.log("1-1-1", RESULT.points[0])
     with pytest.raises(InputError, match=r"run: found an unfinished training, expected none \(res"):
         check_folder(run.folder, resume=False)
     check_folder(run.folder, resume=True)

@@ -11,34 +11,35 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="training needs PyTorch")
+pytest.importorskip("transformers", reason="training needs it")
 
 import torch
 
-from bitinfer.train.data import Batch, Task
-from bitinfer.train.losses import distillation_loss
+from bitinfer.heads import Head, find_head
+from bitinfer.train.data import Batch
+from bitinfer.train.distillation import distillation_loss
 from bitinfer.train.student import Outputs
 
-CLASSES = Task(("a", "b", "c"))
-NUMBER = Task(())
+CLASSES, NUMBER = find_head("classification", 3), find_head("classification", 1)
 NONE = {"logits": 0.0, "hidden": 0.0}
 LENGTHS = [4, 1, 3]
 ROWS, COLUMNS, HIDDEN, HEADS, LAYERS = 3, 4, 5, 2, 2
 
 
-def outputs(seed: int, task: Task) -> Outputs:
+def outputs(seed: int, head: Head) -> Outputs:
     torch.manual_seed(seed)
     kind: Any = {"dtype": torch.float64}
     return Outputs(
-        torch.randn(ROWS, task.outputs, **kind).mul(2).requires_grad_(),
+        torch.randn(ROWS, 3 if head is CLASSES else 1, **kind).mul(2).requires_grad_(),
         tuple(torch.randn(ROWS, COLUMNS, HIDDEN, **kind) for _ in range(LAYERS + 1)),
         tuple(torch.randn(ROWS, HEADS, COLUMNS, COLUMNS, **kind) for _ in range(LAYERS)),
     )
 
 
-def batch(task: Task) -> Batch:
+def batch(head: Head) -> Batch:
     mask = torch.arange(COLUMNS) < torch.tensor(LENGTHS)[:, None]
     classes, numbers = torch.tensor([2, 0, 1]), torch.tensor([0.5, -2.0, 4.0])
-    targets = classes if task is CLASSES else numbers
+    targets = classes if head is CLASSES else numbers
     return Batch(mask.long(), mask.long(), mask, targets, np.arange(ROWS))
 
 
@@ -47,11 +48,11 @@ def softmax(row: list[float]) -> list[float]:
     return [power / sum(powers) for power in powers]
 
 
-def expected(student: Outputs, teacher: Outputs, task: Task) -> dict[str, float]:
+def expected(student: Outputs, teacher: Outputs, head: Head) -> dict[str, float]:
     """Every part of the loss."""
     mine, theirs = student.logits.tolist(), teacher.logits.tolist()
-    targets = batch(task).targets.tolist()
-    if task is NUMBER:
+    targets = batch(head).targets.tolist()
+    if head is NUMBER:
         logits = sum((s[0] - t[0]) ** 2 for s, t in zip(mine, theirs, strict=True)) / ROWS
         labels = sum((s[0] - t) ** 2 for s, t in zip(mine, targets, strict=True)) / ROWS
     else:
@@ -74,46 +75,46 @@ def expected(student: Outputs, teacher: Outputs, task: Task) -> dict[str, float]
     return {"logits": logits, "hidden": hidden, "attention": attention, "labels": labels}
 
 
-@pytest.mark.parametrize("task", [CLASSES, NUMBER], ids=["classes", "number"])
+@pytest.mark.parametrize("head", [CLASSES, NUMBER], ids=["classes", "number"])
 @pytest.mark.parametrize("part", ["logits", "hidden", "attention", "labels"])
-def test_each_part(task: Task, part: str) -> None:
-    student, teacher = outputs(1, task), outputs(2, task)
-    wanted = expected(student, teacher, task)[part]
-    found = distillation_loss(student, teacher, batch(task), task.head, **{**NONE, part: 1.0})
+def test_each_part(head: Head, part: str) -> None:
+    student, teacher = outputs(1, head), outputs(2, head)
+    wanted = expected(student, teacher, head)[part]
+    found = distillation_loss(student, teacher, batch(head), head, **{**NONE, part: 1.0})
     assert found.shape == ()
     assert found.dtype == torch.float64
     assert found.item() == pytest.approx(wanted, rel=1e-12)
     if part == "labels":
-        alone = task.head.label_loss(student.logits, batch(task).targets)
+        alone = head.label_loss(student.logits, batch(head).targets)
         assert alone.item() == pytest.approx(wanted, rel=1e-12)
 
 
-@pytest.mark.parametrize("task", [CLASSES, NUMBER], ids=["classes", "number"])
-def test_the_weighted_sum(task: Task) -> None:
-    student, teacher = outputs(1, task), outputs(2, task)
-    parts = expected(student, teacher, task)
+@pytest.mark.parametrize("head", [CLASSES, NUMBER], ids=["classes", "number"])
+def test_the_weighted_sum(head: Head) -> None:
+    student, teacher = outputs(1, head), outputs(2, head)
+    parts = expected(student, teacher, head)
     weights = {"logits": 0.5, "hidden": 3.0, "attention": 0.25, "labels": 2.0}
     wanted = sum(weights[name] * value for name, value in parts.items())
-    found = distillation_loss(student, teacher, batch(task), task.head, **weights)
+    found = distillation_loss(student, teacher, batch(head), head, **weights)
     assert found.item() == pytest.approx(wanted, rel=1e-12)
-    default = distillation_loss(student, teacher, batch(task), task.head)
+    default = distillation_loss(student, teacher, batch(head), head)
     assert default.item() == pytest.approx(parts["logits"] + parts["hidden"], rel=1e-12)
-    assert distillation_loss(student, teacher, batch(task), task.head, **NONE).item() == 0
+    assert distillation_loss(student, teacher, batch(head), head, **NONE).item() == 0
 
 
-@pytest.mark.parametrize("task", [CLASSES, NUMBER], ids=["classes", "number"])
-def test_examples_without_a_label(task: Task) -> None:
+@pytest.mark.parametrize("head", [CLASSES, NUMBER], ids=["classes", "number"])
+def test_examples_without_a_label(head: Head) -> None:
     """The others alone count, and a batch of none has a loss of 0 and no gradient."""
-    student, whole = outputs(1, task), batch(task)
-    unknown = task.head.no_target
+    student, whole = outputs(1, head), batch(head)
+    unknown = head.no_target
     targets = whole.targets.clone()
     targets[1] = unknown
-    found = task.head.label_loss(student.logits, targets)
+    found = head.label_loss(student.logits, targets)
     rest = torch.tensor([0, 2])
-    wanted = task.head.label_loss(student.logits[rest], whole.targets[rest])
+    wanted = head.label_loss(student.logits[rest], whole.targets[rest])
     assert found.item() == pytest.approx(wanted.item(), rel=1e-15)
     none = replace(whole, targets=torch.full_like(targets, unknown))
-    loss = task.head.label_loss(student.logits, none.targets)
+    loss = head.label_loss(student.logits, none.targets)
     assert loss.item() == 0
     loss.backward()
     assert student.logits.grad.abs().max() == 0
@@ -122,13 +123,13 @@ def test_examples_without_a_label(task: Task) -> None:
 def test_padding_does_not_count() -> None:
     student, teacher = outputs(1, CLASSES), outputs(2, CLASSES)
     whole, weights = batch(CLASSES), dict.fromkeys(("logits", "hidden", "attention", "labels"), 1.0)
-    before = distillation_loss(student, teacher, whole, CLASSES.head, **weights)
+    before = distillation_loss(student, teacher, whole, CLASSES, **weights)
     real = whole.mask
     for each in student.hidden:
         each[~real] = 1e6
     for each in student.scores:
         each.masked_fill_(~(real[:, None, :, None] & real[:, None, None]), -1e6)
-    assert distillation_loss(student, teacher, whole, CLASSES.head, **weights) == before
+    assert distillation_loss(student, teacher, whole, CLASSES, **weights) == before
 
 
 def test_a_teacher_is_matched_best_by_itself() -> None:
@@ -137,14 +138,14 @@ def test_a_teacher_is_matched_best_by_itself() -> None:
     weights = {"attention": 1.0}
     expected_probabilities = replace(teacher, logits=teacher.logits.detach())
     distillation_loss(
-        teacher, expected_probabilities, batch(CLASSES), CLASSES.head, **weights
+        teacher, expected_probabilities, batch(CLASSES), CLASSES, **weights
     ).backward()
     assert teacher.logits.grad.abs().max() < 1e-15
 
 
-@pytest.mark.parametrize("task", [CLASSES, NUMBER], ids=["classes", "number"])
-def test_finite_differences(task: Task) -> None:
-    student, teacher = outputs(1, task), outputs(2, task)
+@pytest.mark.parametrize("head", [CLASSES, NUMBER], ids=["classes", "number"])
+def test_finite_differences(head: Head) -> None:
+    student, teacher = outputs(1, head), outputs(2, head)
     parts = [*student.hidden, *student.scores]
     parts = [student.logits, *(each.requires_grad_() for each in parts)]
     weights = {"hidden": 0.5, "attention": 0.25, "labels": 2.0}
@@ -152,7 +153,7 @@ def test_finite_differences(task: Task) -> None:
 
     def loss(logits: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         changed = Outputs(logits, others[:layers], others[layers:])
-        return distillation_loss(changed, teacher, batch(task), task.head, **weights)
+        return distillation_loss(changed, teacher, batch(head), head, **weights)
 
     assert torch.autograd.gradcheck(loss, parts, fast_mode=True)
 
@@ -161,4 +162,4 @@ def test_layers_must_be_as_many() -> None:
     student, teacher = outputs(1, CLASSES), outputs(2, CLASSES)
     fewer = replace(teacher, hidden=teacher.hidden[1:])
     with pytest.raises(ValueError, match="shorter"):
-        distillation_loss(student, fewer, batch(CLASSES), CLASSES.head)
+        distillation_loss(student, fewer, batch(CLASSES), CLASSES)

@@ -34,9 +34,10 @@ from bitinfer.errors import (  # noqa: E402
     InputTypeError,
 )
 from bitinfer.files import locked_folder  # noqa: E402
+from bitinfer.heads import find_head  # noqa: E402
 from bitinfer.runtime.text import TextTokenizer  # noqa: E402
 from bitinfer.train import distill, finetune, read_report  # noqa: E402
-from bitinfer.train.data import Batch, read_tables, task_of, tokenize  # noqa: E402
+from bitinfer.train.data import Batch, class_names, read_tables, tokenize  # noqa: E402
 from bitinfer.train.options import DistillOptions, FinetuneOptions  # noqa: E402
 from bitinfer.train.session import measure, reserved, session  # noqa: E402
 from bitinfer.train.teacher import open_folder  # noqa: E402
@@ -246,7 +247,7 @@ def labels_of(toy: Toy, tmp_path: Path, **changes: Any) -> tuple[str, ...]:
         reserved(options) as partial,
         session(open_folder(model), options, read_tables(options), partial) as ready,
     ):
-        return ready.task.labels
+        return ready.labels
 
 
 def table_of(folder: Path, labels: Sequence[object]) -> dict[str, str]:
@@ -371,9 +372,11 @@ def test_measure(regression: bool) -> None:
 
     texts = [("a " * random.randint(1, 9), None) for _ in range(count)]
     labels = [str(random.randint(0, 3)) for _ in range(count)]
-    task = task_of(LabelledTexts(texts, labels), labels=None, regression=regression)
-    data = tokenize(LabelledTexts(texts, labels), task, tokenizer, 16, name="x")
-    answers = torch.from_numpy(random.standard_normal((count, task.outputs)))
+    names = () if regression else class_names(labels)
+    outputs = len(names) or 1
+    head = find_head("classification", outputs)
+    data = tokenize(LabelledTexts(texts, labels), head, names, tokenizer, 16, name="x")
+    answers = torch.from_numpy(random.standard_normal((count, outputs)))
 
     def logits(batch: Batch) -> Any:
         assert not torch.is_grad_enabled()
@@ -424,7 +427,7 @@ def test_finetuned_folder(toy: Toy, tmp_path: Path) -> None:
     assert report.command == "finetune"
     assert report.teacher is report.packed is None
     assert report.labels == tuple(WORDS)
-    assert report.architecture.max_length == 16
+    assert report.architecture["max_length"] == 16
     assert report.float_bytes == (out / "model.safetensors").stat().st_size
     assert report.options["padding"].endswith("%")
     (stage,) = report.stages
@@ -535,9 +538,9 @@ def test_finetuning_goes_on(toy: Toy, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(bitinfer.train.loop, "_SAVE_EVERY", -1.0)
     log, logged = bitinfer.train.run.Run.log, []
 
-    def stop(run: Any, line: str) -> None:
-        logged.append(line)
-        log(run, line)
+    def stop(run: Any, stage: str, point: Any) -> None:
+        logged.append(point)
+        log(run, stage, point)
         if len(logged) == 3:
             raise KeyboardInterrupt
 

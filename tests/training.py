@@ -7,7 +7,6 @@ from typing import Any
 
 from bitinfer.heads import ACCURACY
 from bitinfer.train.report import (
-    Architecture,
     DataFile,
     PackedResult,
     Parity,
@@ -19,6 +18,8 @@ from bitinfer.train.report import (
 
 __all__ = ["distilled", "finetuned", "stage"]
 
+SIZES = {"layers": 2, "hidden": 64, "heads": 4, "intermediate": 128, "vocab": 1000}
+SIZES["positions"] = 128
 _OPTIONS = {
     "teacher": "bert-sst2",
     "train": "train.tsv",
@@ -51,7 +52,7 @@ def distilled(**changes: Any) -> TrainingReport:
         metric="accuracy",
         labels=("negative", "positive"),
         pairs=False,
-        architecture=Architecture(2, 64, 4, 128, 1000, 128, 48),
+        architecture={**SIZES, "max_length": 48},
         teacher=TeacherResult("bert-sst2", 0.9, 1_500_000),
         stages=(stage("1-1-2", 0.85), stage("1-1-1", 0.75, steps=1200)),
         packed=PackedResult(

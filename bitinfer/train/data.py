@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,11 @@ from bitinfer.data.columns import Columns
 from bitinfer.data.tables import LabelledTexts, read_rows
 from bitinfer.errors import InputError, quote
 from bitinfer.files import file_sha256
-from bitinfer.heads import Head, Metric, find_head
+from bitinfer.heads import Head, Metric
 from bitinfer.heads.regress import label_numbers
 from bitinfer.runtime.text import TextTokenizer, TokenBatch
-from bitinfer.train.options import Options, Rows
+from bitinfer.train.options import TABLES, Options, Rows
+from bitinfer.train.report import DataFile
 
 if TYPE_CHECKING:
     import torch
@@ -37,19 +38,14 @@ _SORTED_TOGETHER = 64
 
 @dataclass(frozen=True)
 class Table:
-    """Rows, and where they come from.
+    """Rows, of which no label is known if there are none, and where they come from.
 
-    Attributes:
-        source: for messages: the path, or the name of the argument.
-        name: of the file without its folder; ``"rows"`` if there is none.
-        rows: of which no label is known if there are none.
-        sha256: of the file, or of the rows as JSON.
+    ``source`` is for messages: the path, or the name of the argument.
     """
 
     source: str
-    name: str
+    file: DataFile
     rows: LabelledTexts
-    sha256: str
 
     @property
     def kinds(self) -> set[str]:
@@ -66,7 +62,7 @@ def read_tables(options: Options) -> dict[str, Table]:
         InputTypeError: a row is none.
         OSError: one cannot be read.
     """
-    given = {name: getattr(options, name, None) for name in ("train", "dev", "unlabelled")}
+    given = {name: getattr(options, name, None) for name in TABLES}
     found = {name: _table(name, rows, options) for name, rows in given.items() if rows is not None}
     expected = found["train"].kinds
     for table in found.values():
@@ -78,67 +74,39 @@ def read_tables(options: Options) -> dict[str, Table]:
     return found
 
 
-def _table(name: str, source: Rows, columns: Columns) -> Table:
-    labelled = name != "unlabelled"
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        rows = read_rows(path, columns, labelled=labelled)
-        return Table(str(source), path.name, rows, file_sha256(path))
-    rows = read_rows(source, columns, labelled=labelled, source=name)
-    content = json.dumps([rows.texts, rows.labels]).encode()
-    return Table(name, "rows", rows, hashlib.sha256(content).hexdigest())
+def _table(name: str, given: Rows, columns: Columns) -> Table:
+    in_file = isinstance(given, (str, os.PathLike))
+    source = str(given) if in_file else name
+    rows = read_rows(given, columns, labelled=name != "unlabelled", source=source)
+    if in_file:
+        file, digest = Path(source).name, file_sha256(Path(source))
+    else:
+        content = json.dumps([rows.texts, rows.labels]).encode()
+        file, digest = "rows", hashlib.sha256(content).hexdigest()
+    return Table(source, DataFile(file, len(rows.texts), digest), rows)
 
 
-# ---- what is learned
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a model is trained to say: one of some classes, in order, or a number."""
-
-    labels: tuple[str, ...]
-
-    @property
-    def outputs(self) -> int:
-        return len(self.labels) or 1
-
-    @property
-    def head(self) -> Head:
-        return find_head("classification", self.outputs)
-
-    @property
-    def metric(self) -> Metric:
-        metric = self.head.metric
-        assert metric is not None  # all heads of that name have one
-        return metric
-
-
-def task_of(train: LabelledTexts, *, labels: Sequence[str] | None, regression: bool) -> Task:
-    """The task that labelled texts stand for.
-
-    Without names of the classes they are the labels found, sorted, by value if all are integers.
+def class_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """The classes that labels stand for: those found, sorted, by value if all are integers.
 
     Raises:
-        InputError: there are fewer than two labels, or those found are fractions, which are more
-            likely numbers to predict.
+        InputError: there are fewer than two, or they are fractions, which are more likely numbers
+            to predict.
 
-    >>> texts = LabelledTexts([("a", None), ("b", None), ("c", None)], ["10", "9", "10"])
-    >>> task_of(texts, labels=None, regression=False).labels
+    >>> class_names(["10", "9", "10"])
     ('9', '10')
     """
-    if regression or labels is not None:
-        return Task(tuple(labels or ()))
-    names = sorted({*train.labels})
+    names = sorted({*labels})
     if len(names) < 2:
         found = f"labels: found {quote(names)}"
         raise InputError(f"{found}, expected two or more that differ (or a regression)")
     others = [name for name in names if not re.fullmatch(r"[+-]?\d+", name)]
     if not others:
-        return Task(tuple(sorted(names, key=int)))
+        return tuple(sorted(names, key=int))
     try:
         label_numbers(names)
     except InputError:
-        return Task(tuple(names))
+        return tuple(names)
     raise InputError(
         f"labels: found numbers such as {quote(others[0])}, expected names or integers "
         "(give the labels if these are classes, or ask for a regression)"
@@ -153,13 +121,13 @@ class Dataset:
     """n examples, tokenized, one after the other.
 
     Attributes:
-        targets: int64 [n] class of each example, or float32 [n] for a regression; ``no_target`` of
-            the head where it is not known.
+        targets: [n] of the head, int64 classes or float32 numbers; its ``no_target`` where none is
+            known.
     """
 
     tokens: TokenBatch
     targets: torch.Tensor
-    task: Task
+    head: Head
 
     def __len__(self) -> int:
         return len(self.tokens.offsets) - 1
@@ -169,25 +137,35 @@ class Dataset:
         """int64 [n] tokens of each example, special ones included."""
         return np.diff(self.tokens.offsets)
 
+    @property
+    def metric(self) -> Metric:
+        assert self.head.metric is not None, "a head that can be trained has one"
+        return self.head.metric
+
 
 def tokenize(
-    rows: LabelledTexts, task: Task, tokenizer: TextTokenizer, max_length: int, *, name: str
+    rows: LabelledTexts,
+    head: Head,
+    labels: Sequence[str],
+    tokenizer: TextTokenizer,
+    max_length: int,
+    *,
+    name: str,
 ) -> Dataset:
-    """Tokens and targets of texts, of which the first may have labels.
+    """Tokens of texts, and targets of those that have a label: they come first.
 
     The tokens are those that prediction makes; texts are cut to ``max_length`` of them.
 
     Raises:
-        InputError: a label means nothing to the task; names the row of ``name``.
+        InputError: a label means nothing to the head and its labels; names the row of ``name``.
     """
     import torch
 
     # Labels first: the texts may take long.
-    targets: list[Any] = [*task.head.targets(rows.labels, task.labels, source=name)]
-    targets += [task.head.no_target] * (len(rows.texts) - len(targets))
-    kind = torch.int64 if task.labels else torch.float32
+    targets = [*head.targets(rows.labels, labels, source=name)]
+    targets += [head.no_target] * (len(rows.texts) - len(targets))
     tokens = tokenizer.encode(rows.texts, max_length=max_length)
-    return Dataset(tokens, torch.tensor(targets, dtype=kind), task)
+    return Dataset(tokens, torch.tensor(targets), head)
 
 
 # ---- batches
@@ -210,6 +188,11 @@ class Batch:
     mask: torch.Tensor
     targets: torch.Tensor
     indices: Indices
+
+    @property
+    def inputs(self) -> tuple[torch.Tensor, ...]:
+        """What a network takes, in order."""
+        return self.ids, self.segments, self.mask
 
     def to(self, device: torch.device) -> Batch:
         tensors = {name: each for name, each in vars(self).items() if name != "indices"}

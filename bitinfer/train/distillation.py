@@ -6,7 +6,6 @@ import io
 import json
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,12 +20,13 @@ from bitinfer.data import evaluation
 from bitinfer.errors import InputError
 from bitinfer.families import read_checkpoint
 from bitinfer.families.bit import DEAD, quantization
+from bitinfer.heads import Head
 from bitinfer.runtime.format import read_packed
 from bitinfer.runtime.model import load
 from bitinfer.runtime.origin import PACKED
 from bitinfer.train.data import Batch, Table, collate, evaluation_batches, read_tables
 from bitinfer.train.finetuning import finetune_on
-from bitinfer.train.losses import distillation_loss
+from bitinfer.train.loop import epoch_batches
 from bitinfer.train.options import Budget, DistillOptions, FinetuneOptions, names_of, takes_options
 from bitinfer.train.report import (
     PackedResult,
@@ -87,7 +87,7 @@ def distill(options: DistillOptions) -> TrainingReport:
         if not has_head(folder):
             folder = _fine_tuned(folder, tables, options)
         with session(folder, options, tables, place) as ready:
-            model = read_bert(folder, outputs=ready.task.outputs, head=True)
+            model = read_bert(folder, outputs=ready.outputs, head=True)
             taught = _teacher_result(model, ready)
             teacher = as_student(model, dtype=ready.dtype).to(ready.device)
             student, results = train_stages(teacher, ready)
@@ -125,34 +125,72 @@ def _train_student(
 
     def loss(batch: Batch) -> Tensor:
         with torch.no_grad():
-            expected = _outputs(teacher, batch)
-        found = _outputs(student, batch)
-        return distillation_loss(found, expected, batch, ready.task.head, **weights)
+            expected = teacher(*batch.inputs)
+        return distillation_loss(student(*batch.inputs), expected, batch, ready.head, **weights)
 
-    measure = partial(ready.measure, lambda batch: _outputs(student, batch).logits)
-    return ready.stage(student, loss, measure, name=str(student.bits), budget=budget)
+    name = str(student.bits)
+    return ready.stage(student, loss, student.logits, name=name, budget=budget)
+
+
+def distillation_loss(
+    student: Outputs,
+    teacher: Outputs,
+    batch: Batch,
+    head: Head,
+    *,
+    logits: float = 1.0,
+    hidden: float = 1.0,
+    attention: float = 0.0,
+    labels: float = 0.0,
+) -> Tensor:
+    """The weighted sum of losses, a scalar of the type of the student's logits.
+
+    Padding does not count, and a part of weight 0 is not computed.
+
+    Args:
+        logits: weight of the distance from the teacher's logits, as the head has it.
+        hidden: of the mean squared error of the embedding output and of the output of every layer,
+            each averaged over tokens and channels, then added up.
+        attention: of the same of the attention scores of every layer.
+        labels: of the loss on the true labels, over the examples of a batch that have one.
+    """
+    loss = student.logits.new_zeros(())
+    if logits:
+        loss = loss + logits * head.teacher_loss(student.logits, teacher.logits)
+    if hidden:
+        tokens = batch.mask[..., None]
+        pairs = zip(student.hidden, teacher.hidden, strict=True)
+        loss = loss + hidden * sum(_mean_square(s, t, tokens) for s, t in pairs)
+    if attention:
+        both = batch.mask[:, None, :, None] & batch.mask[:, None, None, :]
+        pairs = zip(student.scores, teacher.scores, strict=True)
+        loss = loss + attention * sum(_mean_square(s, t, both) for s, t in pairs)
+    if labels:
+        loss = loss + labels * head.label_loss(student.logits, batch.targets)
+    return loss
+
+
+def _mean_square(student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:
+    """Mean squared error over the entries for which ``real``, which is broadcast, is true."""
+    square = (student - teacher).square() * real
+    return square.sum() / real.expand_as(square).sum()
 
 
 def _begin_steps(student: Student, teacher: Student, ready: Session) -> None:
     """Steps from the first batch, at the points whose bits are not the teacher's."""
     points = [point for point in POINTS if student.bits.at(point) != teacher.bits.at(point)]
     if points:
-        first = ready.loop.batches(ready.train, epoch=0)[0]
-        batch = collate(ready.train, first).to(ready.device)
+        indices = epoch_batches(ready.train, ready.options, 0)[0]
+        batch = collate(ready.train, indices).to(ready.device)
         student.begin_steps(batch.ids, batch.segments, batch.mask, points=points)
-
-
-def _outputs(model: Student, batch: Batch) -> Outputs:
-    outputs: Outputs = model(batch.ids, batch.segments, batch.mask)
-    return outputs
 
 
 def _teacher_result(model: Any, ready: Session) -> TeacherResult:
     teacher = as_student(model, dtype=torch.float32).eval().to(ready.device)
-    value = ready.measure(lambda batch: _outputs(teacher, batch).logits)
     # The folder may be given by a path that does not name it, and its name may be no text.
     name = os.fsencode(ready.folder.path.absolute().name).decode(errors="replace")
-    return TeacherResult(name, value, sum(each.nbytes for each in model.state_dict().values()))
+    size = sum(each.nbytes for each in model.state_dict().values())
+    return TeacherResult(name, ready.measure(teacher.logits), size)
 
 
 # ---- a teacher for who has none
@@ -185,9 +223,9 @@ def _check_made_so(teacher: Path, settings: dict[str, Any]) -> None:
         raise InputError(f"{teacher}: found no report ({error}), {expected}") from None
     if report.command != "finetune":
         raise InputError(f"{teacher}: found what {report.command} made, {expected}")
-    made = report.options | {name: file.sha256 for name, file in report.data.items()}
-    made["model"] = made.get("folder_sha256")
-    made["bf16"] = made.get("dtype") == "bfloat16"
+    found = report.options
+    made = found | {name: file.sha256 for name, file in report.data.items()}
+    made |= {"model": found.get("folder_sha256"), "bf16": found.get("dtype") == "bfloat16"}
     check_same(teacher, {name: made.get(name) for name in settings}, settings)
 
 
@@ -201,7 +239,7 @@ def _write_published(folder: Path, student: Student, ready: Session) -> Path:
     buffer = io.BytesIO()
     torch.save(published_state(student), buffer)
     weights.write_bytes(buffer.getbuffer())
-    config = published_config(student, ready.task.labels, ready.folder.settings)
+    config = published_config(student, ready.labels, ready.folder.settings)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     ready.folder.write_tokenizer(folder)
     return weights
@@ -243,7 +281,7 @@ def published_config(
 def _pack(folder: Path, ready: Session) -> PackedResult:
     """Convert, compare with the float64 reference on dev, and measure the packed engine there."""
     file = folder / PACKED
-    labels, licence = ready.task.labels or None, ready.options.licence
+    labels, licence = ready.labels or None, ready.options.licence
     convert(folder, file, labels=labels, max_length=ready.max_length, licence=licence)
     _, tensors = read_packed(file)
     batches = evaluation_batches(ready.dev.lengths, _PARITY_BATCH)
@@ -254,5 +292,5 @@ def _pack(folder: Path, ready: Session) -> PackedResult:
     )
     parity = measure_parity(read_checkpoint(folder, labels=labels), tensors, samples)
     found = evaluation.evaluate(load(file), ready.tables["dev"].rows)
-    error = ready.task.metric.standard_error(found.value, found.count)
+    error = ready.dev.metric.standard_error(found.value, found.count)
     return PackedResult(PACKED, file.stat().st_size, found.value, found.count, error, parity)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +52,7 @@ def finetune_on(
 ) -> TrainingReport:
     """The same with what has been read, in a place that is `reserved`."""
     with session(encoder, options, tables, place) as ready:
-        model = read_bert(encoder, outputs=ready.task.outputs, head=False, dropout=options.dropout)
+        model = read_bert(encoder, outputs=ready.outputs, head=False, dropout=options.dropout)
         model = model.to(ready.device)
         if options.reinitialize_pooler:
             dense = model.bert.pooler.dense
@@ -63,16 +62,15 @@ def finetune_on(
         bf16 = ready.dtype != torch.float32
 
         def logits(batch: Batch) -> Tensor:
-            with torch.autocast(batch.ids.device.type, ready.dtype, enabled=bf16):
-                told = {"attention_mask": batch.mask.long(), "token_type_ids": batch.segments}
-                output: Tensor = model(batch.ids, **told).logits
+            ids, segments, mask = batch.inputs
+            with torch.autocast(ids.device.type, ready.dtype, enabled=bf16):
+                output: Tensor = model(ids, mask.long(), segments).logits
             return output.float()
 
         def loss(batch: Batch) -> Tensor:
-            return ready.task.head.label_loss(logits(batch), batch.targets)
+            return ready.head.label_loss(logits(batch), batch.targets)
 
-        measure = partial(ready.measure, logits)
-        result = ready.stage(model, loss, measure, name=_BITS, budget=options.budget)
+        result = ready.stage(model, loss, logits, name=_BITS, budget=options.budget)
         with ready.output() as folder:
             weights = _write_model(folder, model, ready)
             return ready.write_report(folder, weights, [result], teacher=None, packed=None)
@@ -80,7 +78,7 @@ def finetune_on(
 
 def _write_model(folder: Path, model: BertForSequenceClassification, ready: Session) -> Path:
     """Writes the checkpoint and gives the file of its weights."""
-    names = dict(enumerate(ready.task.labels))
+    names = dict(enumerate(ready.labels))
     if names:
         model.config.id2label = names
         model.config.label2id = {name: index for index, name in names.items()}

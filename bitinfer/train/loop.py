@@ -5,66 +5,43 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from bitinfer.errors import InputError
-from bitinfer.train.data import Batch, Dataset, TokenNoise, collate, training_batches
-from bitinfer.train.options import Budget
+from bitinfer.train.data import Batch, Dataset, Indices, TokenNoise, collate, training_batches
+from bitinfer.train.options import Budget, Options
 from bitinfer.train.report import Point, StageResult
-from bitinfer.train.run import Run, log_line
+from bitinfer.train.run import Run
 
 _SAVE_EVERY = 300.0  # seconds of work that a kill may cost
 _BETAS = (0.9, 0.999)
 _DECAY = 0.01  # of matrices
+_WARMUP = 0.1  # part of the budget in which the rate rises
 # Looks at dev for each time through the data, where nothing is said.
 _LOOKS_PER_EPOCH = 2
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
-@dataclass(frozen=True)
-class LoopOptions:
-    """How to train; what has the name of an option is told by that.
-
-    Attributes:
-        batch_size: examples of a step; the most of them if ``batch_tokens`` is a number.
-        evaluate_every: steps from one measurement to the next; None is half an epoch.
-        warmup: part of the budget in which the rate rises; then it falls to 0, in a line.
-        most_gradient: norm to which the gradient is cut, which must be dense then, or None.
-    """
-
-    batch_size: int
-    learning_rate: float
-    evaluate_every: int | None = None
-    seed: int = 0
-    warmup: float = 0.1
-    token_noise: float = 0.0
-    most_gradient: float | None = None
-    batch_tokens: int | None = None
-    vector_rate: float = 1.0
-
-    def batches(self, data: Dataset, epoch: int) -> list[NDArray[np.int64]]:
-        """The examples of each step of an epoch; every epoch has as many steps."""
-        how: dict[str, Any] = {"seed": self.seed, "batch_tokens": self.batch_tokens}
-        return training_batches(data.lengths, self.batch_size, epoch=epoch, **how)
+def epoch_batches(data: Dataset, options: Options, epoch: int) -> list[Indices]:
+    """The examples of each step of an epoch; every epoch has as many steps."""
+    most = options.plain()["batch_size"] or len(data)  # tokens alone may limit a step
+    how: dict[str, Any] = {"seed": options.seed, "batch_tokens": options.batch_tokens}
+    return training_batches(data.lengths, most, epoch=epoch, **how)
 
 
-def learning_rate(progress: float, options: LoopOptions) -> float:
-    """The rate at a progress of 0..1.
+def learning_rate(progress: float, highest: float) -> float:
+    """The rate at a progress of 0..1: it rises in a line, then falls to 0 in a line.
 
-    >>> options = LoopOptions(32, 1e-3)
-    >>> learning_rate(0.05, options), learning_rate(0.1, options), learning_rate(1.0, options)
+    >>> learning_rate(0.05, 1e-3), learning_rate(0.1, 1e-3), learning_rate(1.0, 1e-3)
     (0.0005, 0.001, 0.0)
     """
-    if progress < options.warmup:
-        return options.learning_rate * progress / options.warmup
-    return options.learning_rate * (1 - progress) / (1 - options.warmup)
+    return highest * min(progress / _WARMUP, (1 - progress) / (1 - _WARMUP))
 
 
 def train(
@@ -75,7 +52,7 @@ def train(
     *,
     name: str,
     budget: Budget,
-    options: LoopOptions,
+    options: Options,
     run: Run,
     show_progress_bar: bool = True,
 ) -> StageResult:
@@ -102,15 +79,14 @@ def train(
     saved = time.monotonic()
     began = saved - stage.seconds
     device = next(model.parameters()).device
-    steps_per_epoch = len(options.batches(data, epoch=0))
+    steps_per_epoch = len(epoch_batches(data, options, 0))
     every = options.evaluate_every or max(1, steps_per_epoch // _LOOKS_PER_EPOCH)
 
     def look() -> None:
         model.eval()
         value = measure()
         model.train()
-        stage.note(time.monotonic() - began, value)
-        run.log(log_line(name, stage.points[-1]))
+        run.log(name, stage.note(time.monotonic() - began, value))
 
     model.train()
     with tqdm(total=1.0, desc=name, disable=not show_progress_bar, bar_format=_BAR) as bar:
@@ -119,7 +95,8 @@ def train(
             progress = budget.progress(stage.step, seconds, steps_per_epoch)
             if progress >= 1:
                 break
-            stage.advance(loss(batch.to(device)), learning_rate(progress, options), options)
+            rate = learning_rate(progress, options.learning_rate)
+            stage.advance(loss(batch.to(device)), rate, options.most_gradient)
             if not math.isfinite(stage.losses[-1]):
                 found = f"stage {name}, step {stage.step}: the loss became {stage.losses[-1]}"
                 hint = f"(a learning rate below {options.learning_rate:g} may help)"
@@ -145,7 +122,7 @@ class _Stage:
     def __init__(self, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
         self.model, self.optimizers = model, optimizers
         self.step, self.seconds = 0, 0.0
-        self.losses: list[float] = []
+        self.losses: list[float] = []  # since the last measurement
         self.points: list[Point] = []
         self.best_weights = _copy(model)
 
@@ -154,26 +131,27 @@ class _Stage:
         """The first of the best; one that is nan is worse than any other."""
         return max(self.points, key=lambda each: (not math.isnan(each.value), each.value))
 
-    def advance(self, loss: Tensor, rate: float, options: LoopOptions) -> None:
+    def advance(self, loss: Tensor, rate: float, most_gradient: float | None) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["multiple"]
         loss.backward()  # type: ignore[no-untyped-call]
-        if options.most_gradient is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), options.most_gradient)
+        if most_gradient is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), most_gradient)
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
         self.losses.append(loss.item())
 
-    def note(self, seconds: float, value: float) -> None:
+    def note(self, seconds: float, value: float) -> Point:
         """A measurement; the weights are kept if it is the best so far."""
-        losses, self.losses = self.losses, []
-        mean = sum(losses) / len(losses) if losses else None
+        mean = sum(self.losses) / len(self.losses) if self.losses else None
+        self.losses = []
         self.points.append(Point(self.step, seconds, mean, value))
         if self.best is self.points[-1]:
             self.best_weights = _copy(self.model)
+        return self.points[-1]
 
     def figures(self) -> dict[str, str]:
         recent = self.losses[-100:]
@@ -204,12 +182,12 @@ class _Stage:
         torch.set_rng_state(saved["random"])
 
 
-def _batches(data: Dataset, options: LoopOptions, step: int, stage: int) -> Iterator[Batch]:
+def _batches(data: Dataset, options: Options, step: int, stage: int) -> Iterator[Batch]:
     """The batches after those of the steps that are done, without end."""
     noise = TokenNoise(data, options.token_noise) if options.token_noise else None
-    epoch, skip = divmod(step, len(options.batches(data, epoch=0)))
+    epoch, skip = divmod(step, len(epoch_batches(data, options, 0)))
     while True:
-        for number, indices in enumerate(options.batches(data, epoch)[skip:], skip):
+        for number, indices in enumerate(epoch_batches(data, options, epoch)[skip:], skip):
             batch = collate(data, indices)
             if noise is not None:
                 # Of the step alone, so that a run that is resumed draws the same; not 0 at the end,
@@ -220,17 +198,21 @@ def _batches(data: Dataset, options: LoopOptions, step: int, stage: int) -> Iter
         epoch, skip = epoch + 1, 0
 
 
-def _optimizers(model: nn.Module, options: LoopOptions) -> list[torch.optim.Optimizer]:
+def _optimizers(model: nn.Module, options: Options) -> list[torch.optim.Optimizer]:
     """AdamW; and Adam for the rows that a batch touches, where a table's gradient is sparse."""
     tables = [each for each in model.modules() if isinstance(each, nn.Embedding) and each.sparse]
     sparse = [table.weight for table in tables]
     known = {id(each) for each in sparse}
     dense = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-    matrices: dict[str, Any] = {"params": [each for each in dense if each.ndim >= 2]}
-    vectors: dict[str, Any] = {"params": [each for each in dense if each.ndim < 2]}
-    matrices |= {"weight_decay": _DECAY, "multiple": 1.0}
-    vectors |= {"weight_decay": 0.0, "multiple": options.vector_rate}
-    adam = torch.optim.AdamW([matrices, vectors], betas=_BETAS, fused=True)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in dense if p.ndim >= 2], "weight_decay": _DECAY, "multiple": 1.0},
+        {
+            "params": [p for p in dense if p.ndim < 2],
+            "weight_decay": 0.0,
+            "multiple": options.vector_rate,
+        },
+    ]
+    adam = torch.optim.AdamW(groups, betas=_BETAS, fused=True)
     if not sparse:
         return [adam]
     return [adam, torch.optim.SparseAdam([{"params": sparse, "multiple": 1.0}], betas=_BETAS)]

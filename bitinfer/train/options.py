@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, Field, dataclass, field, fields, replace
 from functools import partial, wraps
+from types import NoneType
 from typing import Any, ClassVar, Literal, ParamSpec, TypeAlias, TypeVar
 
 from bitinfer.checks import check_text
@@ -35,6 +36,9 @@ from bitinfer.fields import (
 
 #: A table: its path, or its rows as `bitinfer.data.tables` takes them.
 Rows: TypeAlias = "str | os.PathLike[str] | Iterable[Any]"
+
+#: The options that are such.
+TABLES = ("train", "dev", "unlabelled")
 
 _P = ParamSpec("_P")
 _O = TypeVar("_O")
@@ -206,20 +210,19 @@ class _Shared(Columns):
 
     def given(self) -> dict[str, Any]:
         """Those that are not at their defaults."""
-        usual = {each.name: each.default for each in _ordered(type(self))}
-        values = {name: getattr(self, name) for name in usual}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        usual = {each.name: each.default for each in fields(self)}
         return {name: value for name, value in values.items() if value != usual[name]}
 
     def plain(self) -> dict[str, Any]:
         """Every option as a report has it; ``{"rows": ...}`` stands for rows without a file."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, tuple):
-                return list(value)
-            known = value is None or isinstance(value, (bool, int, float, str))
-            return value if known else {"rows": type(value).__name__}
-
-        return {each.name: plain(getattr(self, each.name)) for each in fields(self)}
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        for name, value in found.items():
+            if name in TABLES and not isinstance(value, (str, NoneType)):
+                found[name] = {"rows": type(value).__name__}
+            elif isinstance(value, tuple):
+                found[name] = list(value)
+        return found
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,7 @@ class DistillOptions(_Shared):
 
     command: ClassVar[Literal["distill", "finetune"]] = "distill"
     usual_epochs: ClassVar[float] = 12.0
+    most_gradient: ClassVar[float | None] = None  # the norm it is cut to
 
     teacher: _Path = field(metadata=_TEACHER)
     train: Rows = field(metadata=_TRAIN)
@@ -290,7 +294,11 @@ class FinetuneOptions(_Shared):
 
     command: ClassVar[Literal["distill", "finetune"]] = "finetune"
     usual_epochs: ClassVar[float] = 3.0
-    most_gradient: ClassVar[float] = 1.0
+    # How all of them are trained.
+    most_gradient: ClassVar[float | None] = 1.0
+    token_noise: ClassVar[float] = 0.0
+    batch_tokens: ClassVar[int | None] = None
+    vector_rate: ClassVar[float] = 1.0
 
     encoder: _Path = field(metadata=_ENCODER)
     train: Rows = field(metadata=_TRAIN)

@@ -81,19 +81,6 @@ class PackedResult:
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """Sizes of the model; ``max_length`` is the tokens a text is cut to."""
-
-    layers: int
-    hidden: int
-    heads: int
-    intermediate: int
-    vocab: int
-    positions: int
-    max_length: int
-
-
-@dataclass(frozen=True)
 class DataFile:
     """A table: its file name without folder, its rows, the SHA-256 of the file.
 
@@ -114,7 +101,8 @@ class TrainingReport:
         metric: accuracy in 0..1, or the correlation for regression.
         labels: names of the classes; empty for regression.
         pairs: whether the model takes two texts.
-        architecture: sizes of the model.
+        architecture: layers, hidden, heads, intermediate, vocab and positions of the model, and
+            max_length, the tokens that a text is cut to.
         teacher: the float model that taught; None after fine-tuning.
         stages: in the order they were trained.
         packed: the packed model; None after fine-tuning.
@@ -132,7 +120,7 @@ class TrainingReport:
     metric: Literal["accuracy", "pearson"]
     labels: tuple[str, ...]
     pairs: bool
-    architecture: Architecture
+    architecture: dict[str, int]
     teacher: TeacherResult | None
     stages: tuple[StageResult, ...]
     packed: PackedResult | None

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import math
-import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -18,11 +17,10 @@ from torch import Tensor
 
 from bitinfer.errors import InputError, quote, shorten
 from bitinfer.families.checkpoint import unpickle
-from bitinfer.files import TEMPORARY, write_file
+from bitinfer.files import UNFINISHED, write_file
 from bitinfer.train.report import Point, StageResult
 
 _STATE, _LOG = "state.pt", "log.jsonl"
-_OWN = re.compile(rf"{re.escape(_STATE)}|{re.escape(_LOG)}|{TEMPORARY.pattern}")
 _FORMAT = 5  # of the state: one of another format cannot be gone on with
 
 
@@ -85,16 +83,15 @@ class Run:
         self.weights, self.middle = weights, None
         self.keep(None)
 
-    def log(self, line: str) -> None:
-        """Add a line to the log, for who looks on."""
+    def log(self, stage: str, point: Point) -> None:
+        """Add a measurement to the log, for who looks on."""
         with open(self.folder / _LOG, "a", encoding="utf-8") as file:
-            file.write(line)
+            file.write(_log_line(stage, point))
 
     def remove(self) -> None:
         """Delete what is no longer needed to go on; files of other names stay."""
-        for path in self.folder.iterdir():
-            if _is_own(path):
-                path.unlink()
+        for path in _own_files(self.folder):
+            path.unlink()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
@@ -123,13 +120,12 @@ class Run:
 
 def check_folder(folder: Path, *, resume: bool) -> None:
     """Raises an InputError if a run may not begin in a folder, nor go on with what it holds."""
-    found = sorted(folder.iterdir())
-    begun = any(map(_is_own, found))
+    begun = _own_files(folder)
     if begun and not resume:
         raise InputError(
             f"{folder}: found an unfinished training, expected none (resume it, or delete it)"
         )
-    if found and not begun:
+    if not begun and (found := sorted(folder.iterdir())):
         name = quote(found[0].name)
         raise InputError(f"{folder}: found {name}, expected an unfinished training or nothing")
 
@@ -151,15 +147,15 @@ def write_log(folder: Path, stages: Iterable[StageResult]) -> None:
     Not a copy of what a run logged: a kill may leave half a line, and what was done after the last
     state was saved is done again.
     """
-    lines = [log_line(stage.bits, point) for stage in stages for point in stage.points]
+    lines = [_log_line(stage.bits, point) for stage in stages for point in stage.points]
     (folder / _LOG).write_text("".join(lines), encoding="utf-8")
 
 
-def log_line(stage: str, point: Point) -> str:
-    """A measurement as the log has it, where JSON has no nan."""
-    value = point.value if math.isfinite(point.value) else None
+def _log_line(stage: str, point: Point) -> str:
+    value = point.value if math.isfinite(point.value) else None  # JSON has no nan
     return f"{json.dumps({'stage': stage, **asdict(point), 'value': value})}\n"
 
 
-def _is_own(path: Path) -> bool:
-    return _OWN.fullmatch(path.name) is not None and not path.is_dir()
+def _own_files(folder: Path) -> list[Path]:
+    found = [path for name in (_STATE, _LOG, UNFINISHED) for path in folder.glob(name)]
+    return [path for path in found if not path.is_dir()]

@@ -7,36 +7,34 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitinfer.checks import check_int, shows_progress
 from bitinfer.data.tables import LabelledTexts
 from bitinfer.diagnostics import cpu_name, package_version
 from bitinfer.errors import InputError, quote
 from bitinfer.files import locked_folder, new_folder
+from bitinfer.heads import find_head
 from bitinfer.runtime.text import MIN_LENGTH
 from bitinfer.train.data import (
     Batch,
     Dataset,
     Table,
-    Task,
+    class_names,
     collate,
     evaluation_batches,
     padding_share,
-    task_of,
     tokenize,
 )
-from bitinfer.train.loop import LoopOptions, train
-from bitinfer.train.options import DistillOptions, Options, check_installed, names_of
+from bitinfer.train.loop import epoch_batches, train
+from bitinfer.train.options import Budget, DistillOptions, Options, check_installed, names_of
 from bitinfer.train.pages import write_pages
-from bitinfer.train.report import Architecture, DataFile, StageResult, TrainingReport
+from bitinfer.train.report import StageResult, TrainingReport
 from bitinfer.train.run import Run, check_folder, write_log
 from bitinfer.train.teacher import Folder
 
@@ -51,7 +49,8 @@ class Session:
     distillation are.
 
     Attributes:
-        task, train, dev: what is learned, from what (texts without labels too), measured on what.
+        labels, head: what is learned: classes, in order, or with none a number.
+        train, dev: from what it is learned (texts without labels too), and measured on what.
         dtype: of the factors of matrix products.
         run: keeps in a place, as `reserved` has it, what is needed to go on.
 
@@ -66,10 +65,13 @@ class Session:
         self.folder, self.options, self.tables = folder, options, tables
         self.started, self.began = datetime.now(timezone.utc).astimezone(), time.monotonic()
         self.device, self.dtype = _device(), _products_type(options)
+        self.show_progress_bar = shows_progress(options.show_progress_bar)
         most = folder.config.positions
         length = options.max_length or min(_MAX_LENGTH, most)
         self.max_length = check_int("max_length", length, MIN_LENGTH, most)
-        self.task = _task(tables["train"], options, folder)
+        self.labels = _labels(tables["train"], options, folder)
+        self.outputs = len(self.labels) or 1
+        self.head = find_head("classification", self.outputs)
         rows = tables["train"].rows
         if "unlabelled" in tables:
             rows = LabelledTexts(rows.texts + tables["unlabelled"].rows.texts, rows.labels)
@@ -77,26 +79,23 @@ class Session:
         self.dev = self._tokenized(tables["dev"].rows, tables["dev"].source)
         self.run = Run(place, settings_of(options, tables, folder))
 
-    def _tokenized(self, rows: LabelledTexts, source: str) -> Dataset:
-        return tokenize(rows, self.task, self.folder.tokenizer(), self.max_length, name=source)
+    def _tokenized(self, rows: LabelledTexts, name: str) -> Dataset:
+        tokenizer = self.folder.tokenizer()
+        return tokenize(rows, self.head, self.labels, tokenizer, self.max_length, name=name)
 
-    @property
-    def show_progress_bar(self) -> bool:
-        return shows_progress(self.options.show_progress_bar)
-
-    @property
-    def loop(self) -> LoopOptions:
-        """How to train, by the options; tokens alone may limit a step."""
-        names = [each.name for each in fields(LoopOptions) if hasattr(self.options, each.name)]
-        given = {name: getattr(self.options, name) for name in names}
-        given["batch_size"] = self.options.plain()["batch_size"] or len(self.train)
-        return LoopOptions(**given)
-
-    @property
-    def stage(self) -> partial[StageResult]:
-        """What trains a model: `bitinfer.train.loop.train` of all that the session knows."""
-        how: dict[str, Any] = {"data": self.train, "options": self.loop, "run": self.run}
-        return partial(train, **how, show_progress_bar=self.show_progress_bar)
+    def stage(
+        self,
+        model: nn.Module,
+        loss: Callable[[Batch], Tensor],
+        logits: Callable[[Batch], Tensor],
+        *,
+        name: str,
+        budget: Budget,
+    ) -> StageResult:
+        """Train a model by loss and logits of a batch, as `bitinfer.train.loop.train` has it."""
+        how: dict[str, Any] = {"name": name, "budget": budget, "options": self.options}
+        how |= {"run": self.run, "show_progress_bar": self.show_progress_bar}
+        return train(model, loss, lambda: self.measure(logits), self.train, **how)
 
     def measure(self, logits: Callable[[Batch], Tensor]) -> float:
         """The metric of a model on dev."""
@@ -114,10 +113,10 @@ class Session:
     ) -> TrainingReport:
         """Write what is to be said of the run, whose weights are in a file."""
         threads, config = torch.get_num_threads(), self.folder.config
-        names = [each.name for each in fields(Architecture)][:-1]
+        names = ("layers", "hidden", "heads", "intermediate", "vocab", "positions")
         sizes = {name: getattr(config, name) for name in names}
         gpu = f", {torch.cuda.get_device_name()}" if self.device.type == "cuda" else ""
-        padding = padding_share(self.train.lengths, self.loop.batches(self.train, epoch=0))
+        padding = padding_share(self.train.lengths, epoch_batches(self.train, self.options, 0))
         found_out = {
             "dtype": str(self.dtype).removeprefix("torch."),
             "folder_sha256": self.folder.sha256,
@@ -127,10 +126,10 @@ class Session:
         versions = {name: package_version(name) or "not installed" for name in packages}
         report = TrainingReport(
             command=self.options.command,
-            metric=self.task.metric.name,  # type: ignore[arg-type]  # there are two
-            labels=self.task.labels,
+            metric=self.train.metric.name,  # type: ignore[arg-type]  # there are two
+            labels=self.labels,
             pairs="pairs" in self.tables["dev"].kinds,
-            architecture=Architecture(**sizes, max_length=self.max_length),
+            architecture=sizes | {"max_length": self.max_length},
             stages=tuple(stages),
             float_bytes=weights.stat().st_size,
             options={**self.options.plain(), **found_out},
@@ -138,10 +137,7 @@ class Session:
             machine=f"{cpu_name()}, {threads} thread{'s' * (threads != 1)}{gpu}",
             started=self.started.isoformat(timespec="seconds"),
             seconds=time.monotonic() - self.began + self.run.earlier,
-            data={
-                name: DataFile(table.name, len(table.rows.texts), table.sha256)
-                for name, table in self.tables.items()
-            },
+            data={name: table.file for name, table in self.tables.items()},
             **found,
         )
         name = Path(self.options.output).name
@@ -197,7 +193,7 @@ def settings_of(options: Options, tables: dict[str, Table], folder: Folder) -> d
     """
     free = {*names_of(options.command, "files", "run"), "threads"}
     settings = {key: value for key, value in options.plain().items() if key not in free}
-    settings |= {name: table.sha256 for name, table in tables.items()}
+    settings |= {name: table.file.sha256 for name, table in tables.items()}
     # The default of the type of products depends on the machine.
     bf16 = _products_type(options) == torch.bfloat16
     return {**settings, "bf16": bf16, "model": folder.sha256}
@@ -206,11 +202,12 @@ def settings_of(options: Options, tables: dict[str, Table], folder: Folder) -> d
 @torch.no_grad()
 def measure(logits: Callable[[Batch], Tensor], data: Dataset, device: torch.device) -> float:
     """The metric of logits [B, outputs] of each batch on the device; nan where it is undefined."""
-    outputs = torch.empty(len(data), data.task.outputs)
+    found: dict[int, float] = {}
     for indices in evaluation_batches(data.lengths, _EVALUATION_BATCH):
-        outputs[torch.from_numpy(indices)] = logits(collate(data, indices).to(device)).float().cpu()
-    answers = data.task.head.answers(outputs).tolist()
-    return data.task.metric.score(answers, data.targets.tolist())
+        values = data.head.answers(logits(collate(data, indices).to(device)).float())
+        found.update(zip(indices.tolist(), values.tolist(), strict=True))
+    answers = [found[index] for index in range(len(data))]
+    return data.metric.score(answers, data.targets.tolist())
 
 
 def _check_output(output: Path) -> None:
@@ -220,21 +217,20 @@ def _check_output(output: Path) -> None:
         raise FileExistsError(f"{output} exists; expected a new folder")
 
 
-def _task(train: Table, options: Options, model: Folder) -> Task:
-    """What is to be learned; of a distillation, what the teacher was taught."""
-    if not isinstance(options, DistillOptions):
-        return task_of(train.rows, labels=options.labels, regression=options.regression)
-    labels, outputs = options.labels, model.config.labels
-    if labels is None and model.names is not None and outputs > 1 and not options.regression:
-        labels = model.names
-    task = task_of(train.rows, labels=labels, regression=options.regression)
-    if task.outputs != outputs:
-        found = "a number" if options.regression else f"labels {quote(list(task.labels))}"
+def _labels(train: Table, options: Options, model: Folder) -> tuple[str, ...]:
+    """The classes to learn, none for a number; of a distillation, what the teacher was taught."""
+    names, outputs = options.labels, model.config.labels
+    if names is None and not options.regression:
+        of_teacher = model.names if isinstance(options, DistillOptions) and outputs > 1 else None
+        names = of_teacher or class_names(train.rows.labels)
+    labels = tuple(names or ())
+    if isinstance(options, DistillOptions) and (len(labels) or 1) != outputs:
+        found = f"labels {quote(list(labels))}" if labels else "a number"
         raise InputError(
             f"{train.source}: found {found} to predict, expected {outputs}, as many as the "
             f"classifier of {model.path} has outputs (labels: the names of all, in order)"
         )
-    return task
+    return labels
 
 
 def _device() -> torch.device:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from bitinfer.codes import FLOAT, POINTS, Bits
 from bitinfer.config import Config
+from bitinfer.train.data import Batch
 from bitinfer.train.quantizers import initial_step, quantize, weight_codes
 
 _EPSILON = 1e-12  # of the layer norms of every BiT model
@@ -109,6 +110,11 @@ class Student(nn.Module):
             scores.append(score)
         pooled = torch.tanh(parts["pooler"]["dense"](hidden[-1][:, 0], mask[:, 0]))
         return Outputs(self.classifier(pooled), tuple(hidden), tuple(scores))
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Its answers alone, [B, outputs]."""
+        outputs: Outputs = self(*batch.inputs)
+        return outputs.logits
 
     @torch.no_grad()
     def begin_steps(
