@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from bitinfer.data.columns import Columns
 from bitinfer.data.tables import LabelledTexts, read_rows
 from bitinfer.errors import InputError, InputTypeError
-from bitinfer.heads.classify import class_indices
+from bitinfer.heads.classify import Classify
 from bitinfer.heads.regress import label_numbers
 
 ENDINGS = [".tsv", ".csv", ".jsonl"]
@@ -438,26 +438,26 @@ def test_bad_rows_in_memory(rows: list[Any], error: type[Exception], message: st
 # ---- labels
 
 
-def test_class_indices() -> None:
+def test_classes_of_labels() -> None:
     names = ["no", "yes", "maybe"]
-    assert class_indices(["yes", "0", "maybe", "2"], names) == [1, 0, 2, 2]
-    assert class_indices([], names) == []
+    assert Classify().targets(["yes", "0", "maybe", "2"], names) == [1, 0, 2, 2]
+    assert Classify().targets([], names) == []
     for label in ("No", "3", "-1", "01", "1.0", "²", ""):
         with pytest.raises(InputError, match=r"^row 1: found label .*, expected one of \['no', "):
-            class_indices(["no", label], names)
+            Classify().targets(["no", label], names)
     with pytest.raises(InputError, match=r"^dev\.csv, row 0: .* or an index"):
-        class_indices(["x"], names, source="dev.csv")
+        Classify().targets(["x"], names, source="dev.csv")
     many = [f"class {index}" for index in range(1000)]
     with pytest.raises(InputError) as found:
-        class_indices(["x" * 10**6], many)
+        Classify().targets(["x" * 10**6], many)
     assert len(str(found.value)) < 600
 
 
 def test_an_index_is_not_taken_for_a_name_that_is_a_number() -> None:
-    assert class_indices(["1", "2"], ["1", "2"]) == [0, 1]
+    assert Classify().targets(["1", "2"], ["1", "2"]) == [0, 1]
     for names in (["1", "2"], ["1", "two"]):
         with pytest.raises(InputError, match=r"found label '0', expected one of \[.*\]$"):
-            class_indices(["0"], names)
+            Classify().targets(["0"], names)
 
 
 def test_label_numbers() -> None:

@@ -46,7 +46,22 @@ class Classify(Head):
     def targets(
         self, labels: Sequence[str], names: Sequence[str], source: str | None = None
     ) -> list[int]:
-        return class_indices(labels, names, source=source)
+        """The class of each label, which is a name or else an index.
+
+        Where a name is itself a number, an index could be meant for a name: only names count then.
+
+        >>> Classify().targets(["no", "1"], ["no", "yes"])
+        [0, 1]
+        """
+        known = {name: index for index, name in enumerate(names)}
+        expected = f"one of {shorten(str(list(names)))}"
+        if not any(map(str.isdecimal, names)):
+            known |= {str(index): index for index in range(len(names))}
+            expected += " or an index"
+        for row, label in enumerate(labels):
+            if label not in known:
+                raise bad_label(label, row, source, expected)
+        return [known[label] for label in labels]
 
     def answers(self, logits: Any) -> Any:
         return logits.argmax(1)
@@ -62,27 +77,6 @@ class Classify(Head):
         from torch.nn import functional
 
         return functional.cross_entropy(logits, teacher.softmax(dim=1))
-
-
-def class_indices(
-    labels: Sequence[str], names: Sequence[str], *, source: str | None = None
-) -> list[int]:
-    """The class of each label, which is a name or else an index; errors as of `Head.targets`.
-
-    Where a name is itself a number, an index could be meant for a name: only names count then.
-
-    >>> class_indices(["no", "1"], ["no", "yes"])
-    [0, 1]
-    """
-    known = {name: index for index, name in enumerate(names)}
-    expected = f"one of {shorten(str(list(names)))}"
-    if not any(map(str.isdecimal, names)):
-        known |= {str(index): index for index in range(len(names))}
-        expected += " or an index"
-    for row, label in enumerate(labels):
-        if label not in known:
-            raise bad_label(label, row, source, expected)
-    return [known[label] for label in labels]
 
 
 register(Classify())

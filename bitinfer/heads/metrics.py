@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -47,10 +48,10 @@ def _accuracy_error(value: float, count: int) -> float | None:
 
 
 def _pearson(answers: Sequence[float], targets: Sequence[float]) -> float:
-    x, y = ([v - math.fsum(values) / len(values) for v in values] for values in (answers, targets))
-    spread = math.sqrt(math.fsum(v * v for v in x) * math.fsum(v * v for v in y))
-    covariance = math.fsum(v * w for v, w in zip(x, y, strict=True))
-    return covariance / spread if spread else math.nan
+    try:
+        return statistics.correlation(answers, targets)
+    except statistics.StatisticsError:  # one row, or all the same
+        return math.nan
 
 
 def _pearson_error(value: float, count: int) -> float | None:
