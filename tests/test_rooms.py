@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import seeded
 import bitinfer
 from bitinfer import families
 from bitinfer.description import LINEARS
-from bitinfer.errors import ConversionError, FormatError
-from bitinfer.heads import registry
+from bitinfer.errors import ConversionError, FormatError, UnsupportedError
+from bitinfer.heads import Head, registry
+from bitinfer.runtime.format import read_packed, write_packed
 from bitinfer.runtime.model import BitModel
 
 pytest.importorskip("torch", reason="checkpoints are read with PyTorch")
@@ -85,3 +87,30 @@ def test_without_them(checkpoint: Path, tmp_path: Path, rooms: None) -> None:
     assert isinstance(bitinfer.load(packed), BitModel)  # how it was trained is no matter any more
     with pytest.raises(ConversionError, match="no family that is known"):
         bitinfer.convert(checkpoint, tmp_path / "other")
+
+
+def test_a_head_that_reads_nothing(
+    packed: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is an encoder: its matrix, of one row, is there and is not used."""
+
+    class Bare(Head):
+        name = kind = key = "bare"
+        reads = "none"
+        outputs = range(1, 2)
+
+    monkeypatch.setattr(registry, "_HEADS", [*registry.heads(), Bare()])
+    model = bitinfer.load(packed(labels=1))
+    metadata, tensors = read_packed(packed(labels=1))
+    config = {**metadata["config"], "head": "bare"}
+    tensors["head.weight"] = tensors["head.weight"] + 1
+    write_packed(tmp_path / "m", tensors, {**metadata, "config": config})
+    encoder = bitinfer.load(tmp_path / "m")
+    np.testing.assert_array_equal(encoder.encode(["a b", "c"]), model.encode(["a b", "c"]))
+    found, expected = encoder.forward([[1, 2, 3]]), model.forward([[1, 2, 3]])
+    np.testing.assert_array_equal(found.last_hidden_state, expected.last_hidden_state)
+    np.testing.assert_array_equal(found.pooler_output, expected.pooler_output)
+    assert found.logits.shape == (1, 0)
+    for method in (encoder.predict, encoder.predict_proba, encoder.logits):
+        with pytest.raises(UnsupportedError, match="this model has a bare head; use forward"):
+            method("a")
