@@ -20,7 +20,7 @@ from bitinfer.data.columns import Columns
 from bitinfer.data.tables import LabelledTexts, read_rows
 from bitinfer.errors import InputError, InputTypeError
 from bitinfer.heads.classify import Classify
-from bitinfer.heads.regress import label_numbers
+from bitinfer.heads.regress import Regress
 
 ENDINGS = [".tsv", ".csv", ".jsonl"]
 
@@ -302,7 +302,7 @@ def test_json_labels(folder: Path, label: float | str, expected: str) -> None:
 @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**60), 2**60))
 def test_json_numbers_keep_their_value(folder: Path, number: float) -> None:
     content = json.dumps({"text": "a", "label": number})
-    assert label_numbers(read(folder, "t.jsonl", content).labels) == [float(number)]
+    assert [float(each) for each in read(folder, "t.jsonl", content).labels] == [float(number)]
 
 
 def test_json_escapes(folder: Path) -> None:
@@ -460,10 +460,10 @@ def test_an_index_is_not_taken_for_a_name_that_is_a_number() -> None:
             Classify().targets(["0"], names)
 
 
-def test_label_numbers() -> None:
-    assert label_numbers(["1", " -2.5 ", "1e3"]) == [1, -2.5, 1000]
+def test_numbers_of_labels() -> None:
+    assert Regress().targets(["1", " -2.5 ", "1e3"], []) == [1, -2.5, 1000]
     for label in ("", "x", "nan", "inf", "1e999"):
         with pytest.raises(InputError, match=r"^row 1: found label '.*', expected a number"):
-            label_numbers(["1", label])
+            Regress().targets(["1", label], [])
     with pytest.raises(InputError, match=r"^dev, row 0: "):
-        label_numbers(["x"], source="dev")
+        Regress().targets(["x"], [], "dev")

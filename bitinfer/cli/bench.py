@@ -118,21 +118,14 @@ def write(options: Bench) -> Iterator[str]:
             results.append({**each.row(), "seconds": each.seconds, **stages})
         report = {"model": model, "excluded": _EXCLUDED, "machine": diagnose(), "results": results}
         yield json.dumps(report, indent=2)
-    elif options.output == "csv":  # where nothing needs quotes
-        yield from _table(timings, f"# {model}. {_EXCLUDED}", "", ",", "")
-    else:
-        version = _core.build_info()["version"]
-        title = f"{model}, bitinfer {version}, {cpu_name()}. {_EXCLUDED}\n"
-        yield from _table(timings, title, "| ", " | ", " |", rule=True)
-
-
-def _table(
-    timings: Iterator[Timing], title: str, first: str, between: str, last: str, rule: bool = False
-) -> Iterator[str]:
+        return
+    csv = options.output == "csv"  # where nothing needs quotes
+    first, between, last = ("", ",", "") if csv else ("| ", " | ", " |")
     for index, row in enumerate(each.row() for each in timings):
         if index == 0:  # now it is known that the settings are right
-            yield title
+            version = _core.build_info()["version"]
+            whole = f"{model}, bitinfer {version}, {cpu_name()}. {_EXCLUDED}\n"
+            yield f"# {model}. {_EXCLUDED}" if csv else whole
             yield first + between.join(row) + last
-            if rule:
-                yield "|" + "---|" * len(row)
+            yield from [] if csv else ["|" + "---|" * len(row)]
         yield first + between.join(map(str, row.values())) + last

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bitinfer import _core
 from bitinfer.errors import shorten
 from bitinfer.heads.metrics import ACCURACY
-from bitinfer.heads.registry import MANY, Head, bad_label, register
+from bitinfer.heads.registry import MOST, Head, bad_label, register
 from bitinfer.results import Prediction
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Classify(Head):
     kind = "classification"
     key = "classifier"
     reads = "pooled"
-    outputs = range(2, MANY)
+    outputs = range(2, MOST + 1)
     has_names = True
     metric = ACCURACY
     no_target = -100  # what PyTorch's cross_entropy ignores

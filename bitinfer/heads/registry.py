@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Reads: TypeAlias = Literal["none", "pooled", "tokens"]
 
-#: Most outputs of a head that sets no bound itself.
-MANY = 1 << 24
+#: Most outputs of a head, as the engine has it.
+MOST = 1 << 20
 
 
 class Head:
@@ -49,7 +49,7 @@ class Head:
     kind: ClassVar[str]
     key: ClassVar[str]
     reads: ClassVar[Reads]
-    outputs: ClassVar[range] = range(1, MANY)
+    outputs: ClassVar[range] = range(1, MOST + 1)
     meaning: ClassVar[str] = ""
     has_names: ClassVar[bool] = False
     metric: ClassVar[Metric | None] = None

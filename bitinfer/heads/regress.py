@@ -42,10 +42,21 @@ class Regress(Head):
     def targets(
         self, labels: Sequence[str], names: Sequence[str], source: str | None = None
     ) -> list[float]:
-        numbers = label_numbers(labels, source=source)
-        for row, number in enumerate(numbers):
-            if abs(number) > _LARGEST:
-                raise bad_label(labels[row], row, source, f"at most {_LARGEST:.3g}")
+        """The labels as numbers that a float32 can hold.
+
+        >>> Regress().targets(["1", "2.5e-1"], [])
+        [1.0, 0.25]
+        """
+        numbers = []
+        for row, label in enumerate(labels):
+            try:
+                number = float(label)
+            except ValueError:
+                number = math.nan
+            if not abs(number) <= _LARGEST:  # nan neither
+                expected = f"at most {_LARGEST:.3g}" if math.isfinite(number) else "a number"
+                raise bad_label(label, row, source, expected)
+            numbers.append(number)
         return numbers
 
     def answers(self, logits: Any) -> Any:
@@ -63,24 +74,6 @@ class Regress(Head):
         from torch.nn import functional
 
         return functional.mse_loss(logits, teacher)
-
-
-def label_numbers(labels: Sequence[str], *, source: str | None = None) -> list[float]:
-    """Labels as finite numbers; errors are those of `Head.targets`.
-
-    >>> label_numbers(["1", "2.5e-1"])
-    [1.0, 0.25]
-    """
-    numbers = []
-    for row, label in enumerate(labels):
-        try:
-            number = float(label)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise bad_label(label, row, source, "a number")
-        numbers.append(number)
-    return numbers
 
 
 register(Regress())

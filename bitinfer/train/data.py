@@ -18,8 +18,7 @@ from bitinfer.data.columns import Columns
 from bitinfer.data.tables import LabelledTexts, read_rows
 from bitinfer.errors import InputError, quote
 from bitinfer.files import file_sha256
-from bitinfer.heads import Head, Metric
-from bitinfer.heads.regress import label_numbers
+from bitinfer.heads import Head, Metric, find_head
 from bitinfer.runtime.text import TextTokenizer, TokenBatch
 from bitinfer.train.options import TABLES, Options, Rows
 from bitinfer.train.report import DataFile
@@ -104,7 +103,7 @@ def class_names(labels: Sequence[str]) -> tuple[str, ...]:
     if not others:
         return tuple(sorted(names, key=int))
     try:
-        label_numbers(names)
+        find_head("classification", 1).targets(names, ())
     except InputError:
         return tuple(names)
     raise InputError(
