@@ -24,7 +24,6 @@ from bitinfer.cli import main
 from bitinfer.errors import InputError, InputTypeError
 from bitinfer.train.options import (
     OPTIONS,
-    Budget,
     DistillOptions,
     FinetuneOptions,
     names_of,
@@ -320,7 +319,9 @@ def test_bits() -> None:
 def test_shares() -> None:
     for shares, steps in ((None, [2, 2, 2]), ([1, 1, 4], [1, 1, 4]), ([0.1, 0.2, 0.3], [1, 2, 3])):
         options = DistillOptions(*PATHS, shares=shares, steps=6)
-        assert [budget.steps for _, budget in options.stages] == steps
+        assert [options.progress(share, 3, 0, 1) for _, share in options.stages] == [
+            min(1, 3 / step) for step in steps
+        ]
     for wrong, error, message in (
         ([0, 1, 1], InputError, "shares: found 0, expected a finite number above 0"),
         (["1", 1, 1], InputTypeError, "shares: found str, expected a number"),
@@ -330,18 +331,23 @@ def test_shares() -> None:
 
 
 def test_stages() -> None:
-    options = DistillOptions(*PATHS, bits=["1-1-2", "1-1-1"], shares=[1, 3], steps=100)
+    options = DistillOptions(*PATHS, bits=["1-1-2", "1-1-1"], shares=[1, 3])
     assert [str(bits) for bits, _ in options.stages] == ["1-1-2", "1-1-1"]
-    assert [budget for _, budget in options.stages] == [Budget(steps=25), Budget(steps=75)]
+    assert [share for _, share in options.stages] == [0.25, 0.75]
 
 
 def test_budget() -> None:
-    assert FinetuneOptions(*PATHS).budget == Budget(epochs=3.0)
-    assert DistillOptions(*PATHS).budget == Budget(epochs=12.0)
-    assert FinetuneOptions(*PATHS, minutes=2).budget == Budget(minutes=2.0)
-    assert FinetuneOptions(*PATHS, steps=2).budget == Budget(steps=2)
-    assert FinetuneOptions(*PATHS, epochs=0.5).budget == Budget(epochs=0.5)
     given: dict[str, Any]
+    for kind, given, used in (
+        (FinetuneOptions, {}, 6 / 30),
+        (DistillOptions, {}, 6 / 120),
+        (FinetuneOptions, {"minutes": 2}, 30 / 120),
+        (FinetuneOptions, {"steps": 8}, 6 / 8),
+        (FinetuneOptions, {"epochs": 1.5}, 6 / 15),
+        (FinetuneOptions, {"epochs": 1e-9}, 1),
+    ):
+        assert kind(*PATHS, **given).progress(1.0, 6, 30.0, 10) == used
+    assert FinetuneOptions(*PATHS, minutes=2).progress(0.5, 6, 30.0, 10) == 0.5
     for given, error, message in (
         ({"minutes": 1, "epochs": 1}, InputError, "found minutes and epochs, expected one of"),
         ({"minutes": float("nan")}, InputError, "minutes: found nan, expected a finite number"),

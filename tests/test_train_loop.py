@@ -24,7 +24,7 @@ from bitinfer.runtime.text import TokenBatch  # noqa: E402
 from bitinfer.train import loop  # noqa: E402
 from bitinfer.train.data import Batch, Dataset  # noqa: E402
 from bitinfer.train.loop import learning_rate, train  # noqa: E402
-from bitinfer.train.options import Budget, DistillOptions, Options  # noqa: E402
+from bitinfer.train.options import DistillOptions, Options  # noqa: E402
 from bitinfer.train.report import Point, StageResult  # noqa: E402
 from bitinfer.train.run import Run, check_folder, write_log  # noqa: E402
 
@@ -32,6 +32,10 @@ FILES = ("teacher", "train.tsv", "dev.tsv", "out")
 OPTIONS = DistillOptions(*FILES, batch_size=4, learning_rate=0.1, evaluate_every=3)
 ROWS = 10  # three batches an epoch
 SETTINGS = {"seed": 0, "train": "f00d"}
+
+
+def budget(**given: Any) -> dict[str, Any]:
+    return given
 
 
 class Network(torch.nn.Module):  # type: ignore[misc]
@@ -89,15 +93,16 @@ class Training:
             return next(self.values)
         return self.network.head.weight.sum().item()
 
-    def __call__(self, budget: Budget, options: Options = OPTIONS, **more: Any) -> StageResult:
+    def __call__(
+        self, budget: dict[str, Any], options: DistillOptions = OPTIONS, **more: Any
+    ) -> StageResult:
         return train(
             self.network,
             more.pop("loss", self.loss),
             self.measure,
             self.data,
             name="1-1-2",
-            budget=budget,
-            options=options,
+            options=replace(options, **budget),
             run=more.pop("run", None) or Run(self.folder, SETTINGS),
             show_progress_bar=more.pop("show_progress_bar", False),
             **more,
@@ -126,7 +131,7 @@ def test_token_noise(training: Training, network: Any, data: Dataset, tmp_path: 
             return value
 
         with contextlib.suppress(KeyboardInterrupt):
-            run(Budget(steps=9), replace(OPTIONS, token_noise=noise), loss=loss, **more)
+            run(budget(steps=9), replace(OPTIONS, token_noise=noise), loss=loss, **more)
         return batches
 
     plain, noisy = seen("a", 0.0), seen("b", 0.3)
@@ -155,19 +160,19 @@ def test_token_noise(training: Training, network: Any, data: Dataset, tmp_path: 
 
 
 def test_budget_in_steps(training: Training) -> None:
-    result = training(Budget(steps=7))
+    result = training(budget(steps=7))
     assert training.steps == result.steps == 7
     assert result.epochs == pytest.approx(7 / 3)
     assert [point.step for point in result.points] == [3, 6, 7]
 
 
 def test_budget_in_epochs(training: Training) -> None:
-    assert training(Budget(epochs=1.7)).steps == 5
+    assert training(budget(epochs=1.7)).steps == 5
     assert training.steps == 5
 
 
 def test_budget_in_epochs_is_at_least_a_step(training: Training) -> None:
-    assert training(Budget(epochs=0.01)).steps == 1
+    assert training(budget(epochs=0.01)).steps == 1
 
 
 def test_budget_in_minutes(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,16 +184,16 @@ def test_budget_in_minutes(training: Training, monkeypatch: pytest.MonkeyPatch) 
         return now[0]
 
     monkeypatch.setattr("time.monotonic", later)
-    result = training(Budget(minutes=0.5))
+    result = training(budget(minutes=0.5))
     assert 30 <= result.seconds <= 33
     assert 0 < result.steps < 30
     monkeypatch.undo()
-    assert training(Budget(minutes=1e-9)).steps == 0
+    assert training(budget(minutes=1e-9)).steps == 0
 
 
 def test_measurements(training: Training) -> None:
     """One at the end, not two, however the steps fall."""
-    result = training(Budget(steps=6))
+    result = training(budget(steps=6))
     assert [point.step for point in result.points] == [3, 6]
     assert all(point.loss is not None and math.isfinite(point.loss) for point in result.points)
     seconds = [point.seconds for point in result.points]
@@ -219,7 +224,7 @@ def test_every_step_has_its_rate(training: Training, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(loop, "_optimizers", optimizers)
     training.network.table.sparse = False
     monkeypatch.setattr(DistillOptions, "most_gradient", 1e-3)
-    training(Budget(steps=8))
+    training(budget(steps=8))
     assert len(rates) == 8
     for step, found in enumerate(rates):
         rate = learning_rate(step / 8, 0.1)
@@ -260,7 +265,7 @@ def test_untrained_parameters_have_no_optimizer(network: Any) -> None:
 )
 def test_the_best_is_kept(training: Training, values: list[float], best: int) -> None:
     training.values = iter(values)
-    result = training(Budget(steps=9))
+    result = training(budget(steps=9))
     assert result.best_step == 3 * (best + 1)
     assert result.best == pytest.approx(values[best], nan_ok=True)
     assert [point.value for point in result.points] == pytest.approx(values, nan_ok=True)
@@ -276,12 +281,12 @@ def test_a_loss_that_is_not_finite(training: Training, bad: float) -> None:
         return training.loss(batch) * (bad if training.steps == 5 else 1)
 
     with pytest.raises(InputError, match=rf"stage 1-1-2, step 5: the loss became {bad}; .*0\.1"):
-        training(Budget(steps=9), loss=loss)
+        training(budget(steps=9), loss=loss)
 
 
 def test_log(training: Training) -> None:
     training.values = iter([0.5, math.nan])
-    result = training(Budget(steps=6))
+    result = training(budget(steps=6))
     lines = (training.folder / "log.jsonl").read_text()
     write_log(training.folder.parent, [result])
     assert (training.folder.parent / "log.jsonl").read_text() == lines
@@ -293,10 +298,10 @@ def test_log(training: Training) -> None:
 
 def test_progress(training: Training, capsys: pytest.CaptureFixture[str]) -> None:
     training.values = iter([0.1234, 0.5])
-    training(Budget(steps=6))
+    training(budget(steps=6))
     assert capsys.readouterr() == ("", "")
     training.values = iter([0.1234, 0.5])
-    training(Budget(steps=6), show_progress_bar=True)
+    training(budget(steps=6), show_progress_bar=True)
     shown = capsys.readouterr().err
     assert "1-1-2 " in shown
     assert "dev=0.5000" in shown or "dev=0.1234" in shown
@@ -329,18 +334,18 @@ def test_a_resumed_stage_ends_like_any_other(
     kills: list[int], options: Options, data: Dataset, tmp_path: Path
 ) -> None:
     unbroken = start(data, tmp_path / "a")
-    expected = outcome(unbroken(Budget(steps=9), options), unbroken.network)
+    expected = outcome(unbroken(budget(steps=9), options), unbroken.network)
     for kill in kills:
         broken = start(data, tmp_path / "b")
         broken.stop_at = kill - (kills[0] if kill != kills[0] else 0)
         if kill < 9:
             with pytest.raises(KeyboardInterrupt):
-                broken(Budget(steps=9), options)
+                broken(budget(steps=9), options)
         else:
-            broken(Budget(steps=9), options)  # all steps were done, and nothing was made of it
+            broken(budget(steps=9), options)  # all steps were done, and nothing was made of it
     resumed = start(data, tmp_path / "b")
     torch.manual_seed(1)  # the state of what draws dropout is saved too
-    result = resumed(Budget(steps=9), options)
+    result = resumed(budget(steps=9), options)
     assert resumed.steps == 9 - kills[-1]
     assert outcome(result, resumed.network) == expected
 
@@ -349,7 +354,7 @@ def test_what_was_not_saved_is_done_again(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unbroken = start(data, tmp_path / "a")
-    expected = outcome(unbroken(Budget(steps=9)), unbroken.network)
+    expected = outcome(unbroken(budget(steps=9)), unbroken.network)
     broken = start(data, tmp_path / "b")
     keep, kept = Run.keep, []
 
@@ -362,10 +367,10 @@ def test_what_was_not_saved_is_done_again(
     monkeypatch.setattr(Run, "keep", keep_once)
     broken.stop_at = 7
     with pytest.raises(KeyboardInterrupt):
-        broken(Budget(steps=9))
+        broken(budget(steps=9))
     monkeypatch.undo()
     resumed = start(data, tmp_path / "b")
-    result = resumed(Budget(steps=9))
+    result = resumed(budget(steps=9))
     assert resumed.steps == 5
     assert outcome(result, resumed.network) == expected
 
@@ -382,12 +387,12 @@ def test_time_goes_on(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyP
     broken = start(data, tmp_path)
     broken.stop_at = 4
     with pytest.raises(KeyboardInterrupt):
-        broken(Budget(minutes=1))
+        broken(budget(minutes=1))
     spent = torch.load(tmp_path / "state.pt")["middle"]["seconds"]
     assert spent > 10
     now[0] = 1e6
     resumed = start(data, tmp_path)
-    result = resumed(Budget(minutes=1))
+    result = resumed(budget(minutes=1))
     assert 60 <= result.seconds <= 65
     seconds = [point.seconds for point in result.points]
     assert seconds == sorted(seconds)
@@ -398,20 +403,20 @@ def test_time_goes_on(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("save_always")
 def test_the_state_of_a_stage_that_is_finished_is_gone(data: Dataset, tmp_path: Path) -> None:
     first = start(data, tmp_path)
-    result = first(Budget(steps=3))
+    result = first(budget(steps=3))
     Run(tmp_path, SETTINGS).finish(first.network.state_dict(), result)
     second = start(data, tmp_path)
-    assert second(Budget(steps=3)).steps == 3
+    assert second(budget(steps=3)).steps == 3
     assert second.steps == 3
 
 
 def test_saving_takes_place_now_and_then(
     training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training(Budget(steps=5))
+    training(budget(steps=5))
     assert not (training.folder / "state.pt").exists()
     monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
-    training(Budget(steps=5))
+    training(budget(steps=5))
     assert (training.folder / "state.pt").exists()
     assert [path.name for path in training.folder.glob(".*")] == []
 
@@ -421,7 +426,7 @@ def test_a_full_disk(training: Training, monkeypatch: pytest.MonkeyPatch) -> Non
     """The state before is still there, and the error says what it is."""
     training.stop_at = 2
     with pytest.raises(KeyboardInterrupt):
-        training(Budget(steps=5))
+        training(budget(steps=5))
     before = (training.folder / "state.pt").read_bytes()
 
     def full(descriptor: int) -> None:
@@ -430,7 +435,7 @@ def test_a_full_disk(training: Training, monkeypatch: pytest.MonkeyPatch) -> Non
     training.stop_at = None
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        training(Budget(steps=5))
+        training(budget(steps=5))
     assert (training.folder / "state.pt").read_bytes() == before
     assert {path.name for path in training.folder.iterdir()} == {"state.pt", "log.jsonl"}
 
@@ -533,11 +538,11 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_states(damage: str, training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
-    training(Budget(steps=3))
+    training(budget(steps=3))
     DAMAGES[damage](training.folder / "state.pt")
     expected = r"state.pt: (damaged \(|found a training (with other options|of another version))"
     with pytest.raises(InputError, match=expected):
-        training(Budget(steps=3))
+        training(budget(steps=3))
 
 
 KEYS = ["model", "best", "optimizers", "step", "seconds", "points", "losses", "random"]
@@ -549,7 +554,7 @@ def test_states_with_parts_that_do_not_fit(
     key: str, how: str, training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
-    training(Budget(steps=3))
+    training(budget(steps=3))
     path = training.folder / "state.pt"
     content = torch.load(path)
     del content["middle"][key]
@@ -557,7 +562,7 @@ def test_states_with_parts_that_do_not_fit(
         content["middle"][key] = {"x": 1}
     save(path, content)
     with pytest.raises(InputError, match=r"state.pt: damaged \("):
-        training(Budget(steps=5))
+        training(budget(steps=5))
 
 
 @pytest.mark.usefixtures("save_always")
@@ -565,11 +570,11 @@ def test_flipped_bytes_are_an_error_or_nothing(data: Dataset, tmp_path: Path) ->
     broken = start(data, tmp_path)
     broken.stop_at = 2
     with pytest.raises(KeyboardInterrupt):
-        broken(Budget(steps=4))
+        broken(budget(steps=4))
     path = tmp_path / "state.pt"
     content = path.read_bytes()
     clean = start(data, tmp_path)
-    expected = outcome(clean(Budget(steps=4)), clean.network)
+    expected = outcome(clean(budget(steps=4)), clean.network)
     with zipfile.ZipFile(path) as archive:
         end = archive.start_dir  # what follows has no checksum
     for place in range(0, end, end // 100):
@@ -578,7 +583,7 @@ def test_flipped_bytes_are_an_error_or_nothing(data: Dataset, tmp_path: Path) ->
         path.write_bytes(changed)
         resumed = start(data, tmp_path)
         with contextlib.suppress(InputError):
-            result = resumed(Budget(steps=4))
+            result = resumed(budget(steps=4))
             assert outcome(result, resumed.network) == expected, place
 
 

@@ -38,7 +38,7 @@ NAN = math.nan
     [
         distilled(options={"seed": 0, "bits": ["1-1-1"]}),
         finetuned(options={}),
-        finetuned(options={}, metric="pearson", labels=(), stages=()),
+        finetuned(options={}, metric="pearson", labels=()),
         distilled(options={"shares": None, "nested": {"a": [1, 0.5, True]}}, packed=None),
     ],
 )
@@ -235,8 +235,6 @@ def test_plot_is_deterministic_and_has_no_date() -> None:
 @pytest.mark.parametrize(
     "report",
     [
-        distilled(stages=()),
-        distilled(stages=(), packed=None, teacher=None),
         finetuned(metric="pearson", stages=(stage("32-32-32", NAN),)),
         distilled(stages=tuple(stage(f"1-1-{bits}", 0.5) for bits in range(1, 9))),
         distilled(stages=(replace(stage("1-1-1", 0.5), points=()),)),

@@ -27,7 +27,7 @@ from bitinfer.runtime.origin import PACKED
 from bitinfer.train.data import Batch, Table, collate, evaluation_batches, read_tables
 from bitinfer.train.finetuning import finetune_on
 from bitinfer.train.loop import epoch_batches
-from bitinfer.train.options import Budget, DistillOptions, FinetuneOptions, names_of, takes_options
+from bitinfer.train.options import DistillOptions, FinetuneOptions, names_of, takes_options
 from bitinfer.train.report import (
     PackedResult,
     StageResult,
@@ -102,7 +102,7 @@ def train_stages(teacher: Student, ready: Session) -> tuple[Student, list[StageR
     options, run = cast(DistillOptions, ready.options), ready.run
     activation: Any = options.activation
     config, begun = teacher.config._replace(activation=activation), len(run.results)
-    for index, (bits, budget) in enumerate(options.stages):
+    for index, (bits, share) in enumerate(options.stages):
         student = teacher.twin(config, bits)
         if index < begun - 1:
             continue  # of a student that is done, and not the last of those, nothing is needed
@@ -111,14 +111,14 @@ def train_stages(teacher: Student, ready: Session) -> tuple[Student, list[StageR
                 student.load_state_dict(run.weights)
         else:
             _begin_steps(student, teacher, ready)
-            result = _train_student(student, teacher, budget, ready, options)
+            result = _train_student(student, teacher, share, ready, options)
             run.finish(student.state_dict(), result)
         teacher = student.eval()
     return teacher, run.results
 
 
 def _train_student(
-    student: Student, teacher: Student, budget: Budget, ready: Session, options: DistillOptions
+    student: Student, teacher: Student, share: float, ready: Session, options: DistillOptions
 ) -> StageResult:
     weights = {"hidden": options.hidden_weight, "attention": options.attention_weight}
     weights["labels"] = options.label_weight
@@ -129,7 +129,7 @@ def _train_student(
         return distillation_loss(student(*batch.inputs), expected, batch, ready.head, **weights)
 
     name = str(student.bits)
-    return ready.stage(student, loss, student.logits, name=name, budget=budget)
+    return ready.stage(student, loss, student.logits, name=name, share=share)
 
 
 def distillation_loss(

@@ -70,7 +70,7 @@ def finetune_on(
         def loss(batch: Batch) -> Tensor:
             return ready.head.label_loss(logits(batch), batch.targets)
 
-        result = ready.stage(model, loss, logits, name=_BITS, budget=options.budget)
+        result = ready.stage(model, loss, logits, name=_BITS)
         with ready.output() as folder:
             weights = _write_model(folder, model, ready)
             return ready.write_report(folder, weights, [result], teacher=None, packed=None)

@@ -15,7 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from bitinfer.errors import InputError
 from bitinfer.train.data import Batch, Dataset, Indices, TokenNoise, collate, training_batches
-from bitinfer.train.options import Budget, Options
+from bitinfer.train.options import Options
 from bitinfer.train.report import Point, StageResult
 from bitinfer.train.run import Run
 
@@ -51,21 +51,22 @@ def train(
     data: Dataset,
     *,
     name: str,
-    budget: Budget,
     options: Options,
+    share: float = 1.0,
     run: Run,
     show_progress_bar: bool = True,
 ) -> StageResult:
     """Train a model in place; at the end it has the weights that were best by ``measure``.
 
     Everything random but dropout, whose state is saved, is a function of the seed and the step: a
-    stage that was resumed ends as one that was not, unless its budget is in minutes, or PyTorch
+    stage that was resumed ends as one that was not, unless the budget is in minutes, or PyTorch
     adds in another order, with other threads or on a GPU, which also drops out as it likes.
 
     Args:
         loss: of a batch on the model's device, a scalar.
         measure: a metric of the model as it is, more is better.
         name: of the stage.
+        share: of the budget.
         run: keeps where the stage is, and may hold where it was when it was stopped; the stage is
             the one after those that are finished there.
 
@@ -92,7 +93,7 @@ def train(
     with tqdm(total=1.0, desc=name, disable=not show_progress_bar, bar_format=_BAR) as bar:
         for batch in _batches(data, options, stage.step, len(run.results)):
             seconds = time.monotonic() - began
-            progress = budget.progress(stage.step, seconds, steps_per_epoch)
+            progress = options.progress(share, stage.step, seconds, steps_per_epoch)
             if progress >= 1:
                 break
             rate = learning_rate(progress, options.learning_rate)

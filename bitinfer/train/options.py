@@ -104,35 +104,6 @@ _FOLDER = OptionType(_check_path)
 _TABLE = OptionType(_check_rows, metavar="FILE")
 
 
-# ---- how long to train
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long to train: exactly one of these is a number.
-
-    With ``minutes`` the number of steps, and so the result, depends on the machine.
-    """
-
-    minutes: float | None = None
-    steps: int | None = None
-    epochs: float | None = None
-
-    def part(self, share: float) -> Budget:
-        """That share of it, at least one step."""
-        if self.steps is not None:
-            return Budget(steps=max(1, round(self.steps * share)))
-        name = "epochs" if self.minutes is None else "minutes"
-        return Budget(**{name: getattr(self, name) * share})
-
-    def progress(self, step: int, seconds: float, steps_per_epoch: int) -> float:
-        """Which part of it is used up, 0..1."""
-        if self.minutes is not None:
-            return min(1.0, seconds / (60 * self.minutes))
-        steps = self.steps or max(1, round((self.epochs or 0) * steps_per_epoch))
-        return min(1.0, step / steps)
-
-
 # ---- the options
 
 _Path: TypeAlias = "str | os.PathLike[str]"
@@ -201,18 +172,20 @@ class _Shared(Columns):
             found = quote(list(self.labels))
             raise InputError(f"labels: found {found}, expected none for a regression")
 
-    @property
-    def budget(self) -> Budget:
-        """The one that was given, or else the usual one."""
-        if self.minutes is self.steps is self.epochs is None:
-            return Budget(epochs=self.usual_epochs)
-        return Budget(self.minutes, self.steps, self.epochs)
+    def progress(self, share: float, step: int, seconds: float, steps_per_epoch: int) -> float:
+        """Which part of a share of the budget is used up, 0..1; at least a step is.
+
+        With ``minutes`` the number of steps, and so the result, depends on the machine.
+        """
+        if self.minutes is not None:
+            return min(1.0, seconds / (60 * self.minutes * share))
+        total = self.steps or (self.epochs or self.usual_epochs) * steps_per_epoch
+        return min(1.0, step / max(1, round(total * share)))
 
     def given(self) -> dict[str, Any]:
         """Those that are not at their defaults."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        usual = {each.name: each.default for each in fields(self)}
-        return {name: value for name, value in values.items() if value != usual[name]}
+        values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
+        return {name: value for name, (value, usual) in values.items() if value != usual}
 
     def plain(self) -> dict[str, Any]:
         """Every option as a report has it; ``{"rows": ...}`` stands for rows without a file."""
@@ -280,12 +253,11 @@ class DistillOptions(_Shared):
         return super().plain() | {"batch_size": self.batch_size or usual}
 
     @property
-    def stages(self) -> list[tuple[Bits, Budget]]:
-        """Bits and budget of each student; equal parts of it where nothing is said."""
+    def stages(self) -> list[tuple[Bits, float]]:
+        """Bits of each student, and its share of the budget: equal ones where nothing is said."""
         shares = self.shares or (1,) * len(self.bits)
         total = math.fsum(shares)
-        budgets = [self.budget.part(share / total) for share in shares]
-        return list(zip(map(Bits.parse, self.bits), budgets, strict=True))
+        return [(Bits.parse(b), share / total) for b, share in zip(self.bits, shares, strict=True)]
 
 
 @dataclass(frozen=True)

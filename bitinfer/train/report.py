@@ -148,14 +148,12 @@ class TrainingReport:
     @property
     def bits(self) -> str:
         """Of the result."""
-        return self.stages[-1].bits if self.stages else "32-32-32"
+        return self.stages[-1].bits
 
     @property
     def value(self) -> float:
         """The dev metric of the result: the packed model, or else the last stage."""
-        if self.packed is not None:
-            return self.packed.value
-        return self.stages[-1].best if self.stages else math.nan
+        return self.stages[-1].best if self.packed is None else self.packed.value
 
     @property
     def standard_error(self) -> float | None:
@@ -166,21 +164,21 @@ class TrainingReport:
 
     def table(self) -> str:
         """Teacher, stages and packed model as a Markdown table."""
-        text, none = self.measured.text, ("", "", "")
+        text, none, error = self.measured.text, ("", "", ""), self.standard_error
         rows: list[tuple[str, ...]] = []
         if self.teacher is not None:
             name, size = f"teacher, {code(self.teacher.name)}", size_text(self.teacher.bytes)
             rows.append((name, "32-32-32", *none, text(self.teacher.value), size))
         for number, stage in enumerate(self.stages, start=1):
             name = f"stage {number}" if self.command == "distill" else "fine-tuned"
-            last = number == len(self.stages) and self.packed is None
             spent = (f"{stage.steps:,}", f"{stage.epochs:.1f}", duration(stage.seconds))
-            value = text(stage.best, self.standard_error if last else None)
-            rows.append((name, stage.bits, *spent, value, size_text(self.float_bytes) * last))
+            result = number == len(self.stages) and self.packed is None
+            size = size_text(self.float_bytes) if result else ""
+            value = text(stage.best, error if result else None)
+            rows.append((name, stage.bits, *spent, value, size))
         if self.packed is not None:
             name, size = f"**packed**, {code(self.packed.file)}", size_text(self.packed.bytes)
-            value = f"**{text(self.value, self.standard_error)}**"
-            rows.append((name, self.bits, *none, value, size))
+            rows.append((name, self.bits, *none, f"**{text(self.value, error)}**", size))
         measured = f"{self.metric}, {self.data['dev'].rows:,} dev rows"
         header = ("model", "bits", "steps", "epochs", "time", measured, "size")
         return table(header, rows, "lrrrrrr")
@@ -232,6 +230,8 @@ def read_report(path: str | os.PathLike[str]) -> TrainingReport:
 
 # ---- plain data
 
+_CALLED = {tuple: "a list", float: "a number", bool: "bool", int: "int", str: "str"}
+
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
@@ -241,38 +241,22 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# What JSON has of a type, and what that is called.
-_JSON: dict[Any, Any] = {
-    tuple: (list, "a list"),
-    dict: (dict, "an object"),
-    float: ((int, float), "a number"),
-}
-
-
 def _read(kind: Any, value: Any, where: str) -> Any:
     """A value of that type from what JSON has of it."""
     origin, parts = get_origin(kind), get_args(kind)
-    if kind is Any or (origin is UnionType and value is None):
-        return value
     if origin is UnionType:  # X | None
-        return _read(parts[0], value, where)
-    if kind is float and value is None:
-        return math.nan
-    plain = dict if is_dataclass(kind) else origin or kind
-    if origin is Literal:
-        types, expected = str, " or ".join(map(repr, parts))
-    else:
-        types, expected = _JSON.get(plain, (plain, plain.__name__))
-    right = isinstance(value, types) and isinstance(value, bool) <= (plain is bool)
-    if not right or (origin is Literal and value not in parts):
-        raise FormatError(f"{where}: found {quote(value)}, expected {expected}")
-    if plain is tuple:
+        return value if value is None else _read(parts[0], value, where)
+    if origin is tuple and isinstance(value, list):
         return tuple(_read(parts[0], each, f"{where}[{i}]") for i, each in enumerate(value))
-    if plain is not dict:
-        return float(value) if kind is float else value
-    hints = get_type_hints(kind) if origin is None else dict.fromkeys(value, parts[-1])
-    for name in sorted(hints.keys() ^ value.keys()):
-        found = "no key" if name in hints else "unknown key"
-        raise FormatError(f"{where}: found {found} {name!r}, expected {sorted(hints)}")
-    read = {name: _read(hints[name], each, f"{where}.{name}") for name, each in value.items()}
-    return kind(**read) if origin is None else read
+    if (origin is dict or is_dataclass(kind)) and isinstance(value, dict):
+        hints = get_type_hints(kind) if origin is None else dict.fromkeys(value, parts[-1])
+        for name in sorted(hints.keys() ^ value.keys()):
+            found = "no key" if name in hints else "unknown key"
+            raise FormatError(f"{where}: found {found} {name!r}, expected {sorted(hints)}")
+        return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in value})
+    if kind is float and (value is None or type(value) is int):
+        return math.nan if value is None else float(value)
+    if kind is Any or type(value) is kind or (origin is Literal and value in parts):
+        return value
+    expected = " or ".join(map(repr, parts)) if origin is Literal else _CALLED.get(origin or kind)
+    raise FormatError(f"{where}: found {quote(value)}, expected {expected or 'an object'}")

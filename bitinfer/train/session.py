@@ -32,7 +32,7 @@ from bitinfer.train.data import (
     tokenize,
 )
 from bitinfer.train.loop import epoch_batches, train
-from bitinfer.train.options import Budget, DistillOptions, Options, check_installed, names_of
+from bitinfer.train.options import DistillOptions, Options, check_installed, names_of
 from bitinfer.train.pages import write_pages
 from bitinfer.train.report import StageResult, TrainingReport
 from bitinfer.train.run import Run, check_folder, write_log
@@ -90,10 +90,10 @@ class Session:
         logits: Callable[[Batch], Tensor],
         *,
         name: str,
-        budget: Budget,
+        share: float = 1.0,
     ) -> StageResult:
         """Train a model by loss and logits of a batch, as `bitinfer.train.loop.train` has it."""
-        how: dict[str, Any] = {"name": name, "budget": budget, "options": self.options}
+        how: dict[str, Any] = {"name": name, "share": share, "options": self.options}
         how |= {"run": self.run, "show_progress_bar": self.show_progress_bar}
         return train(model, loss, lambda: self.measure(logits), self.train, **how)
 
