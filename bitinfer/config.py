@@ -1,8 +1,12 @@
-"""Sizes and kinds of a model."""
+"""Sizes and kinds of a model, and what all have in common."""
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
+
+# What every vocabulary holds, and the shortest sequence: [CLS], one token, [SEP].
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+MIN_LENGTH = 3
 
 
 class Config(NamedTuple):

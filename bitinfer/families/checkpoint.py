@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from bitinfer.config import SPECIAL_TOKENS
 from bitinfer.errors import ConversionError, UnsupportedError, quote, shorten
 from bitinfer.files import file_sha256
 
@@ -35,7 +36,6 @@ _BESIDE = {"config": "config.json", "vocab": "vocab.txt"}
 _WEIGHT_SUFFIXES = (".bin", ".pt", ".pth")
 # weights_only=True was not safe before: CVE-2025-32434 (up to 2.5), CVE-2026-24747 (up to 2.9).
 _OLDEST_TORCH = (2, 10)
-_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ def read_vocab(source: Any) -> tuple[str, ...]:
         if token in seen:
             raise ConversionError(f"vocab: found {quote(token)} twice, again as token {index}")
         seen.add(token)
-    if missing := [token for token in _SPECIAL_TOKENS if token not in seen]:
+    if missing := [token for token in SPECIAL_TOKENS if token not in seen]:
         raise ConversionError(f"vocab: missing {', '.join(missing)}")
     return tuple(tokens)
 

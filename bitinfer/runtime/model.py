@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bitinfer.checks import check_bool, check_choice, check_engine, check_int, shows_progress
 from bitinfer.codes import Bits, PointCodes
+from bitinfer.config import MIN_LENGTH
 from bitinfer.errors import FormatError, InputTypeError, UnsupportedError, shorten
 from bitinfer.heads import Head, find_head
 from bitinfer.results import EncoderOutput, Prediction
@@ -33,7 +34,7 @@ from bitinfer.runtime.inputs import (
 )
 from bitinfer.runtime.origin import Origin, find_builtin, find_model, read_model
 from bitinfer.runtime.sizes import by_part
-from bitinfer.runtime.text import MIN_LENGTH, TextTokenizer, TokenBatch
+from bitinfer.runtime.text import TextTokenizer, TokenBatch
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitinfer.checks import check_text
+from bitinfer.config import SPECIAL_TOKENS
 from bitinfer.errors import FormatError, InputError
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 Ints: TypeAlias = NDArray[np.int32]
 TextPair: TypeAlias = tuple[str, str | None]
-
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-MIN_LENGTH = 3  # [CLS], one token, [SEP]
 
 # Longer words become [UNK], as in the published tokenizers.
 _MAX_WORD = 100

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, ParamSpec, TypeAlias, TypeVar
 
 from bitinfer.checks import check_text
 from bitinfer.codes import Bits
+from bitinfer.config import MIN_LENGTH
 from bitinfer.data.columns import Columns
 from bitinfer.errors import InputError, InputTypeError, UnsupportedError, quote
 from bitinfer.fields import (
@@ -134,7 +135,9 @@ class _Shared(Columns):
         None, _LABELS, "names of the classes in order; default the teacher's, or as found"
     )
     regression: bool = _data(False, BOOL, "the label is a number to predict")
-    max_length: int | None = _data(None, integer(3), "tokens a text is cut to; default 128")
+    max_length: int | None = _data(
+        None, integer(MIN_LENGTH), "tokens a text is cut to; default 128"
+    )
     minutes: float | None = _budget(None, _POSITIVE, "time")
     steps: int | None = _budget(None, integer(1, _MOST), "batches")
     epochs: float | None = _budget(None, _EPOCHS, "passes over the training texts")

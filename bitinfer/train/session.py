@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from bitinfer.checks import check_int, shows_progress
+from bitinfer.config import MIN_LENGTH
 from bitinfer.data.tables import LabelledTexts
 from bitinfer.diagnostics import cpu_name, package_version
 from bitinfer.errors import InputError, quote
 from bitinfer.files import locked_folder, new_folder
 from bitinfer.heads import find_head
-from bitinfer.runtime.text import MIN_LENGTH
 from bitinfer.train.data import (
     Batch,
     Dataset,
