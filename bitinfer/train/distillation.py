@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -111,25 +112,20 @@ def train_stages(teacher: Student, ready: Session) -> tuple[Student, list[StageR
                 student.load_state_dict(run.weights)
         else:
             _begin_steps(student, teacher, ready)
-            result = _train_student(student, teacher, share, ready, options)
+            loss = partial(_loss, student, teacher, ready)
+            result = ready.stage(student, loss, student.logits, name=str(bits), share=share)
             run.finish(student.state_dict(), result)
         teacher = student.eval()
     return teacher, run.results
 
 
-def _train_student(
-    student: Student, teacher: Student, share: float, ready: Session, options: DistillOptions
-) -> StageResult:
+def _loss(student: Student, teacher: Student, ready: Session, batch: Batch) -> Tensor:
+    options = cast(DistillOptions, ready.options)
     weights = {"hidden": options.hidden_weight, "attention": options.attention_weight}
     weights["labels"] = options.label_weight
-
-    def loss(batch: Batch) -> Tensor:
-        with torch.no_grad():
-            expected = teacher(*batch.inputs)
-        return distillation_loss(student(*batch.inputs), expected, batch, ready.head, **weights)
-
-    name = str(student.bits)
-    return ready.stage(student, loss, student.logits, name=name, share=share)
+    with torch.no_grad():
+        expected = teacher(*batch.inputs)
+    return distillation_loss(student(*batch.inputs), expected, batch, ready.head, **weights)
 
 
 def distillation_loss(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from bitinfer.errors import InputError
 from bitinfer.train.data import Batch, Dataset, Indices, TokenNoise, collate, training_batches
 from bitinfer.train.options import Options
-from bitinfer.train.report import Point, StageResult
+from bitinfer.train.report import Point, StageResult, from_plain, to_plain
 from bitinfer.train.run import Run
 
 _SAVE_EVERY = 300.0  # seconds of work that a kill may cost
@@ -166,7 +165,7 @@ class _Stage:
             "optimizers": [each.state_dict() for each in self.optimizers],
             "step": self.step,
             "seconds": seconds,
-            "points": [asdict(point) for point in self.points],
+            "points": to_plain(self.points),
             "losses": self.losses,
             "random": torch.get_rng_state(),
         }
@@ -178,7 +177,7 @@ class _Stage:
         for optimizer, each in zip(self.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(each)
         self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
-        self.points = [Point(**point) for point in saved["points"]]
+        self.points = [from_plain(Point, each, "points") for each in saved["points"]]
         self.losses = [float(each) for each in saved["losses"]]
         torch.set_rng_state(saved["random"])
 

@@ -134,7 +134,7 @@ class TrainingReport:
 
     def asdict(self) -> dict[str, Any]:
         """Plain data, ready for JSON: numbers that are not finite become None."""
-        return {"schema": _SCHEMA, **_finite(asdict(self))}
+        return {"schema": _SCHEMA, **to_plain(self)}
 
     def as_json(self) -> str:
         """The content of ``report.json``."""
@@ -224,7 +224,7 @@ def read_report(path: str | os.PathLike[str]) -> TrainingReport:
         raise FormatError(f"{file}: found no JSON ({error}), expected a report") from None
     if not isinstance(data, dict) or data.pop("schema", None) != _SCHEMA:
         raise FormatError(f"{file}: found no report of schema {_SCHEMA}, expected one")
-    report: TrainingReport = _read(TrainingReport, data, f"{file}: report")
+    report: TrainingReport = from_plain(TrainingReport, data, f"{file}: report")
     return report
 
 
@@ -233,27 +233,31 @@ def read_report(path: str | os.PathLike[str]) -> TrainingReport:
 _CALLED = {tuple: "a list", float: "a number", bool: "bool", int: "int", str: "str"}
 
 
-def _finite(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """A value as JSON has it, where a number that is not finite is None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: to_plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
+        return [to_plain(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """A value of that type from what JSON has of it."""
+def from_plain(kind: Any, value: Any, where: str) -> Any:
+    """A value of that type from what JSON has of it; a FormatError says where it is another."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is UnionType:  # X | None
-        return value if value is None else _read(parts[0], value, where)
+        return value if value is None else from_plain(parts[0], value, where)
     if origin is tuple and isinstance(value, list):
-        return tuple(_read(parts[0], each, f"{where}[{i}]") for i, each in enumerate(value))
+        return tuple(from_plain(parts[0], each, f"{where}[{i}]") for i, each in enumerate(value))
     if (origin is dict or is_dataclass(kind)) and isinstance(value, dict):
         hints = get_type_hints(kind) if origin is None else dict.fromkeys(value, parts[-1])
         for name in sorted(hints.keys() ^ value.keys()):
             found = "no key" if name in hints else "unknown key"
             raise FormatError(f"{where}: found {found} {name!r}, expected {sorted(hints)}")
-        return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in value})
+        read = {name: from_plain(hints[name], value[name], f"{where}.{name}") for name in value}
+        return kind(**read)
     if kind is float and (value is None or type(value) is int):
         return math.nan if value is None else float(value)
     if kind is Any or type(value) is kind or (origin is Literal and value in parts):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from torch import Tensor
 from bitinfer.errors import InputError, quote, shorten
 from bitinfer.families.checkpoint import unpickle
 from bitinfer.files import UNFINISHED, write_file
-from bitinfer.train.report import Point, StageResult
+from bitinfer.train.report import Point, StageResult, from_plain, to_plain
 
 _STATE, _LOG = "state.pt", "log.jsonl"
 _FORMAT = 5  # of the state: one of another format cannot be gone on with
@@ -69,7 +67,7 @@ class Run:
         content = {
             "format": _FORMAT,
             "settings": self.settings,
-            "results": [asdict(result) for result in self.results],
+            "results": to_plain(self.results),
             "weights": self.weights,
             "middle": middle,
         }
@@ -109,10 +107,7 @@ class Run:
             found = f"{self._path}: found a training of another version of bitinfer"
             raise InputError(f"{found}, expected one of this (go on with that one, or delete it)")
         check_same(self._path, saved["settings"], self.settings)
-        self.results = [
-            StageResult(**each | {"points": tuple(Point(**point) for point in each["points"])})
-            for each in saved["results"]
-        ]
+        self.results = [from_plain(StageResult, each, "results") for each in saved["results"]]
         self.weights, self.middle = saved["weights"], saved["middle"]
         self.earlier = sum(result.seconds for result in self.results)
         self.earlier += float(self.middle["seconds"]) if self.middle is not None else 0.0
@@ -152,8 +147,7 @@ def write_log(folder: Path, stages: Iterable[StageResult]) -> None:
 
 
 def _log_line(stage: str, point: Point) -> str:
-    value = point.value if math.isfinite(point.value) else None  # JSON has no nan
-    return f"{json.dumps({'stage': stage, **asdict(point), 'value': value})}\n"
+    return f"{json.dumps({'stage': stage, **to_plain(point)})}\n"
 
 
 def _own_files(folder: Path) -> list[Path]:
