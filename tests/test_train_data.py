@@ -21,13 +21,13 @@ from bitinfer.errors import InputError
 from bitinfer.heads import Head, find_head
 from bitinfer.runtime.text import TextTokenizer
 from bitinfer.train.data import (
-    TokenNoise,
     class_names,
     collate,
     evaluation_batches,
     padding_share,
     tokenize,
     training_batches,
+    with_noise,
 )
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefgh"]
@@ -340,7 +340,7 @@ def test_replaced_tokens(share: float, tokenizer: TextTokenizer, torch: Any) -> 
     texts = [(" ".join(words[i % 4 : i % 4 + 1 + i % 5]), words[i % 3]) for i in range(4000)]
     data = tokenize(LabelledTexts(texts, []), CLASSES, NAMES, tokenizer, 16, name="x")
     batch = collate(data, np.arange(len(texts)))
-    noisy = TokenNoise(data, share)(batch, np.random.default_rng(0))
+    noisy = with_noise(batch, data, share, np.random.default_rng(0))
     specials = [WORDS.index(word) for word in ("[CLS]", "[SEP]", "[PAD]")]
     special = torch.isin(batch.ids, torch.tensor(specials))
     assert torch.equal(noisy.ids[special], batch.ids[special])
@@ -361,7 +361,7 @@ def test_the_part_replaced_differs_from_text_to_text(tokenizer: TextTokenizer, t
     texts = [(" ".join(random.choice(list("abcdefgh"), 1000)), None) for _ in range(100)]
     data = tokenize(LabelledTexts(texts, []), CLASSES, NAMES, tokenizer, 1002, name="x")
     batch = collate(data, np.arange(len(texts)))
-    noisy = TokenNoise(data, 0.25)(batch, random)
+    noisy = with_noise(batch, data, 0.25, random)
     parts = (noisy.ids != batch.ids).double().mean(1).numpy() * 8 / 7  # some draw what was there
     assert (
         np.abs(np.quantile(parts, [0, 0.25, 0.5, 0.75, 1]) - [0, 1 / 8, 2 / 8, 3 / 8, 4 / 8]).max()
@@ -376,7 +376,7 @@ def test_token_noise_is_a_function_of_the_generator(tokenizer: TextTokenizer, to
     batch = collate(data, np.arange(9))
 
     def noisy(seed: int, share: float = 0.4) -> Any:
-        return TokenNoise(data, share)(batch, np.random.default_rng(seed)).ids
+        return with_noise(batch, data, share, np.random.default_rng(seed)).ids
 
     assert torch.equal(noisy(1), noisy(1))
     assert not torch.equal(noisy(1), noisy(2))
@@ -386,4 +386,4 @@ def test_token_noise_is_a_function_of_the_generator(tokenizer: TextTokenizer, to
 def test_token_noise_without_words(tokenizer: TextTokenizer, torch: Any) -> None:
     data = tokenize(LabelledTexts([("", None)] * 2, []), CLASSES, NAMES, tokenizer, 8, name="x")
     batch = collate(data, np.arange(2))
-    assert TokenNoise(data, 0.4)(batch, np.random.default_rng(0)) is batch
+    assert with_noise(batch, data, 0.4, np.random.default_rng(0)) is batch

@@ -14,9 +14,10 @@ default.
 from __future__ import annotations
 
 import argparse
+import inspect
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from bitinfer.errors import InputError, InputTypeError
 from bitinfer.fields import NAME, OptionType, argument, integer, option
@@ -27,9 +28,7 @@ MODEL = "packed file, checkpoint or built-in name"
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Base of the commands; the first line of a command's docstring is its summary."""
-
-    examples: ClassVar[str]
+    """Base of the commands; the docstring of a command is its help, the first line a summary."""
 
     def run(self) -> int:
         """Carry it out and return the exit code."""
@@ -47,12 +46,12 @@ class Loaded:
 
 def add_command(commands: Any, name: str, command: type[Command]) -> None:
     """A parser for a command, one of those of `argparse.ArgumentParser.add_subparsers`."""
-    summary = (command.__doc__ or "").partition("\n")[0].rstrip(".")
+    summary, _, details = (inspect.getdoc(command) or "").partition("\n")
     parser = commands.add_parser(
         name,
-        help=summary[0].lower() + summary[1:],
-        description=summary + ".",
-        epilog="examples:\n" + command.examples,
+        help=summary[0].lower() + summary[1:].rstrip("."),
+        description=summary,
+        epilog=details.strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=command, parser=parser)

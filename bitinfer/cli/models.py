@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import bitinfer
 from bitinfer.cli.arguments import CANNOT, CHECK_FAILED, MODEL, OK, Command, Loaded
@@ -42,13 +42,12 @@ class _CheckpointFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Convert(_CheckpointFiles, Command):
-    """Convert a BiT checkpoint to a packed file."""
+    """Convert a BiT checkpoint to a packed file.
 
-    examples: ClassVar[str] = (
-        "  bitinfer convert bit-sst2/ sst2.safetensors --labels negative,positive\n"
-        "  bitinfer convert mnli.pt mnli.safetensors --config config.json --vocab vocab.txt "
-        "--task mnli"
-    )
+    examples:
+      bitinfer convert bit-sst2/ sst2.safetensors --labels negative,positive
+      bitinfer convert mnli.pt mnli.safetensors --config config.json --vocab vocab.txt --task mnli
+    """
 
     source: str = argument("SRC", "checkpoint folder, or .bin / .pt file")
     destination: str = argument("DST", "packed file to make")
@@ -67,9 +66,11 @@ class Convert(_CheckpointFiles, Command):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportFloat(Command):
-    """Write a packed model as a float checkpoint folder of the same meaning (needs PyTorch)."""
+    """Write a packed model as a float checkpoint folder of the same meaning (needs PyTorch).
 
-    examples: ClassVar[str] = "  bitinfer export-float sst2.safetensors sst2-float/"
+    examples:
+      bitinfer export-float sst2.safetensors sst2-float/
+    """
 
     source: str = argument("SRC", "packed file or built-in name")
     destination: str = argument("DST", "folder to make")
@@ -83,9 +84,12 @@ class ExportFloat(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Info(Loaded, Command):
-    """Show what a model is, what is in its file, and how large each part is."""
+    """Show what a model is, what is in its file, and how large each part is.
 
-    examples: ClassVar[str] = "  bitinfer info sst2\n  bitinfer info sst2.safetensors --json"
+    examples:
+      bitinfer info sst2
+      bitinfer info sst2.safetensors --json
+    """
 
     json: bool = option(False, BOOL, "as JSON")
 
@@ -105,19 +109,20 @@ class Info(Loaded, Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Verify(_CheckpointFiles, Columns, Command):
-    """Compare a packed file with the float64 reference, code by code (needs PyTorch)."""
+    """Compare a packed file with the float64 reference, code by code (needs PyTorch).
 
-    examples: ClassVar[str] = (
-        "  bitinfer verify sst2.safetensors --checkpoint bit-sst2/\n"
-        "  bitinfer verify sst2 --data dev.tsv --at-least 0.8 --no-parity\n"
-        "  bitinfer verify sst2 --data plain.tsv --text 2 --label 1\n"
-        "  bitinfer verify sst2 --data reviews.jsonl --text review --no-parity\n\n"
-        "data: a file .csv (commas, quotes as in RFC 4180), .jsonl (one object a line, whose keys\n"
-        "are the columns), or any other (one row a line, tabs, no quoting), in UTF-8. The first\n"
-        "row names the columns; by default sentence (or sentence1 and sentence2, premise and\n"
-        "hypothesis, text, ...) and label are used. Columns given by number mean that there is no\n"
-        "row of names. A label is the name of a class or its index."
-    )
+    examples:
+      bitinfer verify sst2.safetensors --checkpoint bit-sst2/
+      bitinfer verify sst2 --data dev.tsv --at-least 0.8 --no-parity
+      bitinfer verify sst2 --data plain.tsv --text 2 --label 1
+      bitinfer verify sst2 --data reviews.jsonl --text review --no-parity
+
+    data: a file .csv (commas, quotes as in RFC 4180), .jsonl (one object a line, whose keys
+    are the columns), or any other (one row a line, tabs, no quoting), in UTF-8. The first
+    row names the columns; by default sentence (or sentence1 and sentence2, premise and
+    hypothesis, text, ...) and label are used. Columns given by number mean that there is no
+    row of names. A label is the name of a class or its index.
+    """
 
     model: str = argument("MODEL", MODEL)
     checkpoint: str | None = option(None, FILE, "compare with this checkpoint instead")
@@ -183,12 +188,12 @@ class Verify(_CheckpointFiles, Columns, Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Bench(Command):
-    """Measure the speed of a model: the product of all lists given."""
+    """Measure the speed of a model: the product of all lists given.
 
-    examples: ClassVar[str] = (
-        "  bitinfer bench sst2 -b 1,8,32 -l 32,128 -t 1,2\n"
-        "  bitinfer bench base.safetensors -l 128 --isa avx2,portable -r 20 -o json"
-    )
+    examples:
+      bitinfer bench sst2 -b 1,8,32 -l 32,128 -t 1,2
+      bitinfer bench base.safetensors -l 128 --isa avx2,portable -r 20 -o json
+    """
 
     model: str = argument("MODEL", MODEL)
     batch: tuple[int, ...] = option((1, 8, 32), _COUNTS, "sequences a call", "-b", "--batch")
@@ -211,9 +216,11 @@ class Bench(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor(Command):
-    """Show what a bug report needs, and check that every instruction set gives the same answer."""
+    """Show what a bug report needs, and check that every instruction set gives the same answer.
 
-    examples: ClassVar[str] = "  bitinfer doctor"
+    examples:
+      bitinfer doctor
+    """
 
     json: bool = option(False, BOOL, "as JSON")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import bitinfer
 from bitinfer.checks import check_text
@@ -46,15 +46,16 @@ def _lines_of(form: str, given: _Given, answers: Prediction | list[Prediction]) 
 
 @dataclass(frozen=True, kw_only=True)
 class Predict(Loaded, Command):
-    """Classify texts: arguments, lines of a file, or lines of standard input."""
+    """Classify texts: arguments, lines of a file, or lines of standard input.
 
-    examples: ClassVar[str] = (
-        '  bitinfer predict sst2 "a warm and funny film" "a dull one"\n'
-        "  bitinfer predict sst2 --input reviews.txt --format jsonl > labels.jsonl\n"
-        "  bitinfer predict mnli.safetensors --pair-sep '|||' 'a man sleeps ||| a man runs'\n"
-        "  cut -f2 table.tsv | bitinfer predict sst2 --format tsv --top-k 0\n\n"
-        "Texts and output are UTF-8."
-    )
+    examples:
+      bitinfer predict sst2 "a warm and funny film" "a dull one"
+      bitinfer predict sst2 --input reviews.txt --format jsonl > labels.jsonl
+      bitinfer predict mnli.safetensors --pair-sep '|||' 'a man sleeps ||| a man runs'
+      cut -f2 table.tsv | bitinfer predict sst2 --format tsv --top-k 0
+
+    Texts and output are UTF-8.
+    """
 
     text: tuple[str, ...] = argument("TEXT", "texts; default: lines of stdin", many=True)
     input: str | None = option(None, FILE, "read texts from lines; - is stdin")

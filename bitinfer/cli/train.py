@@ -9,33 +9,30 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import bitinfer.train
 from bitinfer.cli.arguments import CHECK_FAILED, OK, Command
 from bitinfer.train.options import DistillOptions, FinetuneOptions, Options, names_of
 
-_TABLES = """\
-tables: .tsv, .csv or .jsonl, UTF-8, columns named in the first line; by default sentence
-(or sentence1 and sentence2, premise and hypothesis, ...) and label are used. In OUT: the
-model, its card and report (README.md), log.jsonl."""
-
 
 @dataclass(frozen=True)
 class Distill(DistillOptions, Command):
-    """Train a packed model of 1 to 4 bits from a float BERT and labelled texts (needs PyTorch)"""
+    r"""Train a packed model of 1 to 4 bits from a float BERT and labelled texts (needs PyTorch).
 
-    examples: ClassVar[str] = f"""\
-  bitinfer distill bert-sst2/ --train train.tsv --dev dev.tsv -o sst2-1bit/
-  bitinfer distill bert-sst2/ --train train.tsv --dev dev.tsv -o sst2-1bit/ --minutes 60
-  bitinfer distill bert-nli/ --train nli.jsonl --dev dev.jsonl -o nli-1bit/ \\
-    --text premise --pair hypothesis --label gold --bits 1-1-2,1-1-1 --shares 1,2
+    examples:
+      bitinfer distill bert-sst2/ --train train.tsv --dev dev.tsv -o sst2-1bit/
+      bitinfer distill bert-sst2/ --train train.tsv --dev dev.tsv -o sst2-1bit/ --minutes 60
+      bitinfer distill bert-nli/ --train nli.jsonl --dev dev.jsonl -o nli-1bit/ \
+        --text premise --pair hypothesis --label gold --bits 1-1-2,1-1-1 --shares 1,2
 
-A TEACHER with no classification head is fine-tuned first, into OUT.teacher, as long and as fast
-as `bitinfer finetune` does by default. Each student learns from the one before, the first from
-the teacher.
+    A TEACHER with no classification head is fine-tuned first, into OUT.teacher, as long and as fast
+    as `bitinfer finetune` does by default. Each student learns from the one before, the first from
+    the teacher.
 
-{_TABLES}"""
+    tables: as those of `bitinfer verify`, see its help. In OUT: the model, its card and report
+    (README.md), log.jsonl.
+    """
 
     def run(self) -> int:
         report = _train(self)
@@ -49,15 +46,17 @@ the teacher.
 
 @dataclass(frozen=True)
 class Finetune(FinetuneOptions, Command):
-    """Train a float BERT with a classification head, to be a teacher (needs PyTorch)"""
+    r"""Train a float BERT with a classification head, to be a teacher (needs PyTorch).
 
-    examples: ClassVar[str] = f"""\
-  bitinfer finetune minilm/ --train train.tsv --dev dev.tsv -o bert-sst2/
-  bitinfer finetune minilm/ --train train.csv --dev dev.csv -o scores/ --regression
-  bitinfer finetune minilm/ --train train.tsv --dev dev.tsv -o bert-sst2/ \\
-    --reinitialize-pooler --epochs 2 --learning-rate 1e-4
+    examples:
+      bitinfer finetune minilm/ --train train.tsv --dev dev.tsv -o bert-sst2/
+      bitinfer finetune minilm/ --train train.csv --dev dev.csv -o scores/ --regression
+      bitinfer finetune minilm/ --train train.tsv --dev dev.tsv -o bert-sst2/ \
+        --reinitialize-pooler --epochs 2 --learning-rate 1e-4
 
-{_TABLES}"""
+    tables: as those of `bitinfer verify`, see its help. In OUT: the model, its card and report
+    (README.md), log.jsonl.
+    """
 
     def run(self) -> int:
         from bitinfer.train.pages import option_words  # every command would wait for this import

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -137,6 +138,16 @@ class Dataset:
         return np.diff(self.tokens.offsets)
 
     @property
+    def specials(self) -> tuple[int, int]:
+        """Every sequence begins with the one and ends with the other."""
+        return self.tokens.ids[0], self.tokens.ids[-1]
+
+    @cached_property
+    def words(self) -> NDArray[np.int32]:
+        """All tokens but those."""
+        return self.tokens.ids[~np.isin(self.tokens.ids, self.specials)]
+
+    @property
     def metric(self) -> Metric:
         assert self.head.metric is not None, "a head that can be trained has one"
         return self.head.metric
@@ -218,34 +229,23 @@ def collate(data: Dataset, indices: NDArray[np.integer]) -> Batch:
     return Batch(ids, segments, torch.from_numpy(mask), targets, rows)
 
 
-class TokenNoise:
-    """Replaces some of the tokens of a batch by tokens that are drawn from all texts.
+def with_noise(batch: Batch, data: Dataset, share: float, random: np.random.Generator) -> Batch:
+    """Some of the tokens of a batch on the CPU replaced by ones that are drawn from all its data.
 
-    Of each text another part is replaced, uniform between none and twice the mean.  Special tokens
-    stay.  The targets are those of the texts as they were: this is for learning from a teacher,
-    which answers the texts as they are now.
-
-    A word is drawn as often as the texts have it.  ``share`` is the mean part, below 0.5.
+    Of each text another part is replaced, uniform between none and twice ``share``, which is below
+    0.5.  Special tokens stay; a word is drawn as often as the texts have it.  The targets are those
+    of the texts as they were: this is for learning from a teacher, which answers the texts as they
+    are now.
     """
+    import torch
 
-    def __init__(self, data: Dataset, share: float) -> None:
-        self.share = share
-        ids = data.tokens.ids
-        # Every sequence begins with the one special token and ends with the other.
-        self._specials = (ids[0], ids[-1])
-        self._words = ids[~np.isin(ids, self._specials)]
-
-    def __call__(self, batch: Batch, random: np.random.Generator) -> Batch:
-        """Another batch, on the CPU as the given one."""
-        import torch
-
-        if not len(self._words):
-            return batch
-        ids = batch.ids.numpy()
-        chosen = random.random(ids.shape) < random.uniform(0, 2 * self.share, (len(ids), 1))
-        chosen &= batch.mask.numpy() & ~np.isin(ids, self._specials)
-        drawn = self._words[random.integers(0, len(self._words), ids.shape)]
-        return replace(batch, ids=torch.from_numpy(np.where(chosen, drawn, ids)))
+    if not len(data.words):
+        return batch
+    ids = batch.ids.numpy()
+    chosen = random.random(ids.shape) < random.uniform(0, 2 * share, (len(ids), 1))
+    chosen &= batch.mask.numpy() & ~np.isin(ids, data.specials)
+    drawn = data.words[random.integers(0, len(data.words), ids.shape)]
+    return replace(batch, ids=torch.from_numpy(np.where(chosen, drawn, ids)))
 
 
 def training_batches(

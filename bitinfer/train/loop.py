@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from bitinfer.errors import InputError
-from bitinfer.train.data import Batch, Dataset, Indices, TokenNoise, collate, training_batches
+from bitinfer.train.data import Batch, Dataset, Indices, collate, training_batches, with_noise
 from bitinfer.train.options import Options
 from bitinfer.train.report import Point, StageResult, from_plain, to_plain
 from bitinfer.train.run import Run
@@ -184,16 +184,15 @@ class _Stage:
 
 def _batches(data: Dataset, options: Options, step: int, stage: int) -> Iterator[Batch]:
     """The batches after those of the steps that are done, without end."""
-    noise = TokenNoise(data, options.token_noise) if options.token_noise else None
     epoch, skip = divmod(step, len(epoch_batches(data, options, 0)))
     while True:
         for number, indices in enumerate(epoch_batches(data, options, epoch)[skip:], skip):
             batch = collate(data, indices)
-            if noise is not None:
+            if options.token_noise:
                 # Of the step alone, so that a run that is resumed draws the same; not 0 at the end,
                 # which would be as if it were not there, and the order of an epoch drawn again.
                 random = np.random.default_rng([options.seed, epoch, number, stage + 1])
-                batch = noise(batch, random)
+                batch = with_noise(batch, data, options.token_noise, random)
             yield batch
         epoch, skip = epoch + 1, 0
 

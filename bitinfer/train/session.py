@@ -75,13 +75,10 @@ class Session:
         rows = tables["train"].rows
         if "unlabelled" in tables:
             rows = LabelledTexts(rows.texts + tables["unlabelled"].rows.texts, rows.labels)
-        self.train = self._tokenized(rows, tables["train"].source)
-        self.dev = self._tokenized(tables["dev"].rows, tables["dev"].source)
+        how: Any = (self.head, self.labels, folder.tokenizer(), self.max_length)
+        self.train = tokenize(rows, *how, name=tables["train"].source)
+        self.dev = tokenize(tables["dev"].rows, *how, name=tables["dev"].source)
         self.run = Run(place, settings_of(options, tables, folder))
-
-    def _tokenized(self, rows: LabelledTexts, name: str) -> Dataset:
-        tokenizer = self.folder.tokenizer()
-        return tokenize(rows, self.head, self.labels, tokenizer, self.max_length, name=name)
 
     def stage(
         self,
