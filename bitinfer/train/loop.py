@@ -19,11 +19,8 @@ from bitinfer.train.report import Point, StageResult, from_plain, to_plain
 from bitinfer.train.run import Run
 
 _SAVE_EVERY = 300.0  # seconds of work that a kill may cost
-_BETAS = (0.9, 0.999)
 _DECAY = 0.01  # of matrices
 _WARMUP = 0.1  # part of the budget in which the rate rises
-# Looks at dev for each time through the data, where nothing is said.
-_LOOKS_PER_EPOCH = 2
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
@@ -80,7 +77,7 @@ def train(
     began = saved - stage.seconds
     device = next(model.parameters()).device
     steps_per_epoch = len(epoch_batches(data, options, 0))
-    every = options.evaluate_every or max(1, steps_per_epoch // _LOOKS_PER_EPOCH)
+    every = options.evaluate_every or max(1, steps_per_epoch // 2)
 
     def look() -> None:
         model.eval()
@@ -203,18 +200,14 @@ def _optimizers(model: nn.Module, options: Options) -> list[torch.optim.Optimize
     sparse = [table.weight for table in tables]
     known = {id(each) for each in sparse}
     dense = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    matrices, vectors = [p for p in dense if p.ndim >= 2], [p for p in dense if p.ndim < 2]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in dense if p.ndim >= 2], "weight_decay": _DECAY, "multiple": 1.0},
-        {
-            "params": [p for p in dense if p.ndim < 2],
-            "weight_decay": 0.0,
-            "multiple": options.vector_rate,
-        },
+        {"params": matrices, "weight_decay": _DECAY, "multiple": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "multiple": options.vector_rate},
     ]
-    adam = torch.optim.AdamW(groups, betas=_BETAS, fused=True)
-    if not sparse:
-        return [adam]
-    return [adam, torch.optim.SparseAdam([{"params": sparse, "multiple": 1.0}], betas=_BETAS)]
+    adam = torch.optim.AdamW(groups, fused=True)
+    rows = [torch.optim.SparseAdam([{"params": sparse, "multiple": 1.0}])] if sparse else []
+    return [adam, *rows]
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

@@ -207,7 +207,7 @@ class DistillOptions(_Shared):
 
     command: ClassVar[Literal["distill", "finetune"]] = "distill"
     usual_epochs: ClassVar[float] = 12.0
-    most_gradient: ClassVar[float | None] = None  # the norm it is cut to
+    most_gradient: ClassVar[float | None] = None  # the norm to which it is cut, if it is dense
 
     teacher: _Path = field(metadata=_TEACHER)
     train: Rows = field(metadata=_TRAIN)
@@ -269,7 +269,7 @@ class FinetuneOptions(_Shared):
 
     command: ClassVar[Literal["distill", "finetune"]] = "finetune"
     usual_epochs: ClassVar[float] = 3.0
-    # How all of them are trained.
+    # What the loop asks for, and nobody may choose here.
     most_gradient: ClassVar[float | None] = 1.0
     token_noise: ClassVar[float] = 0.0
     batch_tokens: ClassVar[int | None] = None
