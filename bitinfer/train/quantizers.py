@@ -1,7 +1,7 @@
 """Elastic binarization and its gradients (BiT, section 3.2), as codes and steps.
 
 A quantized tensor is ``step * codes``: the functions here return the codes, small integers, and the
-caller multiplies the sum of a product by the steps.  Codes are exact in bfloat16, so that products
+caller multiplies the sum of a product by the steps.  PointCodes are exact in bfloat16, so that products
 of codes are as well, as long as their sums are below 2^8.
 
 Gradients, with ``x_q = step * code(x, step)``:
@@ -18,7 +18,6 @@ What the codes do not say of these follows from the product rule where the calle
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +35,7 @@ def initial_step(magnitude: Tensor, codes: PointCodes) -> Tensor:
 
 
 def quantize(x: Tensor, step: Tensor, codes: PointCodes | None) -> tuple[Tensor, Tensor]:
-    """Codes of a tensor, and the step to multiply their products by.
+    """PointCodes of a tensor, and the step to multiply their products by.
 
     Args:
         x: the values, their shift added.
@@ -48,9 +47,14 @@ def quantize(x: Tensor, step: Tensor, codes: PointCodes | None) -> tuple[Tensor,
     """
     if codes is None:
         return x, step.new_ones(())
-    step = _learned(step, 1 / math.sqrt(x.numel() * codes.high))
-    found: Tensor = _Codes.apply(x, step, codes)  # type: ignore[no-untyped-call]
-    return found, step
+    factor, value = 1 / math.sqrt(x.numel() * codes.high), step.detach()
+    # The gradient reaches a step below the floor too: it must be able to come back.
+    step = value.clamp_min(float(STEP_FLOOR)) + factor * (step - value)
+    # The product rule gives sum(gradient * code) to the step where the caller multiplies: of a sign
+    # that is all, inside the range x / step is still to be taken from it.
+    ratio = (x / (step.detach() if codes.by_sign else step)).clamp(codes.low, codes.high)
+    exact = torch.sign(x) if codes.by_sign else ratio.round()
+    return _straight_through(exact, ratio), step
 
 
 def weight_codes(weight: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
@@ -61,50 +65,12 @@ def weight_codes(weight: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         mean: mean of the whole matrix, a constant.
         scale: mean absolute value of the matrix, a scalar, or of its rows [N, 1], a constant.
     """
-    codes: Tensor = _WeightCodes.apply(weight, mean, scale)  # type: ignore[no-untyped-call]
-    return codes
+    # A row of zeros stands for 0 whatever its codes are: no gradient arrives, none goes on.
+    return _straight_through(
+        torch.sign(weight - mean), weight * torch.where(scale > 0, 1 / scale, 0)
+    )
 
 
-def _learned(step: Tensor, factor: float) -> Tensor:
-    """A step, not below the floor, and its gradient multiplied.
-
-    The gradient reaches a step below the floor too: it must be able to come back.
-    """
-    value = step.detach()
-    return value.clamp_min(float(STEP_FLOOR)) + factor * (step - value)
-
-
-class _Codes(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor, codes: PointCodes) -> Tensor:
-        ctx.by_sign = codes.by_sign
-        if codes.by_sign:
-            ctx.save_for_backward(x.abs() <= step, step)
-            return torch.sign(x)
-        ratio = x / step
-        inside = (ratio >= codes.low) & (ratio <= codes.high)
-        ctx.save_for_backward(inside, step, ratio)
-        return ratio.round().clamp_(codes.low, codes.high)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inside, step, *rest = ctx.saved_tensors
-        to_x = gradient * inside / step
-        # The product rule has given sum(gradient * codes) to the step already; inside the range
-        # that is round(x / step), from which x / step is to be taken.
-        to_step = None if ctx.by_sign else -(to_x * rest[0]).sum()
-        return to_x, to_step, None
-
-
-class _WeightCodes(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        ctx.save_for_backward(scale)
-        return torch.sign(weight - mean)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (scale,) = ctx.saved_tensors
-        # A row of zeros stands for 0 whatever its codes are: no gradient arrives, none goes on.
-        inverse = torch.where(scale > 0, 1 / scale, 0)
-        return gradient * inverse, None, None
+def _straight_through(values: Tensor, smooth: Tensor) -> Tensor:
+    """Exactly the values, with the gradient of what they are rounded from."""
+    return values.detach() + (smooth - smooth.detach())
