@@ -42,7 +42,7 @@ class Trained:
         two_set: whether what is not negative has unsigned codes, rather than signed ones.
         fixed_steps: whether steps stay what the first batch made them.
         row_scales: whether a weight scale is that of a row, rather than of the matrix.
-        vector_rate: as of `bitinfer.train.loop.LoopOptions`.
+        vector_rate: as of `bitinfer.train.distill`.
         steps: of all stages together.
         seconds: of the training.
         value: accuracy, in 0..1.

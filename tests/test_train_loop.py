@@ -22,12 +22,13 @@ from bitinfer.errors import InputError  # noqa: E402
 from bitinfer.runtime.text import TokenBatch  # noqa: E402
 from bitinfer.train import loop  # noqa: E402
 from bitinfer.train.data import Batch, Dataset, Task  # noqa: E402
-from bitinfer.train.loop import LoopOptions, learning_rate, train  # noqa: E402
-from bitinfer.train.options import Budget  # noqa: E402
+from bitinfer.train.loop import rate_share, train  # noqa: E402
+from bitinfer.train.options import Budget, DistillOptions  # noqa: E402
 from bitinfer.train.report import Point, StageResult  # noqa: E402
 from bitinfer.train.run import Run, check_folder, write_log  # noqa: E402
 
-OPTIONS = LoopOptions(batch_size=4, learning_rate=0.1, warmup=0.25, evaluate_every=3)
+FILES = ("teacher", "train.tsv", "dev.tsv", "out")
+OPTIONS = DistillOptions(*FILES, batch_size=4, learning_rate=0.1, evaluate_every=3)
 ROWS = 10  # three batches an epoch
 SETTINGS = {"seed": 0, "train": "f00d"}
 
@@ -87,7 +88,9 @@ class Training:
             return next(self.values)
         return self.network.head.weight.sum().item()
 
-    def __call__(self, budget: Budget, options: LoopOptions = OPTIONS, **more: Any) -> StageResult:
+    def __call__(
+        self, budget: Budget, options: DistillOptions = OPTIONS, **more: Any
+    ) -> StageResult:
         return train(
             self.network,
             more.pop("loss", self.loss),
@@ -196,11 +199,9 @@ def test_measurements(training: Training) -> None:
 # ---- rates
 
 
-def test_learning_rate() -> None:
-    options = replace(OPTIONS, learning_rate=2.0, warmup=0.2)
-    rates = [learning_rate(progress, options) for progress in (0.0, 0.1, 0.2, 0.6, 1.0)]
-    assert rates == pytest.approx([0, 1, 2, 1, 0])
-    assert learning_rate(0.0, replace(OPTIONS, warmup=0.0)) == OPTIONS.learning_rate
+def test_rates_rise_and_fall() -> None:
+    shares = [rate_share(progress) for progress in (0.0, 0.05, 0.1, 0.55, 1.0)]
+    assert shares == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
 def test_every_step_has_its_rate(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,16 +213,17 @@ def test_every_step_has_its_rate(training: Training, monkeypatch: pytest.MonkeyP
             norm = sum(float(p.grad.square().sum()) for p in self.param_groups[0]["params"])
             assert math.sqrt(norm) <= 1e-3 * 1.001
 
-    def optimizers(model: Any, options: LoopOptions) -> list[Any]:
+    def optimizers(model: Any, options: DistillOptions) -> list[Any]:
         groups = [{"params": [model.head.weight], "multiple": 1.0}]
         return [Recorder([*groups, {"params": [model.head.bias], "multiple": 4.0}], lr=99.0)]
 
     monkeypatch.setattr(loop, "_optimizers", optimizers)
     training.network.table.sparse = False
-    training(Budget(steps=8), replace(OPTIONS, most_gradient=1e-3))
+    monkeypatch.setattr(DistillOptions, "most_gradient", 1e-3)
+    training(Budget(steps=8))
     assert len(rates) == 8
     for step, found in enumerate(rates):
-        rate = learning_rate(step / 8, OPTIONS)
+        rate = 0.1 * rate_share(step / 8)
         assert found == pytest.approx([rate, 4 * rate])
 
 
@@ -325,7 +327,7 @@ def start(data: Dataset, folder: Path) -> Training:
 @pytest.mark.parametrize("kills", [[1], [3], [4], [8], [2, 7], [9]])
 @pytest.mark.usefixtures("save_always")
 def test_a_resumed_stage_ends_like_any_other(
-    kills: list[int], options: LoopOptions, data: Dataset, tmp_path: Path
+    kills: list[int], options: DistillOptions, data: Dataset, tmp_path: Path
 ) -> None:
     unbroken = start(data, tmp_path / "a")
     expected = outcome(unbroken(Budget(steps=9), options), unbroken.network)

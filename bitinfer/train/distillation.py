@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +25,7 @@ from bitinfer.runtime.model import load
 from bitinfer.runtime.origin import PACKED
 from bitinfer.train.data import Batch, Table, collate, evaluation_batches, read_tables
 from bitinfer.train.finetuning import finetune_on
+from bitinfer.train.loop import batches
 from bitinfer.train.losses import distillation_loss
 from bitinfer.train.options import Budget, DistillOptions, FinetuneOptions, names_of, takes_options
 from bitinfer.train.report import (
@@ -129,15 +129,15 @@ def _train_student(
         found = _outputs(student, batch)
         return distillation_loss(found, expected, batch, ready.task.head, **weights)
 
-    measure = partial(ready.measure, lambda batch: _outputs(student, batch).logits)
-    return ready.stage(student, loss, measure, name=str(student.bits), budget=budget)
+    name = str(student.bits)
+    return ready.fit(student, loss, _logits(student), name=name, budget=budget)
 
 
 def _begin_steps(student: Student, teacher: Student, ready: Session) -> None:
     """Steps from the first batch, at the points whose bits are not the teacher's."""
     points = [point for point in POINTS if student.bits.at(point) != teacher.bits.at(point)]
     if points:
-        first = ready.loop.batches(ready.train, epoch=0)[0]
+        first = batches(ready.train, ready.options, epoch=0)[0]
         batch = collate(ready.train, first).to(ready.device)
         student.begin_steps(batch.ids, batch.segments, batch.mask, points=points)
 
@@ -147,9 +147,13 @@ def _outputs(model: Student, batch: Batch) -> Outputs:
     return outputs
 
 
+def _logits(model: Student) -> Callable[[Batch], Tensor]:
+    return lambda batch: _outputs(model, batch).logits
+
+
 def _teacher_result(model: Any, ready: Session) -> TeacherResult:
     teacher = as_student(model, dtype=torch.float32).eval().to(ready.device)
-    value = ready.measure(lambda batch: _outputs(teacher, batch).logits)
+    value = ready.measure(_logits(teacher))
     # The folder may be given by a path that does not name it, and its name may be no text.
     name = os.fsencode(ready.folder.path.absolute().name).decode(errors="replace")
     return TeacherResult(name, value, sum(each.nbytes for each in model.state_dict().values()))
@@ -164,7 +168,7 @@ def _fine_tuned(encoder: Folder, tables: dict[str, Table], options: DistillOptio
     path = output.with_name(f"{output.name}.teacher")
     shared = (*_SHARED, *names_of("distill", "run"))
     given: dict[str, Any] = {name: getattr(options, name) for name in shared}
-    if options.batch_size is not None and options.batch_tokens is None:
+    if options.batch_size and options.batch_tokens is None:
         given["batch_size"] = options.batch_size
     how = FinetuneOptions(encoder.path, options.train, options.dev, path, **given)
     labelled = {name: tables[name] for name in ("train", "dev")}
@@ -247,7 +251,7 @@ def _pack(folder: Path, ready: Session) -> PackedResult:
     convert(folder, file, labels=labels, max_length=ready.max_length, licence=licence)
     _, tensors = read_packed(file)
     batches = evaluation_batches(ready.dev.lengths, _PARITY_BATCH)
-    shown = tqdm(batches, "parity", disable=not ready.show_progress_bar)
+    shown = tqdm(batches, "parity", disable=not ready.shows_progress)
     samples = (
         (each.ids.numpy(), each.segments.numpy(), each.mask.long().numpy())
         for each in (collate(ready.dev, indices) for indices in shown)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,8 +70,7 @@ def finetune_on(
         def loss(batch: Batch) -> Tensor:
             return ready.task.head.label_loss(logits(batch), batch.targets)
 
-        measure = partial(ready.measure, logits)
-        result = ready.stage(model, loss, measure, name=_BITS, budget=options.budget)
+        result = ready.fit(model, loss, logits, name=_BITS, budget=options.budget)
         with ready.output() as folder:
             weights = _write_model(folder, model, ready)
             return ready.write_report(folder, weights, [result], teacher=None, packed=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,55 +16,29 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from bitinfer.errors import InputError
 from bitinfer.train.data import Batch, Dataset, TokenNoise, collate, training_batches
-from bitinfer.train.options import Budget
+from bitinfer.train.options import Budget, Options
 from bitinfer.train.report import Point, StageResult
 from bitinfer.train.run import Run, log_line
 
 _SAVE_EVERY = 300.0  # seconds of work that a kill may cost
-_BETAS = (0.9, 0.999)
 _DECAY = 0.01  # of matrices
-# Looks at dev for each time through the data, where nothing is said.
-_LOOKS_PER_EPOCH = 2
+_WARMUP = 0.1  # part of the budget in which the rate rises; then it falls to 0, in a line
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
-@dataclass(frozen=True)
-class LoopOptions:
-    """How to train; what has the name of an option is told by that.
+def batches(data: Dataset, options: Options, epoch: int) -> list[NDArray[np.int64]]:
+    """The examples of each step of an epoch; every epoch has as many steps."""
+    size, most = options.batch_size or len(data), options.batch_tokens
+    return training_batches(data.lengths, size, seed=options.seed, epoch=epoch, batch_tokens=most)
 
-    Attributes:
-        batch_size: examples of a step; the most of them if ``batch_tokens`` is a number.
-        evaluate_every: steps from one measurement to the next; None is half an epoch.
-        warmup: part of the budget in which the rate rises; then it falls to 0, in a line.
-        most_gradient: norm to which the gradient is cut, which must be dense then, or None.
+
+def rate_share(progress: float) -> float:
+    """Which part of the highest learning rate is due at a progress of 0..1.
+
+    >>> [rate_share(progress) for progress in (0.0, 0.05, 0.1, 1.0)]
+    [0.0, 0.5, 1.0, 0.0]
     """
-
-    batch_size: int
-    learning_rate: float
-    evaluate_every: int | None = None
-    seed: int = 0
-    warmup: float = 0.1
-    token_noise: float = 0.0
-    most_gradient: float | None = None
-    batch_tokens: int | None = None
-    vector_rate: float = 1.0
-
-    def batches(self, data: Dataset, epoch: int) -> list[NDArray[np.int64]]:
-        """The examples of each step of an epoch; every epoch has as many steps."""
-        how: dict[str, Any] = {"seed": self.seed, "batch_tokens": self.batch_tokens}
-        return training_batches(data.lengths, self.batch_size, epoch=epoch, **how)
-
-
-def learning_rate(progress: float, options: LoopOptions) -> float:
-    """The rate at a progress of 0..1.
-
-    >>> options = LoopOptions(32, 1e-3)
-    >>> learning_rate(0.05, options), learning_rate(0.1, options), learning_rate(1.0, options)
-    (0.0005, 0.001, 0.0)
-    """
-    if progress < options.warmup:
-        return options.learning_rate * progress / options.warmup
-    return options.learning_rate * (1 - progress) / (1 - options.warmup)
+    return progress / _WARMUP if progress < _WARMUP else (1 - progress) / (1 - _WARMUP)
 
 
 def train(
@@ -75,7 +49,7 @@ def train(
     *,
     name: str,
     budget: Budget,
-    options: LoopOptions,
+    options: Options,
     run: Run,
     show_progress_bar: bool = True,
 ) -> StageResult:
@@ -95,15 +69,14 @@ def train(
     Raises:
         InputError: the loss is not finite any more, or what the run holds is damaged.
     """
-    stage = _Stage(model, _optimizers(model, options))
-    if run.middle is not None:
-        with run.reading():
-            stage.load(run.middle)
+    stage = _Stage(model, options)
+    with run.reading():
+        stage.load(run.middle)
     saved = time.monotonic()
     began = saved - stage.seconds
     device = next(model.parameters()).device
-    steps_per_epoch = len(options.batches(data, epoch=0))
-    every = options.evaluate_every or max(1, steps_per_epoch // _LOOKS_PER_EPOCH)
+    steps_per_epoch = len(batches(data, options, epoch=0))
+    every = options.evaluate_every or max(1, steps_per_epoch // 2)
 
     def look() -> None:
         model.eval()
@@ -119,7 +92,7 @@ def train(
             progress = budget.progress(stage.step, seconds, steps_per_epoch)
             if progress >= 1:
                 break
-            stage.advance(loss(batch.to(device)), learning_rate(progress, options), options)
+            stage.advance(loss(batch.to(device)), rate_share(progress))
             if not math.isfinite(stage.losses[-1]):
                 found = f"stage {name}, step {stage.step}: the loss became {stage.losses[-1]}"
                 hint = f"(a learning rate below {options.learning_rate:g} may help)"
@@ -142,8 +115,9 @@ def train(
 class _Stage:
     """A model on its way: all that is saved, and given back."""
 
-    def __init__(self, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-        self.model, self.optimizers = model, optimizers
+    def __init__(self, model: nn.Module, options: Options) -> None:
+        self.model, self.options = model, options
+        self.optimizers = _optimizers(model, options)
         self.step, self.seconds = 0, 0.0
         self.losses: list[float] = []
         self.points: list[Point] = []
@@ -154,15 +128,15 @@ class _Stage:
         """The first of the best; one that is nan is worse than any other."""
         return max(self.points, key=lambda each: (not math.isnan(each.value), each.value))
 
-    def advance(self, loss: Tensor, rate: float, options: LoopOptions) -> None:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["multiple"]
+    def advance(self, loss: Tensor, share: float) -> None:
+        """A step at that part of the highest rate."""
+        self.model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if options.most_gradient is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), options.most_gradient)
+        if self.options.most_gradient is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.most_gradient)
         for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.options.learning_rate * share * group["multiple"]
             optimizer.step()
         self.step += 1
         self.losses.append(loss.item())
@@ -192,7 +166,10 @@ class _Stage:
             "random": torch.get_rng_state(),
         }
 
-    def load(self, saved: dict[str, Any]) -> None:
+    def load(self, saved: dict[str, Any] | None) -> None:
+        """Go on where a stage was, if it was anywhere."""
+        if saved is None:
+            return
         self.model.load_state_dict(saved["best"])
         self.best_weights = _copy(self.model)
         self.model.load_state_dict(saved["model"])
@@ -204,12 +181,12 @@ class _Stage:
         torch.set_rng_state(saved["random"])
 
 
-def _batches(data: Dataset, options: LoopOptions, step: int, stage: int) -> Iterator[Batch]:
+def _batches(data: Dataset, options: Options, step: int, stage: int) -> Iterator[Batch]:
     """The batches after those of the steps that are done, without end."""
     noise = TokenNoise(data, options.token_noise) if options.token_noise else None
-    epoch, skip = divmod(step, len(options.batches(data, epoch=0)))
+    epoch, skip = divmod(step, len(batches(data, options, epoch=0)))
     while True:
-        for number, indices in enumerate(options.batches(data, epoch)[skip:], skip):
+        for number, indices in enumerate(batches(data, options, epoch)[skip:], skip):
             batch = collate(data, indices)
             if noise is not None:
                 # Of the step alone, so that a run that is resumed draws the same; not 0 at the end,
@@ -220,20 +197,20 @@ def _batches(data: Dataset, options: LoopOptions, step: int, stage: int) -> Iter
         epoch, skip = epoch + 1, 0
 
 
-def _optimizers(model: nn.Module, options: LoopOptions) -> list[torch.optim.Optimizer]:
+def _optimizers(model: nn.Module, options: Options) -> list[torch.optim.Optimizer]:
     """AdamW; and Adam for the rows that a batch touches, where a table's gradient is sparse."""
     tables = [each for each in model.modules() if isinstance(each, nn.Embedding) and each.sparse]
     sparse = [table.weight for table in tables]
     known = {id(each) for each in sparse}
     dense = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-    matrices: dict[str, Any] = {"params": [each for each in dense if each.ndim >= 2]}
-    vectors: dict[str, Any] = {"params": [each for each in dense if each.ndim < 2]}
-    matrices |= {"weight_decay": _DECAY, "multiple": 1.0}
-    vectors |= {"weight_decay": 0.0, "multiple": options.vector_rate}
-    adam = torch.optim.AdamW([matrices, vectors], betas=_BETAS, fused=True)
-    if not sparse:
-        return [adam]
-    return [adam, torch.optim.SparseAdam([{"params": sparse, "multiple": 1.0}], betas=_BETAS)]
+    matrices, vectors = ([p for p in dense if (p.ndim >= 2) is wide] for wide in (True, False))
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": _DECAY, "multiple": 1.0},
+        {"params": vectors, "weight_decay": 0.0, "multiple": options.vector_rate},
+    ]
+    adam = torch.optim.AdamW(groups, fused=True)
+    rows = [torch.optim.SparseAdam([{"params": sparse, "multiple": 1.0}])] if sparse else []
+    return [adam, *rows]
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

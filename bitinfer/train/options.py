@@ -228,6 +228,7 @@ class DistillOptions(_Shared):
 
     command: ClassVar[Literal["distill", "finetune"]] = "distill"
     usual_epochs: ClassVar[float] = 12.0
+    most_gradient: ClassVar[float | None] = None
 
     teacher: _Path = field(metadata=_TEACHER)
     train: Rows = field(metadata=_TRAIN)
@@ -266,14 +267,11 @@ class DistillOptions(_Shared):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.batch_size is self.batch_tokens is None:
+            object.__setattr__(self, "batch_size", _BATCH_SIZE)
         if self.shares is not None and len(self.shares) != len(self.bits):
             found = f"shares: found {len(self.shares)}"
             raise InputError(f"{found}, expected {len(self.bits)}, one for each stage of bits")
-
-    def plain(self) -> dict[str, Any]:
-        """None is a batch size that tokens alone limit."""
-        usual = _BATCH_SIZE if self.batch_tokens is None else None
-        return super().plain() | {"batch_size": self.batch_size or usual}
 
     @property
     def stages(self) -> list[tuple[Bits, Budget]]:
@@ -290,7 +288,10 @@ class FinetuneOptions(_Shared):
 
     command: ClassVar[Literal["distill", "finetune"]] = "finetune"
     usual_epochs: ClassVar[float] = 3.0
-    most_gradient: ClassVar[float] = 1.0
+    most_gradient: ClassVar[float | None] = 1.0  # norm to which it is cut, which must be dense
+    token_noise: ClassVar[float] = 0.0
+    batch_tokens: ClassVar[int | None] = None
+    vector_rate: ClassVar[float] = 1.0
 
     encoder: _Path = field(metadata=_ENCODER)
     train: Rows = field(metadata=_TRAIN)

@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitinfer.checks import check_int, shows_progress
 from bitinfer.data.tables import LabelledTexts
@@ -33,8 +32,8 @@ from bitinfer.train.data import (
     task_of,
     tokenize,
 )
-from bitinfer.train.loop import LoopOptions, train
-from bitinfer.train.options import DistillOptions, Options, check_installed, names_of
+from bitinfer.train.loop import batches, train
+from bitinfer.train.options import Budget, DistillOptions, Options, check_installed, names_of
 from bitinfer.train.pages import write_pages
 from bitinfer.train.report import Architecture, DataFile, StageResult, TrainingReport
 from bitinfer.train.run import Run, check_folder, write_log
@@ -66,6 +65,7 @@ class Session:
         self.folder, self.options, self.tables = folder, options, tables
         self.started, self.began = datetime.now(timezone.utc).astimezone(), time.monotonic()
         self.device, self.dtype = _device(), _products_type(options)
+        self.shows_progress = shows_progress(options.show_progress_bar)
         most = folder.config.positions
         length = options.max_length or min(_MAX_LENGTH, most)
         self.max_length = check_int("max_length", length, MIN_LENGTH, most)
@@ -80,23 +80,19 @@ class Session:
     def _tokenized(self, rows: LabelledTexts, source: str) -> Dataset:
         return tokenize(rows, self.task, self.folder.tokenizer(), self.max_length, name=source)
 
-    @property
-    def show_progress_bar(self) -> bool:
-        return shows_progress(self.options.show_progress_bar)
-
-    @property
-    def loop(self) -> LoopOptions:
-        """How to train, by the options; tokens alone may limit a step."""
-        names = [each.name for each in fields(LoopOptions) if hasattr(self.options, each.name)]
-        given = {name: getattr(self.options, name) for name in names}
-        given["batch_size"] = self.options.plain()["batch_size"] or len(self.train)
-        return LoopOptions(**given)
-
-    @property
-    def stage(self) -> partial[StageResult]:
-        """What trains a model: `bitinfer.train.loop.train` of all that the session knows."""
-        how: dict[str, Any] = {"data": self.train, "options": self.loop, "run": self.run}
-        return partial(train, **how, show_progress_bar=self.show_progress_bar)
+    def fit(
+        self,
+        model: nn.Module,
+        loss: Callable[[Batch], Tensor],
+        logits: Callable[[Batch], Tensor],
+        *,
+        name: str,
+        budget: Budget,
+    ) -> StageResult:
+        """`bitinfer.train.loop.train` with all that the session knows."""
+        how: dict[str, Any] = {"options": self.options, "run": self.run, "budget": budget}
+        how |= {"name": name, "show_progress_bar": self.shows_progress}
+        return train(model, loss, lambda: self.measure(logits), self.train, **how)
 
     def measure(self, logits: Callable[[Batch], Tensor]) -> float:
         """The metric of a model on dev."""
@@ -117,7 +113,7 @@ class Session:
         names = [each.name for each in fields(Architecture)][:-1]
         sizes = {name: getattr(config, name) for name in names}
         gpu = f", {torch.cuda.get_device_name()}" if self.device.type == "cuda" else ""
-        padding = padding_share(self.train.lengths, self.loop.batches(self.train, epoch=0))
+        padding = padding_share(self.train.lengths, batches(self.train, self.options, epoch=0))
         found_out = {
             "dtype": str(self.dtype).removeprefix("torch."),
             "folder_sha256": self.folder.sha256,
