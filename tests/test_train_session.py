@@ -424,7 +424,7 @@ def test_finetuned_folder(toy: Toy, tmp_path: Path) -> None:
     assert report.command == "finetune"
     assert report.teacher is report.packed is None
     assert report.labels == tuple(WORDS)
-    assert report.architecture.max_length == 16
+    assert report.architecture["max_length"] == 16
     assert report.float_bytes == (out / "model.safetensors").stat().st_size
     assert report.options["padding"].endswith("%")
     (stage,) = report.stages

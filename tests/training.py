@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from bitinfer.heads import ACCURACY
 from bitinfer.train.report import (
-    Architecture,
     DataFile,
     PackedResult,
     Parity,
@@ -19,6 +17,7 @@ from bitinfer.train.report import (
 
 __all__ = ["distilled", "finetuned", "stage"]
 
+_SIZES = ("layers", "hidden", "heads", "intermediate", "vocab", "positions", "max_length")
 _OPTIONS = {
     "teacher": "bert-sst2",
     "train": "train.tsv",
@@ -51,15 +50,13 @@ def distilled(**changes: Any) -> TrainingReport:
         metric="accuracy",
         labels=("negative", "positive"),
         pairs=False,
-        architecture=Architecture(2, 64, 4, 128, 1000, 128, 48),
+        architecture=dict(zip(_SIZES, (2, 64, 4, 128, 1000, 128, 48), strict=True)),
         teacher=TeacherResult("bert-sst2", 0.9, 1_500_000),
         stages=(stage("1-1-2", 0.85), stage("1-1-1", 0.75, steps=1200)),
         packed=PackedResult(
             file="packed.safetensors",
             bytes=81_234,
             value=0.75,
-            count=80,
-            standard_error=ACCURACY.standard_error(0.75, 80),
             parity=Parity(80, 900, 12_345, 0, None, 3e-15),
         ),
         float_bytes=1_480_000,

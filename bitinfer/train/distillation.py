@@ -258,5 +258,4 @@ def _pack(folder: Path, ready: Session) -> PackedResult:
     )
     parity = measure_parity(read_checkpoint(folder, labels=labels), tensors, samples)
     found = evaluation.evaluate(load(file), ready.tables["dev"].rows)
-    error = ready.task.metric.standard_error(found.value, found.count)
-    return PackedResult(PACKED, file.stat().st_size, found.value, found.count, error, parity)
+    return PackedResult(PACKED, file.stat().st_size, found.value, parity)

@@ -75,7 +75,7 @@ def model_card(
     name, licence, terms = (" ".join((each or "").split()) for each in (name, licence, terms))
     looks = sum(len(stage.points) for stage in report.stages)
     kept = _LIMITS if report.packed is not None else _LIMITS[:2]
-    own = [each.format(looks=looks, length=report.architecture.max_length) for each in kept]
+    own = [each.format(looks=looks, length=report.architecture["max_length"]) for each in kept]
     parts = [
         f"---\n{_front(report, name, licence)}---",
         f"# {name}",
@@ -210,8 +210,8 @@ def _what(report: TrainingReport) -> str:
         shown = ", ".join(map(code, labels[:_MOST_LABELS]))
         answer = f"one of {len(labels)} labels: {shown}{', ...' * (len(labels) > _MOST_LABELS)}"
     return (
-        f"{kind} of {sizes.layers} layers x {sizes.hidden}, {sizes.heads} heads, intermediate "
-        f"{sizes.intermediate}, vocabulary of {sizes.vocab:,}, {size}. It gives "
+        f"{kind} of {sizes['layers']} layers x {sizes['hidden']}, {sizes['heads']} heads, "
+        f"intermediate {sizes['intermediate']}, vocabulary of {sizes['vocab']:,}, {size}. It gives "
         f"{'a pair of texts' if report.pairs else 'a text'} {answer}."
     )
 

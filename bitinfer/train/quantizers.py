@@ -1,7 +1,7 @@
 """Elastic binarization and its gradients (BiT, section 3.2), as codes and steps.
 
 A quantized tensor is ``step * codes``: the functions here return the codes, small integers, and the
-caller multiplies the sum of a product by the steps.  PointCodes are exact in bfloat16, so that products
+caller multiplies the sum of a product by the steps.  Codes are exact in bfloat16, so that products
 of codes are as well, as long as their sums are below 2^8.
 
 Gradients, with ``x_q = step * code(x, step)``:

@@ -19,7 +19,7 @@ from bitinfer.train.markdown import code, duration, size_text, table
 #: By their names.
 METRICS = {metric.name: metric for metric in (ACCURACY, PEARSON)}
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -70,27 +70,12 @@ class TeacherResult:
 
 @dataclass(frozen=True)
 class PackedResult:
-    """The packed model, measured on the ``count`` rows of dev by the engine that runs it."""
+    """The packed model, measured on dev by the engine that runs it."""
 
     file: str
     bytes: int
     value: float
-    count: int
-    standard_error: float | None
     parity: Parity
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Sizes of the model; ``max_length`` is the tokens a text is cut to."""
-
-    layers: int
-    hidden: int
-    heads: int
-    intermediate: int
-    vocab: int
-    positions: int
-    max_length: int
 
 
 @dataclass(frozen=True)
@@ -114,7 +99,7 @@ class TrainingReport:
         metric: accuracy in 0..1, or the correlation for regression.
         labels: names of the classes; empty for regression.
         pairs: whether the model takes two texts.
-        architecture: sizes of the model.
+        architecture: sizes of the model, and ``max_length``, the tokens a text is cut to.
         teacher: the float model that taught; None after fine-tuning.
         stages: in the order they were trained.
         packed: the packed model; None after fine-tuning.
@@ -132,7 +117,7 @@ class TrainingReport:
     metric: Literal["accuracy", "pearson"]
     labels: tuple[str, ...]
     pairs: bool
-    architecture: Architecture
+    architecture: dict[str, int]
     teacher: TeacherResult | None
     stages: tuple[StageResult, ...]
     packed: PackedResult | None
@@ -144,13 +129,10 @@ class TrainingReport:
     seconds: float
     data: dict[str, DataFile]
 
-    def asdict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON: numbers that are not finite become None."""
-        return {"schema": _SCHEMA, **_finite(asdict(self))}
-
     def as_json(self) -> str:
-        """The content of ``report.json``."""
-        return json.dumps(self.asdict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        """The content of ``report.json``: numbers that are not finite become null."""
+        plain = {"schema": _SCHEMA, **_finite(asdict(self))}
+        return json.dumps(plain, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @property
     def measured(self) -> Metric:
@@ -160,39 +142,36 @@ class TrainingReport:
     @property
     def bits(self) -> str:
         """Of the result."""
-        return self.stages[-1].bits if self.stages else "32-32-32"
+        return self.stages[-1].bits
 
     @property
     def value(self) -> float:
         """The dev metric of the result: the packed model, or else the last stage."""
-        if self.packed is not None:
-            return self.packed.value
-        return self.stages[-1].best if self.stages else math.nan
+        return self.stages[-1].best if self.packed is None else self.packed.value
 
     @property
     def standard_error(self) -> float | None:
         """Of that value, by the metric; None where there is none."""
-        if self.packed is not None:
-            return self.packed.standard_error
         return self.measured.standard_error(self.value, self.data["dev"].rows)
 
     def table(self) -> str:
         """Teacher, stages and packed model as a Markdown table."""
-        text, none = self.measured.text, ("", "", "")
+        text, error = self.measured.text, self.standard_error
         rows: list[tuple[str, ...]] = []
         if self.teacher is not None:
             name, size = f"teacher, {code(self.teacher.name)}", size_text(self.teacher.bytes)
-            rows.append((name, "32-32-32", *none, text(self.teacher.value), size))
+            rows.append((name, "32-32-32", "", "", "", text(self.teacher.value), size))
         for number, stage in enumerate(self.stages, start=1):
             name = f"stage {number}" if self.command == "distill" else "fine-tuned"
-            last = number == len(self.stages) and self.packed is None
+            result = number == len(self.stages) and self.packed is None
             spent = (f"{stage.steps:,}", f"{stage.epochs:.1f}", duration(stage.seconds))
-            value = text(stage.best, self.standard_error if last else None)
-            rows.append((name, stage.bits, *spent, value, size_text(self.float_bytes) * last))
+            size = size_text(self.float_bytes) if result else ""
+            rows.append(
+                (name, stage.bits, *spent, text(stage.best, error if result else None), size)
+            )
         if self.packed is not None:
             name, size = f"**packed**, {code(self.packed.file)}", size_text(self.packed.bytes)
-            value = f"**{text(self.value, self.standard_error)}**"
-            rows.append((name, self.bits, *none, value, size))
+            rows.append((name, self.bits, "", "", "", f"**{text(self.value, error)}**", size))
         measured = f"{self.metric}, {self.data['dev'].rows:,} dev rows"
         header = ("model", "bits", "steps", "epochs", "time", measured, "size")
         return table(header, rows, "lrrrrrr")
@@ -244,6 +223,8 @@ def read_report(path: str | os.PathLike[str]) -> TrainingReport:
 
 # ---- plain data
 
+_JSON = {tuple: "a list", float: "a number", bool: "bool", int: "int", str: "str"}
+
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
@@ -253,38 +234,23 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# What JSON has of a type, and what that is called.
-_JSON: dict[Any, Any] = {
-    tuple: (list, "a list"),
-    dict: (dict, "an object"),
-    float: ((int, float), "a number"),
-}
-
-
 def _read(kind: Any, value: Any, where: str) -> Any:
     """A value of that type from what JSON has of it."""
     origin, parts = get_origin(kind), get_args(kind)
-    if kind is Any or (origin is UnionType and value is None):
-        return value
     if origin is UnionType:  # X | None
-        return _read(parts[0], value, where)
-    if kind is float and value is None:
-        return math.nan
-    plain = dict if is_dataclass(kind) else origin or kind
-    if origin is Literal:
-        types, expected = str, " or ".join(map(repr, parts))
-    else:
-        types, expected = _JSON.get(plain, (plain, plain.__name__))
-    right = isinstance(value, types) and isinstance(value, bool) <= (plain is bool)
-    if not right or (origin is Literal and value not in parts):
-        raise FormatError(f"{where}: found {quote(value)}, expected {expected}")
-    if plain is tuple:
+        return value if value is None else _read(parts[0], value, where)
+    expected = " or ".join(map(repr, parts)) if origin is Literal else _JSON.get(origin or kind)
+    if isinstance(value, list) and origin is tuple:
         return tuple(_read(parts[0], each, f"{where}[{i}]") for i, each in enumerate(value))
-    if plain is not dict:
-        return float(value) if kind is float else value
-    hints = get_type_hints(kind) if origin is None else dict.fromkeys(value, parts[-1])
-    for name in sorted(hints.keys() ^ value.keys()):
-        found = "no key" if name in hints else "unknown key"
-        raise FormatError(f"{where}: found {found} {name!r}, expected {sorted(hints)}")
-    read = {name: _read(hints[name], each, f"{where}.{name}") for name, each in value.items()}
-    return kind(**read) if origin is None else read
+    if isinstance(value, dict) and (origin is dict or is_dataclass(kind)):
+        hints = get_type_hints(kind) if origin is None else dict.fromkeys(value, parts[-1])
+        if odd := sorted(hints.keys() ^ value.keys()):
+            found = "no key" if odd[0] in hints else "unknown key"
+            raise FormatError(f"{where}: found {found} {odd[0]!r}, expected {sorted(hints)}")
+        read = {name: _read(hints[name], each, f"{where}.{name}") for name, each in value.items()}
+        return kind(**read)
+    if kind is float and (value is None or type(value) is int):
+        return math.nan if value is None else float(value)
+    if kind is Any or type(value) is kind or (origin is Literal and value in parts):
+        return value
+    raise FormatError(f"{where}: found {quote(value)}, expected {expected or 'an object'}")

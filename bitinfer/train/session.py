@@ -7,7 +7,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,13 @@ from bitinfer.train.data import (
 from bitinfer.train.loop import batches, train
 from bitinfer.train.options import Budget, DistillOptions, Options, check_installed, names_of
 from bitinfer.train.pages import write_pages
-from bitinfer.train.report import Architecture, DataFile, StageResult, TrainingReport
+from bitinfer.train.report import DataFile, StageResult, TrainingReport
 from bitinfer.train.run import Run, check_folder, write_log
 from bitinfer.train.teacher import Folder
 
 _MAX_LENGTH = 128
 _EVALUATION_BATCH = 64
+_SIZES = ("layers", "hidden", "heads", "intermediate", "vocab", "positions")
 
 
 class Session:
@@ -110,8 +110,7 @@ class Session:
     ) -> TrainingReport:
         """Write what is to be said of the run, whose weights are in a file."""
         threads, config = torch.get_num_threads(), self.folder.config
-        names = [each.name for each in fields(Architecture)][:-1]
-        sizes = {name: getattr(config, name) for name in names}
+        sizes = {name: getattr(config, name) for name in _SIZES}
         gpu = f", {torch.cuda.get_device_name()}" if self.device.type == "cuda" else ""
         padding = padding_share(self.train.lengths, batches(self.train, self.options, epoch=0))
         found_out = {
@@ -126,7 +125,7 @@ class Session:
             metric=self.task.metric.name,  # type: ignore[arg-type]  # there are two
             labels=self.task.labels,
             pairs="pairs" in self.tables["dev"].kinds,
-            architecture=Architecture(**sizes, max_length=self.max_length),
+            architecture={**sizes, "max_length": self.max_length},
             stages=tuple(stages),
             float_bytes=weights.stat().st_size,
             options={**self.options.plain(), **found_out},
