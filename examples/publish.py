@@ -139,9 +139,7 @@ def publish(options: argparse.Namespace) -> None:
     if licence is None:
         raise ValueError(f"{packed}: found no licence, expected one (bitinfer distill --licence)")
     test = tested(model, options)
-    # What reports of earlier versions say of it is another file.
-    float_bytes = (options.out / "pytorch_model.bin").stat().st_size
-    report = replace(without_paths(report), float_bytes=float_bytes)
+    report = without_paths(report)
     text = card(options.name, report, licence=licence, test=test, built_in=not options.not_built_in)
 
     folder = options.root / "examples" / options.name

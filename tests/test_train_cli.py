@@ -71,7 +71,10 @@ def test_only_what_was_given_is_passed_on(trainer: Trainer, capsys: Capture) -> 
     assert main(["distill", "teacher", *FILES]) == 0
     assert main(["finetune", "encoder", *FILES]) == 0
     files = {"train": "train.tsv", "dev": "dev.tsv", "output": "out", "show_progress_bar": False}
-    assert trainer.calls == [{"teacher": "teacher", **files}, {"encoder": "encoder", **files}]
+    assert trainer.calls == [
+        {"teacher": "teacher", "batch_size": 32, **files},
+        {"encoder": "encoder", **files},
+    ]
 
 
 GIVEN: dict[str, tuple[str, Any]] = {
@@ -153,7 +156,7 @@ def test_recipes_with_words_that_look_like_options(trainer: Trainer) -> None:
     options = {"teacher": "in", "train": "-a", "dev": "--b", "output": "o p", "labels": ("-1", "1")}
     command = recipe(distilled(options=options)).splitlines()[1]
     assert main(shlex.split(command)[1:]) == 0
-    assert trainer.calls == [{**options, "show_progress_bar": False}]
+    assert trainer.calls == [{**options, "batch_size": 32, "show_progress_bar": False}]
 
 
 # ---- what is printed

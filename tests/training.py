@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from bitinfer.heads import ACCURACY
 from bitinfer.train.report import (
     DataFile,
     PackedResult,
@@ -59,8 +58,6 @@ def distilled(**changes: Any) -> TrainingReport:
             file="packed.safetensors",
             bytes=81_234,
             value=0.75,
-            count=80,
-            standard_error=ACCURACY.standard_error(0.75, 80),
             parity=Parity(80, 900, 12_345, 0, None, 3e-15),
         ),
         float_bytes=1_480_000,

@@ -198,7 +198,7 @@ def _fine_tuned(encoder: Folder, tables: dict[str, Table], options: DistillOptio
     path = output.with_name(f"{output.name}.teacher")
     shared = (*_SHARED, *names_of("distill", "run"))
     given: dict[str, Any] = {name: getattr(options, name) for name in shared}
-    if options.batch_size is not None and options.batch_tokens is None:
+    if options.batch_size and options.batch_tokens is None:
         given["batch_size"] = options.batch_size
     how = FinetuneOptions(encoder.path, options.train, options.dev, path, **given)
     labelled = {name: tables[name] for name in ("train", "dev")}
@@ -288,5 +288,4 @@ def _pack(folder: Path, ready: Session) -> PackedResult:
     )
     parity = measure_parity(read_checkpoint(folder, labels=labels), tensors, samples)
     found = evaluation.evaluate(load(file), ready.tables["dev"].rows)
-    error = ready.dev.metric.standard_error(found.value, found.count)
-    return PackedResult(PACKED, file.stat().st_size, found.value, found.count, error, parity)
+    return PackedResult(PACKED, file.stat().st_size, found.value, parity)

@@ -69,10 +69,9 @@ def train(
     Raises:
         InputError: the loss is not finite any more, or what the run holds is damaged.
     """
-    stage = _Stage(model, _optimizers(model, options))
-    if run.middle is not None:
-        with run.reading():
-            stage.load(run.middle)
+    stage = _Stage(model, options)
+    with run.reading():
+        stage.load(run.middle)
     saved = time.monotonic()
     began = saved - stage.seconds
     device = next(model.parameters()).device
@@ -92,8 +91,7 @@ def train(
             progress = options.progress(share, stage.step, seconds, steps_per_epoch)
             if progress >= 1:
                 break
-            rate = learning_rate(progress, options.learning_rate)
-            stage.advance(loss(batch.to(device)), rate, options.most_gradient)
+            stage.advance(loss(batch.to(device)), learning_rate(progress, options.learning_rate))
             if not math.isfinite(stage.losses[-1]):
                 found = f"stage {name}, step {stage.step}: the loss became {stage.losses[-1]}"
                 hint = f"(a learning rate below {options.learning_rate:g} may help)"
@@ -116,8 +114,9 @@ def train(
 class _Stage:
     """A model on its way: all that is saved, and given back."""
 
-    def __init__(self, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-        self.model, self.optimizers = model, optimizers
+    def __init__(self, model: nn.Module, options: Options) -> None:
+        self.model, self.options = model, options
+        self.optimizers = _optimizers(model, options)
         self.step, self.seconds = 0, 0.0
         self.losses: list[float] = []  # since the last measurement
         self.points: list[Point] = []
@@ -128,15 +127,14 @@ class _Stage:
         """The first of the best; one that is nan is worse than any other."""
         return max(self.points, key=lambda each: (not math.isnan(each.value), each.value))
 
-    def advance(self, loss: Tensor, rate: float, most_gradient: float | None) -> None:
+    def advance(self, loss: Tensor, rate: float) -> None:
+        self.model.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.options.most_gradient is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.most_gradient)
         for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["multiple"]
-        loss.backward()  # type: ignore[no-untyped-call]
-        if most_gradient is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), most_gradient)
-        for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
         self.losses.append(loss.item())
@@ -167,7 +165,10 @@ class _Stage:
             "random": torch.get_rng_state(),
         }
 
-    def load(self, saved: dict[str, Any]) -> None:
+    def load(self, saved: dict[str, Any] | None) -> None:
+        """Go on where a stage was, if it was anywhere."""
+        if saved is None:
+            return
         self.model.load_state_dict(saved["best"])
         self.best_weights = _copy(self.model)
         self.model.load_state_dict(saved["model"])

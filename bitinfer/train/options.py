@@ -246,14 +246,11 @@ class DistillOptions(_Shared):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.batch_size is self.batch_tokens is None:
+            object.__setattr__(self, "batch_size", _BATCH_SIZE)
         if self.shares is not None and len(self.shares) != len(self.bits):
             found = f"shares: found {len(self.shares)}"
             raise InputError(f"{found}, expected {len(self.bits)}, one for each stage of bits")
-
-    def plain(self) -> dict[str, Any]:
-        """None is a batch size that tokens alone limit."""
-        usual = _BATCH_SIZE if self.batch_tokens is None else None
-        return super().plain() | {"batch_size": self.batch_size or usual}
 
     @property
     def stages(self) -> list[tuple[Bits, float]]:

@@ -35,7 +35,7 @@ def initial_step(magnitude: Tensor, codes: PointCodes) -> Tensor:
 
 
 def quantize(x: Tensor, step: Tensor, codes: PointCodes | None) -> tuple[Tensor, Tensor]:
-    """Codes of a tensor, and the step to multiply their products by.
+    """PointCodes of a tensor, and the step to multiply their products by.
 
     Args:
         x: the values, their shift added.

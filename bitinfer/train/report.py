@@ -19,7 +19,7 @@ from bitinfer.train.markdown import code, duration, size_text, table
 #: By their names.
 METRICS = {metric.name: metric for metric in (ACCURACY, PEARSON)}
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,11 @@ class TeacherResult:
 
 @dataclass(frozen=True)
 class PackedResult:
-    """The packed model, measured on the ``count`` rows of dev by the engine that runs it."""
+    """The packed model, measured on dev by the engine that runs it."""
 
     file: str
     bytes: int
     value: float
-    count: int
-    standard_error: float | None
     parity: Parity
 
 
@@ -132,13 +130,10 @@ class TrainingReport:
     seconds: float
     data: dict[str, DataFile]
 
-    def asdict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON: numbers that are not finite become None."""
-        return {"schema": _SCHEMA, **to_plain(self)}
-
     def as_json(self) -> str:
-        """The content of ``report.json``."""
-        return json.dumps(self.asdict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        """The content of ``report.json``: numbers that are not finite become null."""
+        plain = {"schema": _SCHEMA, **to_plain(self)}
+        return json.dumps(plain, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @property
     def measured(self) -> Metric:
@@ -158,17 +153,15 @@ class TrainingReport:
     @property
     def standard_error(self) -> float | None:
         """Of that value, by the metric; None where there is none."""
-        if self.packed is not None:
-            return self.packed.standard_error
         return self.measured.standard_error(self.value, self.data["dev"].rows)
 
     def table(self) -> str:
         """Teacher, stages and packed model as a Markdown table."""
-        text, none, error = self.measured.text, ("", "", ""), self.standard_error
+        text, error = self.measured.text, self.standard_error
         rows: list[tuple[str, ...]] = []
         if self.teacher is not None:
             name, size = f"teacher, {code(self.teacher.name)}", size_text(self.teacher.bytes)
-            rows.append((name, "32-32-32", *none, text(self.teacher.value), size))
+            rows.append((name, "32-32-32", "", "", "", text(self.teacher.value), size))
         for number, stage in enumerate(self.stages, start=1):
             name = f"stage {number}" if self.command == "distill" else "fine-tuned"
             spent = (f"{stage.steps:,}", f"{stage.epochs:.1f}", duration(stage.seconds))
@@ -178,7 +171,7 @@ class TrainingReport:
             rows.append((name, stage.bits, *spent, value, size))
         if self.packed is not None:
             name, size = f"**packed**, {code(self.packed.file)}", size_text(self.packed.bytes)
-            rows.append((name, self.bits, *none, f"**{text(self.value, error)}**", size))
+            rows.append((name, self.bits, "", "", "", f"**{text(self.value, error)}**", size))
         measured = f"{self.metric}, {self.data['dev'].rows:,} dev rows"
         header = ("model", "bits", "steps", "epochs", "time", measured, "size")
         return table(header, rows, "lrrrrrr")
