@@ -512,8 +512,8 @@ def test_a_family_is_one_file(
     monkeypatch.setattr(families, "_FAMILIES", dict(families.families()))
     toy = families.Family(
         "toy",
-        lambda files: None if "toy" in files.state else "no key toy",
-        lambda files, wishes: replace(expected, family="toy", task=wishes.task),
+        lambda checkpoint: None if "toy" in checkpoint.state else "no key toy",
+        lambda checkpoint: replace(expected, family="toy", task=checkpoint.task),
     )
     families.register(toy)
     with pytest.raises(InputError, match="family 'toy': found one of that name"):

@@ -6,19 +6,20 @@ import numpy as np
 
 from bitinfer.codes import POINTS, UNSIGNED, PointCodes
 from bitinfer.description import BinaryMatrix, Description, array_shapes, matrix_shapes
-from bitinfer.families import Family, Wishes, bert, register
-from bitinfer.families.checkpoint import CheckpointFiles
+from bitinfer.families import Family, bert, register
+from bitinfer.families.checkpoint import Checkpoint
 
 SCALE = np.array([0.0625])
 FILLED = {"step": 0.5, "norm.weight": 1.0}
 
 
-def recognise(files: CheckpointFiles) -> str | None:
-    return None if "signs" in files.state else "no key signs"
+def recognise(checkpoint: Checkpoint) -> str | None:
+    return None if "signs" in checkpoint.state else "no key signs"
 
 
-def read(files: CheckpointFiles, wishes: Wishes) -> Description:
-    config = bert.read_config(files)
+def read(checkpoint: Checkpoint) -> Description:
+    shared = bert.read_shared(checkpoint)
+    config = shared["config"]
     arrays = {n: np.zeros(shape, np.float32) for n, shape in array_shapes(config).items()}
     for name, array in arrays.items():
         for ending, value in FILLED.items():
@@ -29,17 +30,17 @@ def read(files: CheckpointFiles, wishes: Wishes) -> Description:
             array[:] = np.linspace(-0.31, 0.29, config.hidden, dtype=np.float32)
     head = bert.head_key(config)
     for name, key in (("embeddings.position", "position"), ("head.weight", f"{head}.weight")):
-        arrays[name] = bert.read_values(files, key)
-    arrays["head.bias"] = bert.read_values(files, f"{head}.bias")
+        arrays[name] = checkpoint.values(key)
+    arrays["head.bias"] = checkpoint.values(f"{head}.bias")
     return Description(
         family="toy",
         codes={point: PointCodes(1, signed=point not in UNSIGNED) for point in POINTS},
         matrices={
-            name: BinaryMatrix(bert.read_values(files, name).astype(np.int8), SCALE)
+            name: BinaryMatrix(checkpoint.values(name).astype(np.int8), SCALE)
             for name in matrix_shapes(config)
         },
         arrays=arrays,
-        **bert.shared_fields(files, config, wishes),
+        **shared,
     )
 
 

@@ -1,57 +1,38 @@
 """Training recipes of published checkpoints: a family is one file here that registers itself.
 
 Reading a checkpoint is opening its files, finding the family that recognises them by their content,
-and that family's `Family.read`.  Outside of this folder only `bitinfer.train`, whose models are of
-one family, and the upgrade of format 1 know which.
+and that family's `Family.read`.  Only `bitinfer.train` names a family: it makes models of ``bit``.
 """
 
 from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bitinfer.errors import ConversionError, InputError
 
 if TYPE_CHECKING:
     from bitinfer.codes import Bits
     from bitinfer.description import F32, Description
-    from bitinfer.families.checkpoint import CheckpointFiles, ConfigSource, PathLike, VocabSource
+    from bitinfer.families.checkpoint import Checkpoint, ConfigSource, PathLike, VocabSource
 
 
-@dataclass(frozen=True)
-class Wishes:
-    """What the user says about a checkpoint that it does not say itself.
-
-    Attributes:
-        labels: names of the classes, in the order of the head's rows.
-        task: name of a task of `bitinfer.families.bert`.
-        bits: of the parts of the network, where its configuration does not tell them.
-    """
-
-    labels: Sequence[str] | None = None
-    task: str | None = None
-    bits: Bits | None = None
-
-
-@dataclass(frozen=True)
-class Family:
+class Family(NamedTuple):
     """A training recipe.
 
     Attributes:
         name: as a packed file spells it.
-        recognises: None if the files are of this family, else what they lack, for a message.
-        read: the description of such files; raises ConversionError where it does not understand
-            everything.
+        recognises: None if a checkpoint is of this family, else what it lacks, for a message.
+        read: its description; raises ConversionError where it does not understand everything.
         write: of a description of this family, every parameter as float32 by its published key, and
             the settings; None where models cannot be written back.
     """
 
     name: str
-    recognises: Callable[[CheckpointFiles], str | None]
-    read: Callable[[CheckpointFiles, Wishes], Description]
+    recognises: Callable[[Checkpoint], str | None]
+    read: Callable[[Checkpoint], Description]
     write: Callable[[Description], tuple[dict[str, F32], dict[str, Any]]] | None = None
 
 
@@ -77,15 +58,15 @@ def families() -> dict[str, Family]:
     return dict(_FAMILIES)
 
 
-def find_family(files: CheckpointFiles) -> Family:
-    """The one family that recognises the files, or a ConversionError that says what each misses."""
-    lacks = {family: family.recognises(files) for family in families().values()}
-    found = [family for family, missing in lacks.items() if missing is None]
+def find_family(checkpoint: Checkpoint) -> Family:
+    """The one family that recognises it, or a ConversionError that says what each misses."""
+    lacks = {name: family.recognises(checkpoint) for name, family in families().items()}
+    found = [name for name, missing in lacks.items() if missing is None]
     if len(found) == 1:
-        return found[0]
-    reasons = "; ".join(f"{family.name}: {missing}" for family, missing in lacks.items())
-    names = [family.name for family in found] or f"no family that is known ({reasons})"
-    raise ConversionError(f"{files.file}: found a checkpoint of {names}, expected one family")
+        return _FAMILIES[found[0]]
+    reasons = "; ".join(f"{name}: {missing}" for name, missing in lacks.items())
+    names = found or f"no family that is known ({reasons})"
+    raise ConversionError(f"{checkpoint.file}: found a checkpoint of {names}, expected one family")
 
 
 def read_checkpoint(
@@ -103,7 +84,7 @@ def read_checkpoint(
         path: a folder with ``pytorch_model.bin``, or a weights file: a state dict, bare or under
             ``state_dict``, ``model`` or ``model_state_dict``.
         config, vocab: settings and tokens, or paths of such files, where the checkpoint has none.
-        labels, task, bits: as `Wishes`, where the checkpoint does not tell; bits also as text.
+        labels, task, bits: as in `Checkpoint`, where it does not tell; bits also as text.
 
     Raises:
         ConversionError: naming the key or setting, what was found and what was expected.
@@ -118,6 +99,8 @@ def read_checkpoint(
     from bitinfer.codes import Bits
     from bitinfer.families.checkpoint import open_checkpoint
 
-    named = bits if bits is None or isinstance(bits, Bits) else Bits.parse(bits)
-    files = open_checkpoint(path, config=config, vocab=vocab)
-    return find_family(files).read(files, Wishes(labels, task, named))
+    said = bits if bits is None or isinstance(bits, Bits) else Bits.parse(bits)
+    checkpoint = open_checkpoint(
+        path, config=config, vocab=vocab, labels=labels, task=task, bits=said
+    )
+    return find_family(checkpoint).read(checkpoint)

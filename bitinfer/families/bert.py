@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bitinfer.checks import check_text
 from bitinfer.config import Config
-from bitinfer.description import (
-    F32,
-    NORMS,
-    Description,
-    Shapes,
-    array_shapes,
-    matrix_shapes,
-)
+from bitinfer.description import F32, Description, Shapes, array_shapes, matrix_shapes
 from bitinfer.errors import ConversionError, InputTypeError, quote
-from bitinfer.families import Wishes
-from bitinfer.families.checkpoint import CheckpointFiles, to_float32
+from bitinfer.families.checkpoint import Checkpoint
 from bitinfer.heads import find_head, heads
 
 # A key without effect that any checkpoint may hold.
@@ -32,7 +24,25 @@ _SIZES = {
     "positions": "max_position_embeddings",
     "token_types": "type_vocab_size",
 }
-_NORM_KEYS = ("attention.output.LayerNorm", "output.LayerNorm")
+# Where the parts of a BERT are: tensors, or modules with parameters of their own.
+_KEYS = {
+    "embeddings.word": "bert.embeddings.word_embeddings.weight",
+    "embeddings.position": "bert.embeddings.position_embeddings.weight",
+    "embeddings.token_type": "bert.embeddings.token_type_embeddings.weight",
+    "embeddings.norm": "bert.embeddings.LayerNorm",
+    "pooler": "bert.pooler.dense",
+}
+# And of a layer, under `layer_key`.
+_LAYER_KEYS = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention.output": "attention.output.dense",
+    "attention.norm": "attention.output.LayerNorm",
+    "intermediate": "intermediate.dense",
+    "output": "output.dense",
+    "output.norm": "output.LayerNorm",
+}
 
 
 class Task(NamedTuple):
@@ -40,25 +50,27 @@ class Task(NamedTuple):
 
     Attributes:
         name: its name there.
-        labels: its classes in the order of the head's rows; empty for regression and span heads.
         max_length: tokens a sequence was cut to in training.
+        labels: its classes in the order of the head's rows; empty for regression and span heads.
+        outputs: rows of the head.
     """
 
     name: str
-    labels: tuple[str, ...]
     max_length: int
+    labels: tuple[str, ...] = ()
+    outputs: int = 2
 
 
 TASKS = (
-    Task("cola", ("0", "1"), 64),
-    Task("sst-2", ("0", "1"), 64),
-    Task("mrpc", ("0", "1"), 128),
-    Task("qqp", ("0", "1"), 128),
-    Task("mnli", ("contradiction", "entailment", "neutral"), 128),
-    Task("qnli", ("entailment", "not_entailment"), 128),
-    Task("rte", ("entailment", "not_entailment"), 128),
-    Task("sts-b", (), 128),
-    Task("squad", (), 384),
+    Task("cola", 64, ("0", "1")),
+    Task("sst-2", 64, ("0", "1")),
+    Task("mrpc", 128, ("0", "1")),
+    Task("qqp", 128, ("0", "1")),
+    Task("mnli", 128, ("contradiction", "entailment", "neutral"), 3),
+    Task("qnli", 128, ("entailment", "not_entailment")),
+    Task("rte", 128, ("entailment", "not_entailment")),
+    Task("sts-b", 128, outputs=1),
+    Task("squad", 384),
 )
 
 
@@ -87,17 +99,34 @@ def read_sizes(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**sizes, "activation": activation}
 
 
-def read_config(files: CheckpointFiles) -> Config:
-    """Sizes and kinds; raises ConversionError that names the setting or key."""
-    sizes, most = read_sizes(files.config), len(files.state)
+def read_shared(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The fields of a `Description` that say sizes, labels, vocabulary and source.
+
+    Raises:
+        ConversionError: naming the setting or key that is not as expected.
+    """
+    sizes, most = read_sizes(checkpoint.settings), len(checkpoint.state)
     layers = sizes["layers"]
     check_setting("num_hidden_layers", layers, layers < most, f"fewer than the {most} keys")
-    head, labels = _head(files)
-    return Config(**sizes, labels=labels, head=head)
+    head, labels = _head(checkpoint)
+    config = Config(**sizes, labels=labels, head=head)
+    task, names = _task_and_names(checkpoint, config)
+    if len(checkpoint.vocab) > config.vocab:
+        found = f"vocab: found {len(checkpoint.vocab)} tokens"
+        raise ConversionError(f"{found}, expected at most vocab_size {config.vocab}")
+    return {
+        "config": config,
+        "label_names": names,
+        "task": task,
+        "vocab": checkpoint.vocab,
+        "lowercase": checkpoint.lowercase,
+        "source_file": checkpoint.file,
+        "source_sha256": checkpoint.sha256,
+    }
 
 
 def write_config(description: Description) -> dict[str, Any]:
-    """The settings that `read_config` and `shared_fields` read."""
+    """The settings that `read_shared` reads."""
     config = description.config._asdict()
     names = {str(index): name for index, name in enumerate(description.label_names)}
     return {
@@ -111,22 +140,19 @@ def write_config(description: Description) -> dict[str, Any]:
     }
 
 
-def _head(files: CheckpointFiles) -> tuple[str, int]:
+def _head(checkpoint: Checkpoint) -> tuple[str, int]:
     """Name of the head and number of its rows."""
     names = {f"{head.key}.weight": head.name for head in heads()}
-    found = [key for key in names if key in files.state]
+    found = [key for key in names if key in checkpoint.state]
     if len(found) != 1:
-        raise ConversionError(
-            f"head: found {found or 'none'}, expected one of {' and '.join(names)}"
-        )
-    shape = list(files.state[found[0]].shape)
-    rows = files.config.get("num_labels", shape[0] if shape else 0)
+        expected = f"one of {' and '.join(names)}"
+        raise ConversionError(f"head: found {found or 'none'}, expected {expected}")
+    key, shape = found[0], list(checkpoint.state[found[0]].shape)
+    rows = checkpoint.settings.get("num_labels", shape[0] if shape else 0)
     if len(shape) != 2 or shape[0] != rows:
-        raise ConversionError(
-            f"{found[0]}: found shape {shape}, expected {quote(rows)} rows (num_labels)"
-        )
-    find_head(names[found[0]], shape[0])
-    return names[found[0]], shape[0]
+        where = f"{key}: found shape {shape}"
+        raise ConversionError(f"{where}, expected {quote(rows)} rows (num_labels)")
+    return names[key], shape[0]
 
 
 # ---- the task and the labels
@@ -141,9 +167,7 @@ def find_task(name: str | None) -> Task | None:
     return next((task for task in TASKS if name and plain(task.name) == plain(name)), None)
 
 
-def task_and_names(
-    files: CheckpointFiles, config: Config, wishes: Wishes
-) -> tuple[str | None, tuple[str, ...]]:
+def _task_and_names(checkpoint: Checkpoint, config: Config) -> tuple[str | None, tuple[str, ...]]:
     """Name of the task, if it has one, and names of the classes.
 
     Names are the user's, else the checkpoint's if they are more than numbers, else those of the
@@ -154,43 +178,34 @@ def task_and_names(
         ConversionError: they do not fit the head, or the user's task is not a known one.
         InputTypeError: the user's labels are not a sequence of strings.
     """
-    own = files.config.get("finetuning_task")
+    wish, own = checkpoint.task, checkpoint.settings.get("finetuning_task")
     own = own if isinstance(own, str) else None
-    task = find_task(own if wishes.task is None else wishes.task)
-    if wishes.task is not None and task is None:
+    task = find_task(own if wish is None else wish)
+    if wish is not None and task is None:
         known = ", ".join(each.name for each in TASKS)
-        raise ConversionError(f"task: found {wishes.task!r}, expected one of {known}")
+        raise ConversionError(f"task: found {wish!r}, expected one of {known}")
     has_names = find_head(config.head, config.labels).has_names
-    if task is not None and (wishes.task is not None or wishes.labels is None):
-        _check_task(task, config, has_names)
-    names = _names(files, config.labels if has_names else 0, task, wishes.labels)
-    return task.name if task else own, names
-
-
-def _check_task(task: Task, config: Config, has_names: bool) -> None:
-    outputs = 2 if task.name == "squad" else max(1, len(task.labels))
-    if outputs != config.labels or bool(task.labels) != has_names:
-        raise ConversionError(
-            f"task {task.name!r}: found a {config.head} head with {config.labels} outputs, "
-            f"expected {'a span head' if task.name == 'squad' else f'{outputs} outputs'}"
-        )
-
-
-def _names(
-    files: CheckpointFiles, classes: int, task: Task | None, labels: Sequence[str] | None
-) -> tuple[str, ...]:
-    what, names = "labels", labels
-    if labels is None and classes:
-        what, names = "config id2label", real_names(files.config.get("id2label"))
+    if task and (wish is not None or checkpoint.labels is None):
+        fits = task.outputs == config.labels and bool(task.labels) == has_names
+        if not fits:
+            span = task.outputs == 2 and not task.labels
+            raise ConversionError(
+                f"task {task.name!r}: found a {config.head} head with {config.labels} outputs, "
+                f"expected {'a span head' if span else f'{task.outputs} outputs'}"
+            )
+    classes = config.labels if has_names else 0
+    what, names = "labels", checkpoint.labels
+    if names is None and classes:
+        what, names = "config id2label", real_names(checkpoint.settings.get("id2label"))
     if names is None:
-        return task.labels if task and classes else tuple(map(str, range(classes)))
+        names = task.labels if task and classes else tuple(map(str, range(classes)))
     if isinstance(names, str) or not all(isinstance(each, str) for each in names):
         raise InputTypeError(f"labels: found {names!r}, expected a sequence of strings")
     if len(names) != classes:
         raise ConversionError(f"{what}: found {len(names)} names, expected {classes}")
     if len(set(names)) != len(names):
         raise ConversionError(f"{what}: found the same name twice in {quote(list(names))}")
-    return tuple(names)
+    return task.name if task else own, tuple(names)
 
 
 def real_names(id2label: object) -> tuple[str, ...] | None:
@@ -221,87 +236,61 @@ def head_key(config: Config) -> str:
     return find_head(config.head, config.labels).key
 
 
-def shared_keys(config: Config) -> dict[str, str]:
-    """The keys of what no family changes: embeddings, normalizations and head, by their names."""
-    modules = {"embeddings.norm": "bert.embeddings.LayerNorm", "head": head_key(config)}
+def part_keys(config: Config, parameters: Mapping[str, str]) -> dict[str, str]:
+    """The key of every part of a model, by its name.
+
+    Args:
+        parameters: what a family calls those of its linears (``shift``) and of attention
+            (``query.code_step``).
+    """
+    modules = _KEYS | {"head": head_key(config)}
     for index in range(config.layers):
-        norms = zip(NORMS, _NORM_KEYS, strict=True)
-        modules |= {f"layer.{index}.{name}": f"{layer_key(index)}.{key}" for name, key in norms}
-    words = ("word", "position", "token_type")
-    keys = {f"embeddings.{name}": f"bert.embeddings.{name}_embeddings.weight" for name in words}
-    for name, key in modules.items():
-        keys |= {f"{name}.weight": f"{key}.weight", f"{name}.bias": f"{key}.bias"}
+        for name, key in {**_LAYER_KEYS, **parameters}.items():
+            modules[f"layer.{index}.{name}"] = f"{layer_key(index)}.{key}"
+    keys = {}
+    for name in matrix_shapes(config):
+        keys[name] = modules[name].removesuffix(".weight") + ".weight"
+    for name in array_shapes(config):
+        module, _, part = name.rpartition(".")
+        keys[name] = modules.get(name) or f"{modules[module]}.{parameters.get(part, part)}"
     return keys
 
 
-def key_shapes(config: Config, keys: Mapping[str, str]) -> Shapes:
-    """The shape of each of the keys that hold a model's parts."""
-    shapes = matrix_shapes(config) | array_shapes(config)
-    return {key: shapes[name] for name, key in keys.items()}
+def read_values(checkpoint: Checkpoint, shapes: Shapes, what: str) -> dict[str, F32]:
+    """The values of every key, which must be known, present, and of its shape.
 
-
-def check_keys(files: CheckpointFiles, shapes: Shapes, what: str) -> None:
-    """Whether every key is known, present and of its shape; ``(1,)`` also stands for ``()``.
+    ``(1,)`` also stands for ``()``.
 
     Raises:
         ConversionError: naming the keys; ``what`` says whose keys were expected.
     """
-    missing = [key for key in shapes if key not in files.state]
-    unknown = [key for key in files.state if key not in shapes and key != IGNORED]
+    state = checkpoint.state
+    missing, unknown = shapes.keys() - state, state.keys() - shapes - {IGNORED}
     if missing or unknown:
         parts = [
-            f"{len(keys)} {kind}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+            f"{len(keys)} {kind}: {', '.join(sorted(keys)[:3])}{', ...' if len(keys) > 3 else ''}"
             for kind, keys in (("missing", missing), ("unknown", unknown))
             if keys
         ]
-        raise ConversionError(
-            f"keys of {files.file}: {'; '.join(parts)}; expected the {len(shapes)} keys of {what}"
-        )
-    for key, expected in shapes.items():
-        found = tuple(files.state[key].shape)
-        if found != expected and (found or expected != (1,)):
-            raise ConversionError(f"{key}: found shape {list(found)}, expected {list(expected)}")
+        expected = f"the {len(shapes)} keys of {what}"
+        raise ConversionError(f"keys of {checkpoint.file}: {'; '.join(parts)}; expected {expected}")
+    for key, shape in shapes.items():
+        found = tuple(state[key].shape)
+        if found != shape and (found or shape != (1,)):
+            raise ConversionError(f"{key}: found shape {list(found)}, expected {list(shape)}")
+    return {key: checkpoint.values(key) for key in shapes}
 
 
-def read_values(files: CheckpointFiles, key: str) -> F32:
-    """The values of a key as float32 of its shape; raises ConversionError as `to_float32`."""
-    return to_float32(key, files.state[key])
-
-
-def shared_fields(files: CheckpointFiles, config: Config, wishes: Wishes) -> dict[str, Any]:
-    """The fields of a `Description` that tell labels, vocabulary and source.
-
-    Raises:
-        ConversionError: they do not fit the sizes.
-    """
-    task, names = task_and_names(files, config, wishes)
-    if len(files.vocab) > config.vocab:
-        raise ConversionError(
-            f"vocab: found {len(files.vocab)} tokens, expected at most vocab_size {config.vocab}"
-        )
-    return {
-        "config": config,
-        "label_names": names,
-        "task": task,
-        "vocab": files.vocab,
-        "lowercase": files.lowercase,
-        "source_file": files.file,
-        "source_sha256": files.sha256,
-    }
-
-
-def remarks(files: CheckpointFiles, config: Config) -> tuple[str, ...]:
+def remarks(checkpoint: Checkpoint, config: Config) -> tuple[str, ...]:
     """What a user may want to know of any checkpoint."""
-    found = []
-    if len(files.vocab) < config.vocab:
-        found.append(f"the vocabulary has {len(files.vocab)} tokens for {config.vocab} embeddings")
-    epsilon = files.config.get("layer_norm_eps", 1e-12)
+    found, tokens = [], len(checkpoint.vocab)
+    if tokens < config.vocab:
+        found.append(f"the vocabulary has {tokens} tokens for {config.vocab} embeddings")
+    epsilon = checkpoint.settings.get("layer_norm_eps", 1e-12)
     if epsilon != 1e-12:
-        found.append(
-            f"layer_norm_eps is {epsilon!r}; the published model uses 1e-12 whatever it says"
-        )
-    types = sorted({str(each.dtype) for each in files.state.values()} - {"torch.float32"})
-    types = [each for each in types if "float" in each]
-    if types:
-        found.append(f"some tensors were {' and '.join(types)}; their values are kept exactly")
+        told = f"layer_norm_eps is {epsilon!r}"
+        found.append(f"{told}; the published model uses 1e-12 whatever it says")
+    types = {str(each.dtype) for each in checkpoint.state.values() if each.is_floating_point()}
+    if others := sorted(types - {"torch.float32"}):
+        found.append(f"some tensors were {' and '.join(others)}; their values are kept exactly")
     return tuple(found)

@@ -26,32 +26,24 @@ import numpy as np
 
 from bitinfer.codes import FLOAT, MOST_BITS, POINTS, UNSIGNED, Bits, PointCodes
 from bitinfer.config import Config
-from bitinfer.description import F32, BinaryMatrix, Description, Notes, matrix_shapes
+from bitinfer.description import F32, BinaryMatrix, Description, Notes, array_shapes, matrix_shapes
 from bitinfer.errors import ConversionError, quote
-from bitinfer.families import Family, Wishes, bert, register
-from bitinfer.families.checkpoint import CheckpointFiles
+from bitinfer.families import Family, bert, register
+from bitinfer.families.checkpoint import Checkpoint
 from bitinfer.families.exact import means
 from bitinfer.families.latent import latent_weights
 
 STEP_FLOOR: Final[np.float32] = np.float32(1e-5)
 
-# Where the parts of a layer are under ``bert.encoder.layer.{i}.``.
-_LINEARS = {
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "attention.output": "attention.output.dense",
-    "intermediate": "intermediate.dense",
-    "output": "output.dense",
-}
-_STEPS = {
+# Its parameters of linears and of attention.
+_PARAMETERS = {
+    "shift": "move.bias",
+    "step": "input_clip_val",
     "query.code_step": "attention.self.clip_query",
     "key.code_step": "attention.self.clip_key",
     "value.code_step": "attention.self.clip_value",
     "attention.probs.step": "attention.self.clip_attn",
 }
-# What a linear is made of.
-_PARAMETERS = {"": "weight", ".bias": "bias", ".shift": "move.bias", ".step": "input_clip_val"}
 DEAD = ("move_q.bias", "move_k.bias", "move_v.bias")
 
 # Settings that may have no other value.
@@ -169,41 +161,29 @@ def _codes(settings: Mapping[str, Any]) -> dict[str, PointCodes]:
 # ---- tensors
 
 
-def _keys(config: Config) -> dict[str, str]:
-    """The key of every part of a model: the one table for shapes, reading and writing."""
-    keys = bert.shared_keys(config)
-    linears = {"pooler": "bert.pooler.dense"}
-    for index in range(config.layers):
-        layer = bert.layer_key(index)
-        linears |= {f"layer.{index}.{name}": f"{layer}.{key}" for name, key in _LINEARS.items()}
-        keys |= {f"layer.{index}.{name}": f"{layer}.{key}" for name, key in _STEPS.items()}
-    for name, key in linears.items():
-        keys |= {f"{name}{part}": f"{key}.{each}" for part, each in _PARAMETERS.items()}
-    return keys
-
-
 def _dead_keys(config: Config) -> list[str]:
     layers = map(bert.layer_key, range(config.layers))
     return [f"{layer}.attention.self.{name}" for layer in layers for name in DEAD]
 
 
-def _recognises(files: CheckpointFiles) -> str | None:
+def _recognises(checkpoint: Checkpoint) -> str | None:
     """No other family shifts the inputs of its linears."""
-    shifted = any(key.endswith(".move.bias") for key in files.state)
+    shifted = any(key.endswith(".move.bias") for key in checkpoint.state)
     return None if shifted else "no key ends in .move.bias"
 
 
-def _read(files: CheckpointFiles, wishes: Wishes) -> Description:
-    settings, remarks = _checked(files.config, wishes.bits)
-    codes, config = _codes(settings), bert.read_config(files)
-    keys, dead = _keys(config), _dead_keys(config)
-    shapes = bert.key_shapes(config, keys) | dict.fromkeys(dead, (config.hidden,))
-    bert.check_keys(files, shapes, f"a BiT model with {config.layers} layers")
-    values = {key: bert.read_values(files, key) for key in shapes}
+def _read(checkpoint: Checkpoint) -> Description:
+    settings, remarks = _checked(checkpoint.settings, checkpoint.bits)
+    codes, shared = _codes(settings), bert.read_shared(checkpoint)
+    config: Config = shared["config"]
+    keys, dead = bert.part_keys(config, _PARAMETERS), _dead_keys(config)
+    shapes = {keys[n]: s for n, s in (matrix_shapes(config) | array_shapes(config)).items()}
+    shapes |= dict.fromkeys(dead, (config.hidden,))
+    values = bert.read_values(checkpoint, shapes, f"a BiT model with {config.layers} layers")
     layerwise = dict.fromkeys(matrix_shapes(config), settings["weight_layerwise"])
     layerwise["embeddings.word"] = settings["embed_layerwise"]
-    steps = {name: values[key].item() for name, key in keys.items() if name.endswith("step")}
-    arrays = {name: values[key] for name, key in keys.items() if name not in layerwise}
+    arrays = {name: values[keys[name]] for name in array_shapes(config)}
+    steps = {name: array.item() for name, array in arrays.items() if name.endswith("step")}
     arrays |= {name: np.maximum([step], STEP_FLOOR, dtype="f") for name, step in steps.items()}
     return Description(
         family=BIT.name,
@@ -213,20 +193,20 @@ def _read(files: CheckpointFiles, wishes: Wishes) -> Description:
         },
         arrays=arrays,
         notes=Notes(
-            dropped=(*dead, *({bert.IGNORED} & files.state.keys())),
+            dropped=(*dead, *({bert.IGNORED} & checkpoint.state.keys())),
             # 1.0 is what a step starts from.
             untrained=tuple(keys[name] for name, step in steps.items() if step == 1),
             floored=tuple((keys[n], step) for n, step in steps.items() if step <= STEP_FLOOR),
-            remarks=bert.remarks(files, config) + remarks,
+            remarks=bert.remarks(checkpoint, config) + remarks,
         ),
-        **bert.shared_fields(files, config, wishes),
+        **shared,
     )
 
 
 def _write(description: Description) -> tuple[dict[str, F32], dict[str, Any]]:
     """Weights that lead back to the very codes and scales; the dead parameters are 0."""
     config, matrices, arrays = description.config, description.matrices, description.arrays
-    keys = _keys(config)
+    keys = bert.part_keys(config, _PARAMETERS)
     state = {keys[name]: _weights(keys[name], matrix) for name, matrix in matrices.items()}
     for name, array in arrays.items():
         state[keys[name]] = array.reshape(()) if name.endswith("step") else array

@@ -26,6 +26,8 @@ from bitinfer.files import file_sha256
 if TYPE_CHECKING:
     import torch
 
+    from bitinfer.codes import Bits
+
 PathLike: TypeAlias = "str | os.PathLike[str]"
 ConfigSource: TypeAlias = "PathLike | Mapping[str, Any]"
 VocabSource: TypeAlias = "PathLike | Sequence[str]"
@@ -39,23 +41,60 @@ _OLDEST_TORCH = (2, 10)
 
 
 @dataclass(frozen=True)
-class CheckpointFiles:
-    """A checkpoint as found, nothing of it interpreted.
+class Checkpoint:
+    """A checkpoint as found, nothing of it interpreted, and what its user says beside it.
 
     Attributes:
         state: tensors by key, without the ``module.`` prefix of a data-parallel run.
-        config: the settings.
+        settings: of ``config.json``.
         vocab: the token of every id.
         lowercase: whether the tokenizer lower-cases.
         file, sha256: name and digest of the weights file.
+        labels: names of the classes, in the order of the head's rows; given by the user or None,
+            like the others from here on.
+        task: name of a task of `bitinfer.families.bert`.
+        bits: of the parts of the network, where its settings do not tell them.
     """
 
     state: dict[str, torch.Tensor]
-    config: dict[str, Any]
+    settings: dict[str, Any]
     vocab: tuple[str, ...]
     lowercase: bool
     file: str
     sha256: str
+    labels: Sequence[str] | None = None
+    task: str | None = None
+    bits: Bits | None = None
+
+    def values(self, key: str) -> npt.NDArray[np.float32]:
+        """A tensor as float32 of its shape, only if every value stays the same and is finite.
+
+        float16 and bfloat16 always fit; float64 does where each value is a float32.
+
+        Raises:
+            ConversionError: naming the key, for any other type, layout or value.
+        """
+        import torch
+
+        tensor = self.state[key]
+        known = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+        if not known or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            found = f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
+            raise ConversionError(f"{key}: found {found}, expected a dense torch.float32 on cpu")
+        if tensor.untyped_storage().nbytes() < tensor.nbytes:
+            raise ConversionError(f"{key}: found fewer stored values than its shape has")
+        narrow = tensor.detach().to(torch.float32)
+        value: npt.NDArray[np.float32] = narrow.contiguous().numpy()
+        if len(infinite := np.argwhere(~np.isfinite(value))):
+            at = infinite[0].tolist()
+            found = f"{tensor[tuple(at)].item()} at {at}"
+            raise ConversionError(f"{key}: found {found}, expected finite float32 values")
+        if tensor.dtype == torch.float64 and not torch.equal(narrow.double(), tensor):
+            raise ConversionError(
+                f"{key}: found float64 values that are not float32 values, expected torch.float32; "
+                "convert the checkpoint to float32 yourself if that is what you mean"
+            )
+        return value
 
 
 def open_checkpoint(
@@ -63,11 +102,15 @@ def open_checkpoint(
     *,
     config: ConfigSource | None = None,
     vocab: VocabSource | None = None,
-) -> CheckpointFiles:
+    **said: Any,
+) -> Checkpoint:
     """Opens a checkpoint folder or a single weights file.
 
     Configuration and vocabulary are, in this order: what the caller passes, what the weights file
     holds beside its tensors (``config``, ``vocab``), ``config.json`` and ``vocab.txt`` next to it.
+
+    Args:
+        said: the last fields of a `Checkpoint`.
 
     Raises:
         ConversionError: something is missing, damaged or something else; it names what and where.
@@ -75,46 +118,16 @@ def open_checkpoint(
     """
     weights = _weights_file(Path(path))
     state, extras = _split(weights, unpickle(weights))
-    settings = read_config(_source("config", config, extras, weights))
-    return CheckpointFiles(
+    settings = read_settings(_source("config", config, extras, weights))
+    return Checkpoint(
         state=_plain_keys(state),
-        config=settings,
+        settings=settings,
         vocab=read_vocab(_source("vocab", vocab, extras, weights)),
         lowercase=_lowercase(settings, weights.parent / "tokenizer_config.json"),
         file=weights.name,
         sha256=file_sha256(weights),
+        **said,
     )
-
-
-def to_float32(key: str, tensor: torch.Tensor) -> npt.NDArray[np.float32]:
-    """A tensor as float32, only if every value stays the same and is finite.
-
-    float16 and bfloat16 always fit; float64 does where each value is a float32.
-
-    Raises:
-        ConversionError: naming the key, for any other type, layout or value.
-    """
-    import torch
-
-    known = tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-    if not known or tensor.layout != torch.strided or tensor.device.type != "cpu":
-        found = f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
-        raise ConversionError(f"{key}: found {found}, expected a dense torch.float32 on cpu")
-    if tensor.untyped_storage().nbytes() < tensor.nbytes:
-        raise ConversionError(f"{key}: found fewer stored values than its shape has, expected all")
-    narrow = tensor.detach().to(torch.float32)
-    value: npt.NDArray[np.float32] = narrow.contiguous().numpy()
-    if not np.isfinite(value).all():
-        index = [int(each) for each in np.argwhere(~np.isfinite(value))[0]]
-        raise ConversionError(
-            f"{key}: found {tensor[tuple(index)].item()} at {index}, expected finite float32 values"
-        )
-    if tensor.dtype == torch.float64 and not torch.equal(narrow.double(), tensor):
-        raise ConversionError(
-            f"{key}: found float64 values that are not float32 values, expected torch.float32; "
-            "convert the checkpoint to float32 yourself if that is what you mean"
-        )
-    return value
 
 
 def _weights_file(path: Path) -> Path:
@@ -221,12 +234,10 @@ def _source(what: str, given: Any, extras: Mapping[str, Any], weights: Path) -> 
     )
 
 
-def read_config(source: Any) -> dict[str, Any]:
+def read_settings(source: Any) -> dict[str, Any]:
     """Settings from a file or folder, a JSON text, or a mapping; else raises ConversionError."""
-    what = "config"
-    if isinstance(source, Path):
-        path = source / _BESIDE["config"] if source.is_dir() else source
-        what, source = path.name, _read_text("config", path)
+    what = source.name if isinstance(source, Path) and not source.is_dir() else "config"
+    source = _text("config", source)
     if isinstance(source, str):
         try:
             source = json.loads(source)
@@ -243,8 +254,7 @@ def read_vocab(source: Any) -> tuple[str, ...]:
     Raises:
         ConversionError: if they cannot be read, repeat, or lack a special token.
     """
-    if isinstance(source, Path):
-        source = _read_text("vocab", source / _BESIDE["vocab"] if source.is_dir() else source)
+    source = _text("vocab", source)
     if isinstance(source, str):
         # Only line feeds end a token: a vocabulary may hold other characters that Unicode calls
         # line ends, so str.splitlines would shift the ids.
@@ -270,7 +280,11 @@ def read_vocab(source: Any) -> tuple[str, ...]:
     return tuple(tokens)
 
 
-def _read_text(what: str, path: Path) -> str:
+def _text(what: str, source: Any) -> Any:
+    """The text in a file, or in the one of the usual name in a folder; else what was given."""
+    if not isinstance(source, Path):
+        return source
+    path = source / _BESIDE[what] if source.is_dir() else source
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -281,7 +295,7 @@ def _lowercase(settings: Mapping[str, Any], tokenizer_config: Path) -> bool:
     """Published models are lower-cased unless their files say otherwise."""
     value: object = settings.get("do_lower_case")
     if value is None and tokenizer_config.is_file():
-        value = read_config(tokenizer_config).get("do_lower_case")
+        value = read_settings(tokenizer_config).get("do_lower_case")
     if not isinstance(value, (bool, NoneType)):
         raise ConversionError(f"do_lower_case: found {quote(value)}, expected true or false")
     return value is not False

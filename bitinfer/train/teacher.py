@@ -19,7 +19,7 @@ from bitinfer.codes import FLOAT, Bits
 from bitinfer.config import Config
 from bitinfer.errors import ConversionError, InputError, quote, shorten
 from bitinfer.families.bert import check_setting, read_sizes, real_names
-from bitinfer.families.checkpoint import read_config, read_vocab
+from bitinfer.families.checkpoint import read_settings, read_vocab
 from bitinfer.runtime.text import TextTokenizer
 from bitinfer.train.student import Student
 
@@ -102,7 +102,7 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
     if not folder.is_dir():
         raise InputError(f"{folder}: found no folder, expected one with the files of a BERT model")
     try:
-        settings = read_config(folder)
+        settings = read_settings(folder)
         for key, expected in _EXPECTED.items():
             found = settings.get(key, expected)
             check_setting(key, found, found == expected, repr(expected))
@@ -226,7 +226,7 @@ def _read_tokenizer(folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
     settings: dict[str, Any] = {}
     # transformers 5 writes the second and no more the first.
     if not (folder / "vocab.txt").exists() and (folder / "tokenizer.json").exists():
-        whole = read_config(folder / "tokenizer.json")
+        whole = read_settings(folder / "tokenizer.json")
         model, normalizer = whole.get("model"), whole.get("normalizer")
         if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
             raise ConversionError("tokenizer.json: found no vocabulary, expected one of WordPiece")
@@ -239,7 +239,7 @@ def _read_tokenizer(folder: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
     else:
         vocab = read_vocab(folder)
     if (folder / "tokenizer_config.json").exists():
-        settings |= read_config(folder / "tokenizer_config.json")
+        settings |= read_settings(folder / "tokenizer_config.json")
     return vocab, settings
 
 
