@@ -3,7 +3,8 @@
 Readers produce a `Description`; the reference model, the boundaries and the converter use nothing
 else.  Everything is NumPy.  Parts have the names that a packed file gives them, and are of two
 kinds: matrices of signs with scales (``layer.0.query``), and float32 arrays of a checkpoint's
-values (``layer.0.query.bias``).  ``S`` below is the exact integer sum of products of codes.
+values (``layer.0.query.bias``).  The input of a linear becomes codes of ``x + shift``, in units of
+``step``, and its output is ``(step * scale) * S + bias``, S the sum of the products of codes.
 """
 
 from __future__ import annotations
@@ -94,32 +95,6 @@ class BinaryMatrix:
         return int(self.codes.size - np.count_nonzero(self.codes))
 
 
-@dataclass(frozen=True, eq=False)
-class BinaryLinear:
-    """A linear layer with binarized weights and input.
-
-    The input ``x`` becomes codes of ``x + shift``, and the output is
-    ``y[n] = (step * scale[n]) * S[n] + bias[n]``.
-
-    Attributes:
-        weight: matrix [N, K].
-        bias: float32 [N].
-        shift: float32 [K], added to the input before its codes are taken.
-        step: size of an input code, positive.
-    """
-
-    weight: BinaryMatrix
-    bias: F32
-    shift: F32
-    step: np.float32
-
-    @property
-    def slope(self) -> F64:
-        """What one unit of S adds to each output: ``step * scale``, float64 [N]."""
-        scale = np.float64(self.step) * self.weight.scale
-        return np.broadcast_to(scale, self.bias.shape)
-
-
 @dataclass(frozen=True)
 class Notes:
     """What a reader met that its user may want to know.  Names are those of the checkpoint.
@@ -168,13 +143,3 @@ class Description:
     def bits(self) -> Bits:
         """How many bits the parts of the model have."""
         return Bits.of(1, 1, {point: codes.bits for point, codes in self.codes.items()})
-
-    def linear(self, name: str) -> BinaryLinear:
-        """A linear by its name, such as ``layer.0.query``; its input is the point ``NAME.in``."""
-        bias, shift = self.arrays[f"{name}.bias"], self.arrays[f"{name}.shift"]
-        return BinaryLinear(self.matrices[name], bias, shift, self.arrays[f"{name}.step"][0])
-
-    def step(self, layer: int, point: str) -> np.float32:
-        """Size of the codes that attention multiplies at a point of `STEPS`, positive."""
-        step: np.float32 = self.arrays[f"layer.{layer}.{STEPS[point]}"][0]
-        return step

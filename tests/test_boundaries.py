@@ -20,16 +20,14 @@ from bitinfer.conversion.boundaries import (
     boundaries,
     layer_boundaries,
 )
-from bitinfer.description import LINEARS
 from bitinfer.errors import ConversionError
 from bitinfer.families import read_checkpoint
 from bitinfer.families.bit import quantization
 
 REACH = 24
-ATTENTION_POINTS = ("query", "key", "value", "attention.probs")
 ATTENTION = "bert.encoder.layer.0.attention.self"
 SUMS = np.arange(-REACH, REACH + 1)
-ZERO = np.float32(0)
+ZERO = np.zeros(1)
 
 # Multiples of a power of two cancel exactly; the others almost never do.
 DYADIC = st.integers(-80, 80).map(lambda n: n / 32)
@@ -77,14 +75,11 @@ def code_of(value: float, step: float, codes: PointCodes) -> int:
     return max(codes.low, min(codes.high, nearest))
 
 
-def arguments(channel: Channel) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.float32]:
-    slope, offset, shift, step = channel
-    return (
-        np.array([slope]),
-        np.array([offset], np.float32),
-        np.array([shift], np.float32),
-        np.float32(step),
-    )
+def arguments(channel: Channel) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Slope, offset, shift and step, all but the slope float32 as in a checkpoint."""
+    slope, *others = (np.array([each]) for each in channel)
+    offset, shift, step = (each.astype(np.float32).astype(np.float64) for each in others)
+    return slope, offset, shift, step
 
 
 @settings(max_examples=400)
@@ -94,8 +89,8 @@ def test_affine_boundaries_equal_the_formula_everywhere(
 ) -> None:
     slope, offset, _, step = arguments(channel)
     values = [float(slope[0]) * s + float(offset[0]) for s in SUMS.tolist()]
-    expected = [code_of(value, float(step), codes) for value in values]
-    found = boundaries(codes, REACH, slope, offset, ZERO, step)
+    expected = [code_of(value, float(step[0]), codes) for value in values]
+    found = boundaries(codes, REACH, slope, offset, 0 * offset, step)
     assert found.falls is None
     assert codes_of(found, codes)[0].tolist() == expected
     if codes.by_sign:
@@ -109,7 +104,7 @@ def test_relu_boundaries_equal_the_formula_everywhere(channel: Channel, codes: P
     values = [max(float(slope[0]) * s + float(offset[0]), 0.0) + float(shift[0]) for s in SUMS]
     found = boundaries(codes, REACH, slope, offset, shift, step, activation="relu")
     assert found.falls is None
-    assert codes_of(found, codes)[0].tolist() == [code_of(v, float(step), codes) for v in values]
+    assert codes_of(found, codes)[0].tolist() == [code_of(v, float(step[0]), codes) for v in values]
 
 
 @settings(max_examples=800)
@@ -119,7 +114,7 @@ def test_gelu_boundaries_equal_the_formula_everywhere(channel: Channel, codes: P
     x = np.array([float(slope[0]) * s + float(offset[0]) for s in SUMS])
     values = (_core.gelu(x) + float(shift[0])).tolist()
     found = boundaries(codes, REACH, slope, offset, shift, step, activation="gelu")
-    assert codes_of(found, codes)[0].tolist() == [code_of(v, float(step), codes) for v in values]
+    assert codes_of(found, codes)[0].tolist() == [code_of(v, float(step[0]), codes) for v in values]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -129,18 +124,18 @@ def test_gelu_boundaries_of_many_channels(bits: int) -> None:
         np.random.RandomState(5),
         PointCodes(bits, False),
         3000,
-        np.float32(0.1),
+        np.array([np.float32(0.1)], "f8"),
     )
     slope = 10.0 ** random.uniform(-8, -2, 40)
-    offset = random.uniform(-1.5, 0.5, 40).astype(np.float32)
-    shift = random.uniform(0, 0.25, 40).astype(np.float32)
-    offset[:5], slope[:5] = -0.75179152, 1e-9  # all sums lie in the dip
+    offset = random.uniform(-1.5, 0.5, 40).astype(np.float32).astype("f8")
+    shift = random.uniform(0, 0.25, 40).astype(np.float32).astype("f8")
+    offset[:5], slope[:5] = np.float32(-0.75179152), 1e-9  # all sums lie in the dip
     sums = np.arange(-reach, reach + 1)
-    x = slope[:, None] * sums + offset[:, None].astype("f8")
-    values = _core.gelu(x) + shift[:, None].astype("f8")
+    x = slope[:, None] * sums + offset[:, None]
+    values = _core.gelu(x) + shift[:, None]
     found = boundaries(codes, reach, slope, offset, shift, step, activation="gelu")
     assert found.falls is not None
-    expected = [[code_of(v, float(step), codes) for v in row] for row in values.tolist()]
+    expected = [[code_of(v, float(step[0]), codes) for v in row] for row in values.tolist()]
     assert codes_of(found, codes, sums).tolist() == expected
 
 
@@ -161,7 +156,7 @@ def test_exactly_half_a_step_is_not_above_it() -> None:
 
 def test_ties_are_rounded_to_even() -> None:
     slope, offset, _, step = arguments((0.5, 0.0, 0.0, 1.0))
-    found = boundaries(PointCodes(3), REACH, slope, offset, ZERO, step)
+    found = boundaries(PointCodes(3), REACH, slope, offset, 0 * offset, step)
     assert codes_of(found, PointCodes(3))[0][REACH - 5 : REACH + 6].tolist() == [
         *(-2, -2, -2, -1, 0, 0, 0, 1, 2, 2, 2)
     ]
@@ -173,14 +168,14 @@ def test_ties_are_rounded_to_even() -> None:
 
 def test_ends_of_the_range_are_written_as_always_and_never() -> None:
     slope = np.array([1.0, 1.0, 1.0, 0.0])
-    offset = np.array([100, -100, 0, 0], np.float32)
-    step, shift = np.float32(1), np.zeros(4, np.float32)
-    found = boundaries(PointCodes(1), REACH, slope, offset, ZERO, step)
+    offset = np.array([100.0, -100.0, 0.0, 0.0])
+    step, shift = np.ones(1), np.zeros(4)
+    found = boundaries(PointCodes(1), REACH, slope, offset, 0 * offset, step)
     assert found.rises.tolist() == [
         [-REACH - 1, REACH, -1, -REACH - 1],
         [-REACH - 1, REACH, 0, REACH],
     ]
-    assert boundaries(PointCodes(1), REACH, slope[:2], offset[:2], ZERO, step).rises.shape == (
+    assert boundaries(PointCodes(1), REACH, slope[:2], offset[:2], shift[:2], step).rises.shape == (
         1,
         2,
     )
@@ -195,7 +190,7 @@ def test_ends_of_the_range_are_written_as_always_and_never() -> None:
 def test_sums_are_kept_in_two_bytes_where_they_fit() -> None:
     slope, offset, _, step = arguments((1.0, 0.0, 0.0, 1.0))
     for reach, kind in ((2**15 - 2, np.int16), (2**15 - 1, np.int16), (2**15, np.int32)):
-        found = boundaries(PointCodes(1), reach, slope, offset - np.float32(1e6), ZERO, step)
+        found = boundaries(PointCodes(1), reach, slope, offset - 1e6, ZERO, step)
         assert found.rises.dtype == kind
         assert found.rises.tolist() == [[reach]]
 
@@ -226,37 +221,38 @@ def test_layer_boundaries_use_the_parameters_of_each_point(
     folder = seeded.save(tmp_path, seeded.state_dict(spec), config, seeded.vocabulary(spec))
     description = read_checkpoint(folder)
     codes = description.codes
-    linears = {name: description.linear(f"layer.0.{name}") for name in LINEARS}
-    steps = {point: description.step(0, point) for point in ATTENTION_POINTS}
+    arrays = {name: array.astype("f8") for name, array in description.arrays.items()}
     points = layer_boundaries(description, 0)
     assert list(points) == ["query", "key", "value", "attention.output.in", "output.in"]
 
-    def check(point: str, values: np.ndarray, step: np.float32, sums: np.ndarray) -> None:
+    def check(point: str, values: np.ndarray, step: np.ndarray, sums: np.ndarray) -> None:
         expected = [
-            [code_of(value, float(step), codes[point]) for value in row] for row in values.tolist()
+            [code_of(value, float(step[0]), codes[point]) for value in row]
+            for row in values.tolist()
         ]
         assert codes_of(points[point], codes[point], sums).tolist() == expected, point
+
+    def linear(name: str, sums: np.ndarray) -> np.ndarray:
+        scale = description.matrices[f"layer.0.{name}"].scale[:, None]
+        y: np.ndarray = (arrays[f"layer.0.{name}.step"] * scale) * sums
+        return y + arrays[f"layer.0.{name}.bias"][:, None]
 
     for name in ("query", "key", "value"):
         reach = spec.hidden * max(-codes[f"{name}.in"].low, codes[f"{name}.in"].high)
         sums = np.arange(-reach, reach + 1)
-        step, scale = np.float64(linears[name].step), linears[name].weight.scale[:, None]
-        values = (step * scale) * sums + linears[name].bias.astype("f8")[:, None]
-        check(name, values, steps[name], sums)
+        check(name, linear(name, sums), arrays[f"layer.0.{name}.code_step"], sums)
     reach = spec.positions * codes["attention.probs"].high * max(-codes["value"].low, 1)
     sums = np.arange(-reach, reach + 1)
-    unit = np.float64(steps["attention.probs"]) * np.float64(steps["value"])
-    context = linears["attention.output"]
-    check(
-        "attention.output.in", unit * sums + context.shift.astype("f8")[:, None], context.step, sums
-    )
-    inner, output = linears["intermediate"], linears["output"]
+    unit = arrays["layer.0.attention.probs.step"] * arrays["layer.0.value.code_step"]
+    shift = arrays["layer.0.attention.output.shift"][:, None]
+    step = arrays["layer.0.attention.output.step"]
+    check("attention.output.in", unit * sums + shift, step, sums)
     reach = spec.hidden * max(-codes["intermediate.in"].low, codes["intermediate.in"].high)
     sums = np.arange(-reach, reach + 1)
-    y = (np.float64(inner.step) * inner.weight.scale[:, None]) * sums
-    y = y + inner.bias.astype("f8")[:, None]
+    y = linear("intermediate", sums)
     value = np.maximum(y, 0) if activation == "relu" else _core.gelu(y)
-    check("output.in", value + output.shift.astype("f8")[:, None], output.step, sums)
+    shift = arrays["layer.0.output.shift"][:, None]
+    check("output.in", value + shift, arrays["layer.0.output.step"], sums)
 
 
 def test_points_that_count_from_their_smallest_value_have_no_boundaries(tmp_path: Path) -> None:

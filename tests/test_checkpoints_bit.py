@@ -141,9 +141,8 @@ def test_layerwise_settings(read: Callable[..., Description], weights: bool, wor
     found = read(config={"weight_layerwise": weights, "embed_layerwise": words})
     assert found.matrices["embeddings.word"].scale.shape == ((1,) if words else (SPEC.vocab,))
     for name in found.matrices.keys() - {"embeddings.word"}:
-        linear = found.linear(name)
-        assert linear.weight.scale.shape == ((1,) if weights else linear.bias.shape)
-        assert linear.slope.shape == linear.bias.shape
+        rows = found.arrays[f"{name}.bias"].shape
+        assert found.matrices[name].scale.shape == ((1,) if weights else rows)
 
 
 def test_every_parameter_goes_to_its_place(expected: Description) -> None:
@@ -161,12 +160,12 @@ def test_every_parameter_goes_to_its_place(expected: Description) -> None:
         "bert.pooler.dense": "pooler",
     }
     for key, name in linears.items():
-        linear = expected.linear(name)
         matrix = STATE[f"{key}.weight"]
-        assert np.array_equal(linear.weight.codes, binarize(matrix, layerwise=True).codes)
-        assert np.array_equal(linear.bias, STATE[f"{key}.bias"])
-        assert np.array_equal(linear.shift, STATE[f"{key}.move.bias"])
-        assert linear.step == STATE[f"{key}.input_clip_val"]
+        codes = expected.matrices[name].codes
+        assert np.array_equal(codes, binarize(matrix, layerwise=True).codes)
+        assert np.array_equal(arrays[f"{name}.bias"], STATE[f"{key}.bias"])
+        assert np.array_equal(arrays[f"{name}.shift"], STATE[f"{key}.move.bias"])
+        assert arrays[f"{name}.step"] == [STATE[f"{key}.input_clip_val"]]
     modules = {
         "bert.embeddings.LayerNorm": "embeddings.norm",
         f"{LAYER}.attention.output.LayerNorm": "layer.0.attention.norm",
@@ -177,8 +176,8 @@ def test_every_parameter_goes_to_its_place(expected: Description) -> None:
         assert np.array_equal(arrays[f"{name}.weight"], STATE[f"{key}.weight"])
         assert np.array_equal(arrays[f"{name}.bias"], STATE[f"{key}.bias"])
     for name in ("query", "key", "value"):
-        assert expected.step(0, name) == STATE[f"{LAYER}.attention.self.clip_{name}"]
-    assert expected.step(0, "attention.probs") == STATE[f"{LAYER}.attention.self.clip_attn"]
+        assert arrays[f"layer.0.{name}.code_step"] == [STATE[f"{LAYER}.attention.self.clip_{name}"]]
+    assert arrays["layer.0.attention.probs.step"] == [STATE[f"{LAYER}.attention.self.clip_attn"]]
     for name in ("position", "token_type"):
         key = f"bert.embeddings.{name}_embeddings.weight"
         assert np.array_equal(arrays[f"embeddings.{name}"], STATE[key])
@@ -200,7 +199,7 @@ def test_dead_parameters_are_dropped(
 def test_a_step_of_exactly_one_is_kept_and_reported(read: Callable[..., Description]) -> None:
     key = f"{QUERY}.input_clip_val"
     found = read(state={key: np.array(1, np.float32)})
-    assert found.linear("layer.0.query").step == 1
+    assert found.arrays["layer.0.query.step"] == [1]
     assert found.notes.untrained == (key,)
     assert found.notes.floored == ()
 
@@ -211,14 +210,14 @@ def test_steps_not_above_the_floor_are_raised_and_reported(
 ) -> None:
     key = f"{LAYER}.attention.self.clip_attn"
     found = read(state={key: np.array(step, np.float32)})
-    assert found.step(0, "attention.probs") == STEP_FLOOR == np.float32(1e-5)
+    assert found.arrays["layer.0.attention.probs.step"] == [STEP_FLOOR] == [np.float32(1e-5)]
     assert found.notes.floored == ((key, float(np.float32(step))),)
 
 
 def test_the_next_step_above_the_floor_is_kept(read: Callable[..., Description]) -> None:
     step = np.nextafter(STEP_FLOOR, np.float32(1))
     found = read(state={f"{LAYER}.attention.self.clip_attn": np.array(step)})
-    assert found.step(0, "attention.probs") == step
+    assert found.arrays["layer.0.attention.probs.step"] == [step]
     assert found.notes.floored == ()
 
 

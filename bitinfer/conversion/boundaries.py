@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from bitinfer import _core
 from bitinfer.codes import TIE, PointCodes
-from bitinfer.description import F32, F64, Description
+from bitinfer.description import F64, Description
 from bitinfer.errors import ConversionError
 from bitinfer.runtime.format import narrowest
 
@@ -57,31 +57,33 @@ def layer_boundaries(description: Description, index: int) -> dict[str, Boundari
         ConversionError: naming layer and channel whose codes boundaries cannot express.
     """
     config, codes = description.config, description.codes
-    points = {}
+    layer, points = f"layer.{index}.", {}
 
-    def add(point: str, reach: int, *formula: Any, activation: str | None = None) -> None:
+    def array(name: str) -> F64:
+        return description.arrays[layer + name].astype(np.float64)
+
+    def slope(name: str) -> F64:
+        return array(f"{name}.step") * description.matrices[layer + name].scale
+
+    def add(point: str, reach: int, *formula: F64, activation: str | None = None) -> None:
         try:
             points[point] = boundaries(codes[point], reach, *formula, activation=activation)
         except ConversionError as error:
             raise ConversionError(f"layer {index} {point}: {error}") from error
 
-    zero = np.float32(0)
+    zeros = np.zeros(config.hidden)
     for name in ("query", "key", "value"):
-        linear, reach = description.linear(f"layer.{index}.{name}"), config.hidden
-        reach *= codes[f"{name}.in"].largest
-        add(name, reach, linear.slope, linear.bias, zero, description.step(index, name))
-    context, inner, output = (
-        description.linear(f"layer.{index}.{name}")
-        for name in ("attention.output", "intermediate", "output")
-    )
-    probs, value = ((description.step(index, n), codes[n]) for n in ("attention.probs", "value"))
-    if not probs[1].from_min:
-        slope = np.full(config.hidden, np.float64(probs[0]) * np.float64(value[0]))
-        reach = config.positions * probs[1].largest * value[1].largest
-        add("attention.output.in", reach, slope, zero, context.shift, context.step)
+        reach = config.hidden * codes[f"{name}.in"].largest
+        add(name, reach, slope(name), array(f"{name}.bias"), zeros, array(f"{name}.code_step"))
+    if not codes["attention.probs"].from_min:
+        reach = config.positions * codes["attention.probs"].largest * codes["value"].largest
+        unit = array("attention.probs.step") * array("value.code_step")
+        shift, step = array("attention.output.shift"), array("attention.output.step")
+        add("attention.output.in", reach, unit, zeros, shift, step)
     if not codes["output.in"].from_min:
-        reach, formula = config.hidden * codes["intermediate.in"].largest, (inner.slope, inner.bias)
-        add("output.in", reach, *formula, output.shift, output.step, activation=config.activation)
+        reach = config.hidden * codes["intermediate.in"].largest
+        formula = slope("intermediate"), array("intermediate.bias"), array("output.shift")
+        add("output.in", reach, *formula, array("output.step"), activation=config.activation)
     return points
 
 
@@ -89,9 +91,9 @@ def boundaries(
     codes: PointCodes,
     reach: int,
     slope: F64,
-    offset: F32 | np.float32,
-    shift: F32 | np.float32,
-    step: np.float32,
+    offset: F64,
+    shift: F64,
+    step: F64,
     *,
     activation: str | None = None,
 ) -> Boundaries:
@@ -99,37 +101,37 @@ def boundaries(
 
     Args:
         reach: S is within ``-reach .. reach``.
-        slope: float64 [N], not negative.
-        offset, shift: float32 [N], or one for all.
-        step: size of a code, positive.
+        slope: float64 [N], or [1] for all channels; not negative.
+        offset, shift: float64 [N].
+        step: size of a code, float64 [1], positive.
         activation: ``"relu"``, ``"gelu"`` or None.
 
     Raises:
         ConversionError: naming the channel, if what lies below a boundary has a gap.
 
     Example: ``S + 1`` is not negative from -1 on and positive above it.
-        >>> one, zero = np.float32(1), np.float32(0)
-        >>> boundaries(PointCodes(1), 8, np.array([1.0]), one, zero, one)
+        >>> one, zero = np.ones(1), np.zeros(1)
+        >>> boundaries(PointCodes(1), 8, one, one, zero, one)
         Boundaries(rises=array([[-2],
                [-1]], dtype=int16), falls=None)
     """
-    bias, move = (np.broadcast_to(np.float64(each), slope.shape) for each in (offset, shift))
+    slope = np.broadcast_to(slope, offset.shape)
     boundary, channel = np.indices((codes.high - codes.low, len(slope)))
     dips = activation == "gelu"
 
     def reaches(sums: I64, slack: float, at: Any = slice(None)) -> Bools:
         """Whether codes are above their boundary; with slack, surely (< 0) or maybe (> 0)."""
         n = channel[at]
-        value = x = slope[n] * sums + bias[n]
+        value = x = slope[n] * sums + offset[n]
         if dips:
             value = _core.gelu(x) + slack * (1 + np.maximum(x, 0))
         elif activation == "relu":
             value = np.maximum(x, 0)
-        enough: Bools = _encode(value + move[n], step, codes) > codes.low + boundary[at]
+        enough: Bools = _encode(value + shift[n], step, codes) > codes.low + boundary[at]
         return enough
 
     low, high = np.full(channel.shape, -reach), np.full(channel.shape, reach + 1)
-    dip = _first(lambda sums: slope * sums + bias >= _DIP, low, high) if dips else low
+    dip = _first(lambda sums: slope * sums + offset >= _DIP, low, high) if dips else low
     above = _first(lambda sums: reaches(sums, -_SLACK), dip, high)
     rise = _settle(
         lambda sums, at: reaches(sums, 0, at),
@@ -155,16 +157,15 @@ def boundaries(
     return Boundaries(narrowest(rise - 1, reach), falls)
 
 
-def _encode(values: F64, step: np.float32, codes: PointCodes) -> F64:
+def _encode(values: F64, step: F64, codes: PointCodes) -> F64:
     """Codes of values, not clamped: to compare them needs no bounds."""
-    size = np.float64(step)
     found: F64
     if codes.by_sign:
         found = np.sign(values)
     elif codes.bits == 1:
-        found = (values > 0.5 * size).astype(np.float64)
+        found = (values > 0.5 * step).astype(np.float64)
     else:
-        ratios = values / size
+        ratios = values / step
         nearest = np.rint(ratios)
         tie = np.abs(ratios - nearest) >= 0.5 - TIE
         found = np.where(tie, 2 * np.rint(ratios / 2), nearest)
