@@ -13,7 +13,6 @@ Nothing here knows arrays, and its import takes no time: loading a model begins 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from bitinfer.errors import InputError, InputTypeError, quote
@@ -110,12 +109,11 @@ def allowed_codes(point: str) -> dict[str, PointCodes]:
 
 
 class Bits(NamedTuple):
-    """How many bits the parts of a network have.  Make one with `parse` or `of`.
+    """How many bits the parts of a network have.
 
     Attributes:
         weights, embeddings: 1, or 32 for float.
-        activations: of most points, 1 .. 8, or 32 for float.
-        others: the points that have other bits, in the order of `POINTS`.
+        points: of each of `POINTS`, 1 .. 8, or 32 for float.
 
     Example:
         >>> bits = Bits.parse("1-1-1+query=4+key=4+value=4+attention.probs=4")
@@ -125,8 +123,7 @@ class Bits(NamedTuple):
 
     weights: int
     embeddings: int
-    activations: int
-    others: tuple[tuple[str, int], ...] = ()
+    points: tuple[int, ...]
 
     @classmethod
     def parse(cls, text: str) -> Bits:
@@ -161,38 +158,33 @@ class Bits(NamedTuple):
         for name, members in GROUPS.items():
             points |= dict.fromkeys(members, named[name]) if name in named else {}
         points |= {name: bits for name, bits in named.items() if name in POINTS}
-        return cls.of(weights, embeddings, points)
-
-    @classmethod
-    def of(cls, weights: int, embeddings: int, points: Mapping[str, int]) -> Bits:
-        """The bits of all points, spelled as shortly as can be.
-
-        Args:
-            points: bits of every one of `POINTS`.
-        """
-
-        def spelled(most: int) -> Bits:
-            others = tuple((name, points[name]) for name in POINTS if points[name] != most)
-            return cls(weights, embeddings, most, others)
-
-        return min(map(spelled, sorted({*points.values()})), key=lambda each: len(str(each)))
+        return cls(weights, embeddings, tuple(points.values()))
 
     def __str__(self) -> str:
-        text = f"{self.weights}-{self.embeddings}-{self.activations}"
+        return min(map(self._spelled, sorted({*self.points})), key=len)
+
+    def _spelled(self, most: int) -> str:
+        """As written where ``most`` are the bits of points that are not named."""
+        text = f"{self.weights}-{self.embeddings}-{most}"
         alone = [point for point in POINTS if not any(point in each for each in GROUPS.values())]
         for group, members in (*GROUPS.items(), ("", alone)):
             # Point by point, or the group with exceptions.
             ways = []
-            for most in (self.activations, *(self.at(point) for point in members if group)):
-                others = [(point, self.at(point)) for point in members if self.at(point) != most]
-                named = [] if most == self.activations else [(group, most)]
-                ways.append("".join(f"+{name}={bits}" for name, bits in (*named, *others)))
+            for bits in (most, *(self.at(point) for point in members if group)):
+                named = {} if bits == most else {group: bits}
+                named |= {name: self.at(name) for name in members if self.at(name) != bits}
+                ways.append("".join(f"+{name}={n}" for name, n in named.items()))
             text += min(ways, key=len)
         return text
 
+    @property
+    def activations(self) -> int:
+        """Bits of the points that are not named in the text."""
+        return int(str(self).partition("+")[0].rpartition("-")[2])
+
     def at(self, point: str) -> int:
         """Bits of a point."""
-        return dict(self.others).get(point, self.activations)
+        return self.points[POINTS.index(point)]
 
     def codes(self, point: str) -> PointCodes:
         """The codes that the trainer gives a point: unsigned ones begin at 0.
@@ -207,5 +199,4 @@ class Bits(NamedTuple):
     @property
     def packable(self) -> bool:
         """Whether the engine runs such a network."""
-        points = [self.at(point) for point in POINTS]
-        return self.weights == self.embeddings == 1 and max(points) <= MOST_BITS
+        return self.weights == self.embeddings == 1 and max(self.points) <= MOST_BITS

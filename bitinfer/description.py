@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from bitinfer.codes import Bits, PointCodes
+from bitinfer.codes import POINTS, Bits, PointCodes
 from bitinfer.config import Config
 
 F32 = npt.NDArray[np.float32]
@@ -142,4 +142,4 @@ class Description:
     @property
     def bits(self) -> Bits:
         """How many bits the parts of the model have."""
-        return Bits.of(1, 1, {point: codes.bits for point, codes in self.codes.items()})
+        return Bits(1, 1, tuple(self.codes[point].bits for point in POINTS))

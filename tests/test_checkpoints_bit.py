@@ -468,7 +468,7 @@ def without_quantization(tmp_path: Path, **settings: Any) -> Path:
     return seeded.save(tmp_path / "p", STATE, {**plain, **settings}, seeded.vocabulary(SPEC))
 
 
-BITS = Bits(1, 1, 1)
+BITS = Bits.parse("1-1-1")
 
 
 def test_bits_are_never_assumed(tmp_path: Path) -> None:

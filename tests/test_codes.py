@@ -150,7 +150,7 @@ def test_spelling(text: str, canonical: str) -> None:
 @given(st.lists(st.sampled_from([1, 2, 4]), min_size=11, max_size=11))
 def test_spelling_is_read_back(bits: list[int]) -> None:
     points = dict(zip(POINTS, bits, strict=True))
-    found = Bits.parse(str(Bits.of(1, 1, points)))
+    found = Bits.parse(str(Bits(1, 1, tuple(points[point] for point in POINTS))))
     assert {point: found.at(point) for point in POINTS} == points
 
 
@@ -189,7 +189,7 @@ def test_codes_of_bits() -> None:
     assert bits.codes("query").name == "signed-4"
     assert bits.codes("output.in").name == "unsigned-1"
     with pytest.raises(InputError, match=r"pooler.in: found 32"):
-        Bits(1, 1, 32).codes("pooler.in")
+        Bits.parse("1-1-32").codes("pooler.in")
 
 
 def test_packable() -> None:

@@ -156,10 +156,10 @@ def test_arms_leave_out_what_they_say() -> None:
     from bitinfer.train.student import Quantizer, Student
 
     shape = Config(8, 1, 2, 16, 20, 8, 2, 2, "relu", "classification")
-    teacher = Student(shape, Bits(32, 32, 32), dtype=torch.float64)
+    teacher = Student(shape, Bits.parse("32-32-32"), dtype=torch.float64)
     for arm in ablation.ARMS.values():
-        first = ablation._changed(arm, teacher).twin(shape, Bits(1, 1, 2))
-        student = first.twin(shape, Bits(1, 1, 1))
+        first = ablation._changed(arm, teacher).twin(shape, Bits.parse("1-1-2"))
+        student = first.twin(shape, Bits.parse("1-1-1"))
         quantizers = [each for each in student.modules() if isinstance(each, Quantizer)]
         unsigned = {each.point for each in quantizers if not each.codes.signed}
         assert unsigned == ({"attention.probs", "output.in"} if arm.two_set else set())

@@ -92,15 +92,12 @@ def quantization(bits: Bits, *, from_zero: bool = True) -> dict[str, Any]:
         >>> quantization(Bits.parse("1-1-1+attention=4"))["input_bits"]
         1
     """
-    settings: dict[str, Any] = {
-        **_METHOD,
-        "weight_bits": bits.weights,
-        "input_bits": bits.activations,
-    }
-    if from_zero and any(1 < bits.at(point) < FLOAT for point in POINTS):
+    most = bits.activations
+    settings = {**_METHOD, "weight_bits": bits.weights, "input_bits": most}
+    if from_zero and any(1 < n < FLOAT for n in bits.points):
         settings["unsigned_codes"] = "from_zero"
-    if bits.others:
-        settings["point_bits"] = dict(bits.others)
+    if others := {point: bits.at(point) for point in POINTS if bits.at(point) != most}:
+        settings["point_bits"] = others
     return settings
 
 

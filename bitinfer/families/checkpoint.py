@@ -236,8 +236,10 @@ def _source(what: str, given: Any, extras: Mapping[str, Any], weights: Path) -> 
 
 def read_settings(source: Any) -> dict[str, Any]:
     """Settings from a file or folder, a JSON text, or a mapping; else raises ConversionError."""
-    what = source.name if isinstance(source, Path) and not source.is_dir() else "config"
-    source = _text("config", source)
+    what = "config"
+    if isinstance(source, Path):
+        what = _BESIDE["config"] if source.is_dir() else source.name
+        source = _text("config", source)
     if isinstance(source, str):
         try:
             source = json.loads(source)

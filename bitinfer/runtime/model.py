@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitinfer.checks import check_bool, check_choice, check_engine, check_int, shows_progress
-from bitinfer.codes import Bits, PointCodes
+from bitinfer.codes import POINTS, Bits, PointCodes
 from bitinfer.config import MIN_LENGTH
 from bitinfer.errors import FormatError, InputTypeError, UnsupportedError, shorten
 from bitinfer.heads import Head, find_head
@@ -142,12 +142,12 @@ class BitModel:
         least 384 hidden units it stays below ``num_threads * (positions + 128) * (10 * hidden +
         intermediate / 4)``.
         """
+        codes = self._metadata["codes"]
         described = copy.deepcopy({k: v for k, v in self._metadata.items() if k != "vocab"})
-        activations = {point: PointCodes.parse(n).bits for point, n in described["codes"].items()}
         return {
             "model": str(self._origin),
             **described,
-            "bits": str(Bits.of(1, 1, activations)),
+            "bits": str(Bits(1, 1, tuple(PointCodes.parse(codes[point]).bits for point in POINTS))),
             "sha256": described.get("sha256"),
             "bytes": {**self._sizes, "total": sum(self._sizes.values())},
             "isa": self._core.isa,

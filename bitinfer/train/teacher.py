@@ -196,7 +196,7 @@ def _load(folder: Folder, **options: Any) -> tuple[BertForSequenceClassification
 
 def as_student(model: BertForSequenceClassification, *, dtype: torch.dtype) -> Student:
     """The same network as ours with 32 bits; ``dtype`` is that of the factors of its products."""
-    settings, bits = model.config, Bits(FLOAT, FLOAT, FLOAT)
+    settings, bits = model.config, Bits.parse("32-32-32")
     sizes = read_sizes(settings.to_dict())
     config = Config(**sizes, labels=settings.num_labels, head="classification")
     student = Student(config, bits, dtype=dtype, epsilon=settings.layer_norm_eps)
