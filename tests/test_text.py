@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -260,7 +261,7 @@ def test_who_cannot_remember_now_does_not_wait(tokenizer: TextTokenizer) -> None
 
 
 def test_words_end_where_a_text_may_be_cut(tokenizer: TextTokenizer) -> None:
-    ends = [c for c in map(chr, range(0x10000)) if _WORD_END.match(c)]
+    ends = [c for c in map(chr, range(0x10000)) if re.match(_WORD_END, c)]
     assert len(ends) > 20_000
     for end in ends:
         whole = one(tokenizer, f"aa{end}ab")
@@ -268,7 +269,7 @@ def test_words_end_where_a_text_may_be_cut(tokenizer: TextTokenizer) -> None:
 
 
 def test_long_words_are_unknown(tokenizer: TextTokenizer) -> None:
-    letters = [c for c in map(chr, range(0x10000)) if _LONG_RUN.match(c * 101)]
+    letters = [c for c in map(chr, range(0x10000)) if re.match(_LONG_RUN, c * 101)]
     assert len(letters) > 12_000
     for letter in letters:
         expected = [CLS, SEP] if letter.isspace() else [CLS, UNK, SEP]

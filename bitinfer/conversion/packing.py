@@ -18,7 +18,7 @@ import bitinfer
 from bitinfer.bits import pack_bits, unpack_bits
 from bitinfer.checks import check_int
 from bitinfer.codes import POINTS, PointCodes
-from bitinfer.config import Config
+from bitinfer.config import MIN_LENGTH, Config
 from bitinfer.conversion.boundaries import layer_boundaries
 from bitinfer.description import (
     BinaryMatrix,
@@ -28,8 +28,6 @@ from bitinfer.description import (
 )
 from bitinfer.families.bert import find_task
 from bitinfer.runtime.format import FORMAT_VERSION, Tensors
-
-_SHORTEST = 3  # [CLS], one token, [SEP]
 
 
 def to_tensors(description: Description) -> Tensors:
@@ -70,7 +68,7 @@ def to_metadata(
     task = find_task(description.task)
     if max_length is None:
         max_length = min(positions, task.max_length if task else positions)
-    max_length = check_int("max_length", max_length, _SHORTEST, positions)
+    max_length = check_int("max_length", max_length, MIN_LENGTH, positions)
     return {
         "format_version": FORMAT_VERSION,
         "writer": f"bitinfer {bitinfer.__version__}",

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from bitinfer.codes import POINTS, UNSIGNED, PointCodes, allowed_codes
-from bitinfer.config import SIZES
+from bitinfer.config import MIN_LENGTH, SIZES
 from bitinfer.errors import FormatError, UnsupportedError, quote, shorten
 from bitinfer.files import check_target, write_file
 from bitinfer.heads import find_head, heads
@@ -339,7 +339,7 @@ def _rules(version: object) -> dict[str, dict[str, _Rule]]:
         "head": _one_of(*dict.fromkeys(head.name for head in heads())),
     }
     boolean = _Rule("true or false", lambda value: isinstance(value, bool))
-    tokenizer = {"lowercase": boolean, "max_length": _integer(3, _MAX_SIZE)}
+    tokenizer = {"lowercase": boolean, "max_length": _integer(MIN_LENGTH, _MAX_SIZE)}
     rules = {"config": config, "tokenizer": tokenizer, "source": {"file": _TEXT, "sha256": _DIGEST}}
     if version == "1":
         return {"": {**fields, "recipe": _one_of("bit-1-1-1")}, **rules}
@@ -372,7 +372,7 @@ def check_metadata(metadata: Mapping[str, Any], name: str) -> None:
     config, length = metadata["config"], metadata["tokenizer"]["max_length"]
     heads, hidden = config["heads"], config["hidden"]
     check("config.heads", hidden % heads == 0, str(heads), f"a divisor of hidden {hidden}")
-    allowed = _integer(3, config["positions"])
+    allowed = _integer(MIN_LENGTH, config["positions"])
     check("tokenizer.max_length", allowed.holds(length), quote(length), allowed.expected)
     try:
         head = find_head(config["head"], config["labels"])

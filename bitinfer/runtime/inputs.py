@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +32,7 @@ class How(TypedDict, total=False):
 # ---- texts
 
 
-@dataclass(frozen=True)
-class TextPairs:
+class TextPairs(NamedTuple):
     """Texts in one form.
 
     Attributes:
@@ -119,59 +117,54 @@ def _pair(item: Any, index: int) -> TextPair:
 # ---- arrays
 
 
-@dataclass(frozen=True)
-class Columns:
+class PaddedBatch(NamedTuple):
     """A padded batch [B, S] as the ragged sequences of its tokens.
 
     The tokens of row b are its attended columns in order, then column 0 if that is masked: the
     pooler reads column 0 in any case, so there it asks without being asked.
 
     Attributes:
-        batch: the T tokens; the position of each is its column.
-        keys: int32 [B] attended tokens; first: int64 [B] token of column 0.
+        tokens: the T tokens; the position of each is its column.
+        lengths: int32 [B] attended tokens; pooled: int64 [B] token of column 0.
         mask: [B, S], True where a column is attended; attended: the same for the tokens, [T].
     """
 
-    batch: TokenBatch
-    keys: NDArray[np.int32]
-    first: NDArray[np.int64]
+    tokens: TokenBatch
+    lengths: NDArray[np.int32]
+    pooled: NDArray[np.int64]
     mask: NDArray[np.bool_]
     attended: NDArray[np.bool_]
 
 
-def read_columns(
+def read_padded(
     input_ids: Any, attention_mask: Any, token_type_ids: Any, config: Mapping[str, Any]
-) -> Columns:
+) -> PaddedBatch:
     """Check a padded batch, as of ``BitModel.forward``, and lay out its tokens one by one."""
-    ids = _integers("input_ids", input_ids)
-    if ids.ndim != 2 or ids.size == 0:
-        raise InputError(f"input_ids: found shape {ids.shape}, expected [batch >= 1, length >= 1]")
+    ids = _integers("input_ids", input_ids, config["vocab"])
     if ids.shape[1] > config["positions"]:
         raise InputError(
             f"input_ids: found {ids.shape[1]} columns, expected at most {config['positions']}"
         )
-    mask = _like(ids, "attention_mask", attention_mask, 1, count=2, kinds="iub")
-    types = _like(ids, "token_type_ids", token_type_ids, 0, count=config["token_types"])
-    _check_range("input_ids", ids, config["vocab"])
-    empty = ~mask.any(axis=1)
-    if empty.any():
-        row = int(np.argmax(empty))
-        raise InputError(f"attention_mask: row {row} is all zero, expected at least one 1")
-    return _ragged(ids.astype(np.int32), mask.astype(bool), types.astype(np.int32))
-
-
-def _ragged(ids: NDArray[np.int32], mask: NDArray[np.bool_], types: NDArray[np.int32]) -> Columns:
+    mask, types = np.ones(ids.shape, np.bool_), np.zeros_like(ids)
+    if attention_mask is not None:
+        mask = _integers("attention_mask", attention_mask, 2, like=ids, kinds="iub") != 0
+    if token_type_ids is not None:
+        types = _integers("token_type_ids", token_type_ids, config["token_types"], like=ids)
+    if len(empty := np.flatnonzero(~mask.any(axis=1))):
+        raise InputError(f"attention_mask: row {empty[0]} is all zero, expected at least one 1")
     # One more column at the end: column 0 once more, where it only asks.
     asking = np.concatenate([mask, ~mask[:, :1]], axis=1)
     rows, columns = np.nonzero(asking)
     attended = columns < ids.shape[1]
     columns = np.where(attended, columns, 0)
     offsets = np.concatenate([[0], np.cumsum(asking.sum(axis=1))]).astype(np.int64)
-    keys = mask.sum(axis=1)
-    return Columns(
-        TokenBatch(ids[rows, columns], columns.astype(np.int32), types[rows, columns], offsets),
-        keys=keys.astype(np.int32),
-        first=offsets[:-1] + np.where(mask[:, 0], 0, keys),
+    lengths = mask.sum(axis=1)
+    parts = (ids[rows, columns], columns, types[rows, columns])
+    tokens, positions, segments = (each.astype(np.int32) for each in parts)
+    return PaddedBatch(
+        TokenBatch(tokens, positions, segments, offsets),
+        lengths=lengths.astype(np.int32),
+        pooled=offsets[:-1] + np.where(mask[:, 0], 0, lengths),
         mask=mask,
         attended=attended,
     )
@@ -191,26 +184,19 @@ def read_array(name: str, value: Any) -> NDArray[Any]:
         raise InputTypeError(f"{name}: found {found}, expected an array: {error}") from error
 
 
-def _integers(name: str, value: Any, kinds: str = "iu") -> NDArray[Any]:
+def _integers(
+    name: str, value: Any, end: int, *, like: NDArray[Any] | None = None, kinds: str = "iu"
+) -> NDArray[Any]:
+    """An array [B, S], of the shape of another if there is one, of integers ``0 .. end - 1``."""
     array = read_array(name, value)
     if array.dtype.kind not in kinds:
         raise InputTypeError(f"{name}: found dtype {array.dtype}, expected integers")
-    return array
-
-
-def _like(
-    ids: NDArray[Any], name: str, value: Any, default: int, *, count: int, kinds: str = "iu"
-) -> NDArray[Any]:
-    array = np.full_like(ids, default) if value is None else _integers(name, value, kinds)
-    if array.shape != ids.shape:
-        raise InputError(f"{name}: found shape {array.shape}, expected {ids.shape} of input_ids")
-    _check_range(name, array, count)
-    return array
-
-
-def _check_range(name: str, array: NDArray[Any], count: int) -> None:
-    wrong = np.argwhere((array < 0) | (array >= count))
-    if len(wrong):
+    if like is not None and array.shape != like.shape:
+        raise InputError(f"{name}: found shape {array.shape}, expected {like.shape} of input_ids")
+    if array.ndim != 2 or array.size == 0:
+        raise InputError(f"{name}: found shape {array.shape}, expected [batch >= 1, length >= 1]")
+    if len(wrong := np.argwhere((array < 0) | (array >= end))):
         row, column = wrong[0].tolist()
-        found = int(array[row, column])
-        raise InputError(f"{name}[{row}, {column}]: found {found}, expected 0..{count - 1}")
+        found = f"{name}[{row}, {column}]: found {int(array[row, column])}"
+        raise InputError(f"{found}, expected 0..{end - 1}")
+    return array

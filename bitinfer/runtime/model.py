@@ -23,13 +23,13 @@ from bitinfer.results import EncoderOutput, Prediction
 from bitinfer.runtime.engine import make_engine
 from bitinfer.runtime.format import Tensors
 from bitinfer.runtime.inputs import (
-    Columns,
     How,
+    PaddedBatch,
     Second,
     Seconds,
     Text,
     Texts,
-    read_columns,
+    read_padded,
     read_texts,
 )
 from bitinfer.runtime.origin import Origin, find_builtin, find_model, read_model
@@ -104,6 +104,7 @@ class BitModel:
         self._metadata = metadata
         self._origin = origin
         self._options = (num_threads, isa)
+        self._head = find_head(metadata["config"]["head"], metadata["config"]["labels"])
         self._sizes = by_part((name, tensor.nbytes) for name, tensor in tensors.items())
         self._sizes["vocabulary"] = len(metadata["vocab"].encode())
         lowercase = metadata["tokenizer"]["lowercase"]
@@ -167,11 +168,6 @@ class BitModel:
         """Differs between models: the metadata hold checksums of all that is not in them."""
         return hashlib.sha256(json.dumps(self._metadata, sort_keys=True).encode()).hexdigest()
 
-    @property
-    def _head(self) -> Head:
-        config = self._metadata["config"]
-        return find_head(config["head"], config["labels"])
-
     # ---- from text
 
     @overload
@@ -205,10 +201,7 @@ class BitModel:
         text_pairs: Second | Seconds = None,
         *,
         top_k: int | None = 1,
-        batch_size: int = 32,
-        max_length: int | None = None,
-        truncation: bool = True,
-        show_progress_bar: bool | None = None,
+        **how: Unpack[How],
     ) -> Any:
         """Classify texts.
 
@@ -233,22 +226,11 @@ class BitModel:
         >>> model.predict(["good", "bad"], top_k=None)[1][0].label
         'negative'
         """
-        head = self._text_head("predict")
-        classes = self._metadata["config"]["labels"]
+        head, classes = self._text_head("predict"), self._metadata["config"]["labels"]
         count = classes if top_k is None else check_int("top_k", top_k, 1, classes)
-        single, batches = self._batches(
-            texts,
-            text_pairs,
-            batch_size=batch_size,
-            max_length=max_length,
-            truncation=truncation,
-            show_progress_bar=show_progress_bar,
-        )
-        results: list[Any] = []
-        for batch in batches:
-            logits = self._run(batch, hidden=False)["logits"]
-            ranked = head.decode(logits, self._metadata["labels"], count)
-            results += [row[0] for row in ranked] if top_k == 1 else ranked
+        single, logits = self._logits(texts, text_pairs, **how)
+        results: list[Any] = head.decode(logits, self._metadata["labels"], count)
+        results = [row[0] for row in results] if top_k == 1 else results
         return results[0] if single else results
 
     def predict_proba(
@@ -358,19 +340,18 @@ class BitModel:
         *,
         hidden: bool,
         stages: bool = False,
-        padded: Columns | None = None,
+        padded: PaddedBatch | None = None,
     ) -> dict[str, Any]:
-        keys = np.diff(batch.offsets).astype(np.int32) if padded is None else padded.keys
-        first = batch.offsets[:-1] if padded is None else padded.first
-        tokens = batch.ids, batch.positions, batch.segments, batch.offsets
-        return self._core.forward(*tokens, keys, first, hidden, stages)
+        lengths = np.diff(batch.offsets).astype(np.int32) if padded is None else padded.lengths
+        pooled = batch.offsets[:-1] if padded is None else padded.pooled
+        return self._core.forward(*batch, lengths, pooled, hidden, stages)
 
     def _text_head(self, method: str) -> Head:
         """The head, which must give one row of logits for each text."""
-        head = self._head
-        if head.reads != "pooled":
-            raise UnsupportedError(f"{method}: this model has a {head.kind} head; use forward")
-        return head
+        if self._head.reads != "pooled":
+            kind = self._head.kind
+            raise UnsupportedError(f"{method}: this model has a {kind} head; use forward")
+        return self._head
 
     # ---- from arrays
 
@@ -395,8 +376,8 @@ class BitModel:
             InputTypeError: An argument is not an array of integers.
             InputError: A shape or value is not allowed, or a row of the mask is all zero.
         """
-        given = read_columns(input_ids, attention_mask, token_type_ids, self._metadata["config"])
-        output = self._run(given.batch, hidden=True, padded=given)
+        given = read_padded(input_ids, attention_mask, token_type_ids, self._metadata["config"])
+        output = self._run(given.tokens, hidden=True, padded=given)
         of_tokens = self._head.reads == "tokens"
         logits = output["logits"]
         return EncoderOutput(
@@ -416,7 +397,7 @@ def _reopen(origin: Origin, identity: str, num_threads: int | None, isa: str | N
     return model
 
 
-def _padded(values: Floats, given: Columns) -> NDArray[np.float32]:
+def _padded(values: Floats, given: PaddedBatch) -> NDArray[np.float32]:
     """Values of tokens [T, n] as float32 [B, S, n], zero where the mask is."""
     result = np.zeros((*given.mask.shape, values.shape[1]), dtype=np.float32)
     result[given.mask] = _float32(values[given.attended])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bitinfer.errors import InputError, InputTypeError
 from bitinfer.runtime.format import Tensors, looks_packed, read_packed
@@ -23,8 +22,7 @@ def builtin_names() -> list[str]:
     return sorted(file.stem for file in _BUILTIN.glob(f"*{_SUFFIX}"))
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a model comes from: a path, or the name of a built-in model."""
 
     path: str

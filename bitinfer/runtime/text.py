@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from threading import Lock
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +33,7 @@ _CHARACTERS_PER_TOKEN = 16
 # Words end before each of these, and no special token goes on with one: white space, all ASCII
 # punctuation but the closing bracket, common Chinese characters.
 _SPACE = r" \t\r\n\u00a0\u2000-\u200a\u2028\u2029\u3000"
-_WORD_END = re.compile(rf"[{_SPACE}!-/:-@\[\\^-`{{-~\u4e00-\u9fff]")
+_WORD_END = rf"[{_SPACE}!-/:-@\[\\^-`{{-~\u4e00-\u9fff]"
 # Of words that are too long, and of white space, it does not matter how much there is.  Letters of
 # large alphabets, every one of which remains a letter when accents are stripped: Latin, Greek,
 # Cyrillic, Hebrew, Arabic, Thai, Kana, Hangul.
@@ -42,7 +41,7 @@ _LETTERS = (
     r"A-Za-z0-9\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0391-\u03a1\u03a3-\u03ce\u0400-\u0481"
     r"\u05d0-\u05ea\u0621-\u063a\u0641-\u064a\u0e01-\u0e30\u3041-\u3096\u30a1-\u30fa\uac00-\ud7a3"
 )
-_LONG_RUN = re.compile(rf"[{_LETTERS}]{{{_MAX_WORD + 1},}}|[{_SPACE}]{{{_MAX_WORD + 1},}}")
+_LONG_RUN = rf"[{_LETTERS}]{{{_MAX_WORD + 1},}}|[{_SPACE}]{{{_MAX_WORD + 1},}}"
 
 # Text falls apart at blanks and on both sides of punctuation, whatever is around them, so the
 # tokens of a text are those of these pieces.  A piece need not be one word: "a\u00a0b" is not, and
@@ -57,8 +56,7 @@ _LONGEST_KNOWN = 24
 _ID_BYTES = 4
 
 
-@dataclass(frozen=True)
-class TokenBatch:
+class TokenBatch(NamedTuple):
     """B token sequences, one after the other, without padding.
 
     Attributes:
@@ -136,9 +134,10 @@ class TextTokenizer:
         size = needed * _CHARACTERS_PER_TOKEN
         if len(text) <= size:
             return self._ids_of(text)
-        text = _LONG_RUN.sub(lambda run: run[0][: _MAX_WORD + 1], text)
+        # Compiled here, for the first long text: that takes longer than to label a short one.
+        text = re.sub(_LONG_RUN, lambda run: run[0][: _MAX_WORD + 1], text)
         while truncation and size < len(text):
-            end = _WORD_END.search(text, size)
+            end = re.compile(_WORD_END).search(text, size)
             if end is None:
                 break
             ids = self._ids_of(text[: end.start()])
