@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,23 +43,17 @@ STEPS = {
 NORMS = ("attention.norm", "output.norm")
 
 
-def linear_shapes(config: Config) -> dict[str, tuple[int, int]]:
-    """Every binarized linear with the shape [N, K] of its matrix."""
-    shapes = {
-        f"layer.{index}.{name}": (getattr(config, outputs), getattr(config, inputs))
-        for index in range(config.layers)
-        for name, (outputs, inputs) in LINEARS.items()
-    }
+def matrix_shapes(config: Config) -> dict[str, tuple[int, int]]:
+    """Every binarized matrix with its shape: the word embeddings, and [N, K] of the linears."""
+    shapes = {"embeddings.word": (config.vocab, config.hidden)}
+    for index in range(config.layers):
+        for name, (outputs, inputs) in LINEARS.items():
+            shapes[f"layer.{index}.{name}"] = (getattr(config, outputs), getattr(config, inputs))
     return shapes | {"pooler": (config.hidden, config.hidden)}
 
 
-def matrix_shapes(config: Config) -> Shapes:
-    """Every binarized matrix with its shape: the word embeddings and those of the linears."""
-    return {"embeddings.word": (config.vocab, config.hidden), **linear_shapes(config)}
-
-
 def array_shapes(config: Config) -> Shapes:
-    """Every float32 array with its shape."""
+    """Every array of the values of a checkpoint with its shape; all are float32."""
     hidden = config.hidden
     shapes: Shapes = {
         "embeddings.position": (config.positions, hidden),
@@ -72,27 +67,11 @@ def array_shapes(config: Config) -> Shapes:
         norms += [f"layer.{index}.{norm}" for norm in NORMS]
     for name in norms:
         shapes |= {f"{name}.weight": (hidden,), f"{name}.bias": (hidden,)}
-    for name, (outputs, inputs) in linear_shapes(config).items():
+    for name, (outputs, inputs) in matrix_shapes(config).items():
+        if name == "embeddings.word":
+            continue
         shapes |= {f"{name}.bias": (outputs,), f"{name}.shift": (inputs,), f"{name}.step": (1,)}
     return shapes
-
-
-@dataclass(frozen=True, eq=False)
-class BinaryMatrix:
-    """Signs and scale of a binarized matrix: ``value[n, k] = scale[n] * codes[n, k]``.
-
-    Attributes:
-        codes: int8 [N, K], each -1, 0 or +1.
-        scale: float64 [1] (the whole matrix) or [N] (one for each row), not negative.
-    """
-
-    codes: I8
-    scale: F64
-
-    @property
-    def zeros(self) -> int:
-        """How many codes are exactly 0."""
-        return int(self.codes.size - np.count_nonzero(self.codes))
 
 
 @dataclass(frozen=True)
@@ -119,7 +98,9 @@ class Description:
     Attributes:
         family: name of the training recipe, one of `bitinfer.families`.
         codes: of every one of `bitinfer.codes.POINTS`.
-        matrices, arrays: every part, as `matrix_shapes` and `array_shapes` list them.
+        arrays: of every NAME of `matrix_shapes` the codes, ``NAME.codes`` int8 [N, K], each -1, 0
+            or +1, and ``NAME.scale`` float64, [1] for the whole matrix or [N] for its rows, not
+            negative; and those of `array_shapes`.
         label_names: one for each class; empty for regression and span heads.
         vocab: token of every id; may be shorter than the word table.
         lowercase: whether the tokenizer lower-cases its input.
@@ -129,8 +110,7 @@ class Description:
     family: str
     config: Config
     codes: Mapping[str, PointCodes]
-    matrices: Mapping[str, BinaryMatrix]
-    arrays: Mapping[str, F32]
+    arrays: Mapping[str, npt.NDArray[Any]]
     label_names: tuple[str, ...]
     task: str | None
     vocab: tuple[str, ...]

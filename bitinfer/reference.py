@@ -57,8 +57,7 @@ class Reference:
         dtype: ``torch.float64`` for the definition, ``torch.float32`` for the published arithmetic.
 
     Attributes:
-        tensors: the arrays of the description by their names, of that dtype, and the codes and
-            scales of its matrices: ``NAME.codes``, ``NAME.scale``.
+        tensors: the arrays of the description by their names, of that dtype.
 
     Example:
         >>> model = Reference(read_checkpoint("bit-sst2"))
@@ -70,15 +69,10 @@ class Reference:
         if dtype not in (torch.float64, torch.float32):
             raise InputError(f"dtype: found {dtype}, expected torch.float64 or torch.float32")
         self.config, self.codes = description.config, description.codes
-        self.tensors = {
-            name: torch.tensor(np.asarray(array), dtype=dtype)
-            for name, array in description.arrays.items()
-        }
-        for name, matrix in description.matrices.items():
-            kind = torch.int8 if name == "embeddings.word" else dtype
-            self.tensors[f"{name}.codes"] = torch.tensor(matrix.codes, dtype=kind)
-            scale = torch.tensor(matrix.scale, dtype=dtype)
-            self.tensors[f"{name}.scale"] = scale.expand(len(matrix.codes))
+        self.tensors = {}
+        for name, array in description.arrays.items():
+            kind = torch.int8 if name == "embeddings.word.codes" else dtype
+            self.tensors[name] = torch.tensor(np.asarray(array), dtype=kind)
 
     def __call__(
         self,
@@ -133,7 +127,7 @@ class Reference:
 
     def _embed(self, ids: Tensor, segments: Tensor) -> Tensor:
         words, scale = (self.tensors[f"embeddings.word.{part}"] for part in ("codes", "scale"))
-        total = scale[ids][..., None] * words[ids]
+        total = scale.expand(len(words))[ids][..., None] * words[ids]
         total = total + self.tensors["embeddings.position"][: ids.shape[1]]
         return self._norm(
             "embeddings.norm", total + self.tensors["embeddings.token_type"][segments]

@@ -233,7 +233,7 @@ def test_layer_boundaries_use_the_parameters_of_each_point(
         assert codes_of(points[point], codes[point], sums).tolist() == expected, point
 
     def linear(name: str, sums: np.ndarray) -> np.ndarray:
-        scale = description.matrices[f"layer.0.{name}"].scale[:, None]
+        scale = arrays[f"layer.0.{name}.scale"][:, None]
         y: np.ndarray = (arrays[f"layer.0.{name}.step"] * scale) * sums
         return y + arrays[f"layer.0.{name}.bias"][:, None]
 

@@ -21,7 +21,7 @@ from children import environment
 from bitinfer import families
 from bitinfer.codes import Bits
 from bitinfer.conversion.packing import to_metadata, to_tensors
-from bitinfer.description import Description
+from bitinfer.description import Description, matrix_shapes
 from bitinfer.errors import ConversionError, InputError, InputTypeError, UnsupportedError
 from bitinfer.families import bit, read_checkpoint
 from bitinfer.families.bit import STEP_FLOOR, binarize
@@ -92,20 +92,20 @@ def test_binarize_by_hand() -> None:
     # The mean is 0.75, so 0.5 is below it; the scale is the mean of |W|, which is 1.75.
     matrix = np.array([[1.0, -2.0], [0.5, 3.5]], np.float32)
     whole = binarize(matrix, layerwise=True)
-    assert whole.codes.tolist() == [[1, -1], [-1, 1]]
-    assert whole.scale.tolist() == [1.75]
+    assert whole[0].tolist() == [[1, -1], [-1, 1]]
+    assert whole[1].tolist() == [1.75]
     rows = binarize(matrix, layerwise=False)
-    assert rows.codes.tolist() == whole.codes.tolist()
-    assert rows.scale.tolist() == [1.5, 2.0]
-    assert rows.scale.dtype == np.float64
-    assert rows.codes.dtype == np.int8
+    assert rows[0].tolist() == whole[0].tolist()
+    assert rows[1].tolist() == [1.5, 2.0]
+    assert rows[1].dtype == np.float64
+    assert rows[0].dtype == np.int8
 
 
 def test_a_weight_equal_to_the_rounded_mean_is_exactly_zero() -> None:
     # The exact mean is 0.1 (as a float32) + 1/3 ulp: it rounds to 0.1, and codes follow that.
     tenth = np.float32(0.1)
     above = np.nextafter(tenth, np.float32(1))
-    assert binarize(np.array([[tenth, tenth, above]]), layerwise=True).codes.tolist() == [[0, 0, 1]]
+    assert binarize(np.array([[tenth, tenth, above]]), layerwise=True)[0].tolist() == [[0, 0, 1]]
 
 
 def test_signs_are_decided_by_the_correctly_rounded_mean() -> None:
@@ -117,7 +117,7 @@ def test_signs_are_decided_by_the_correctly_rounded_mean() -> None:
     matrix[:, 0] += np.linspace(-1, 1, 60, dtype=np.float32)
     exact = sum(map(Fraction, matrix.ravel().tolist())) / matrix.size
     mean = np.float32(float(exact))
-    codes = binarize(matrix, layerwise=True).codes
+    codes = binarize(matrix, layerwise=True)[0]
     assert np.array_equal(codes, np.sign(matrix.astype(np.float64) - np.float64(mean)))
     for direction in (-np.inf, np.inf):
         wrong = np.nextafter(mean, np.float32(direction))
@@ -127,22 +127,22 @@ def test_signs_are_decided_by_the_correctly_rounded_mean() -> None:
 def test_rows_of_zeros_have_scale_zero_and_no_zero_plane() -> None:
     matrix = np.array([[0, 0], [3, 1]], np.float32)
     found = binarize(matrix, layerwise=False)
-    assert found.scale.tolist() == [0, 2]
-    assert found.zeros == 1  # 1 is the mean; the row of zeros does not count
+    assert found[1].tolist() == [0, 2]
+    assert (found[0] == 0).sum() == 1  # 1 is the mean; the row of zeros does not count
     # With one scale for all, a row of zeros has codes like any other.
-    assert binarize(matrix, layerwise=True).codes.tolist() == [[-1, -1], [1, 0]]
-    assert binarize(-matrix, layerwise=True).codes.tolist() == [[1, 1], [-1, 0]]
-    assert binarize(-matrix, layerwise=False).codes.tolist() == [[-1, -1], [-1, 0]]
+    assert binarize(matrix, layerwise=True)[0].tolist() == [[-1, -1], [1, 0]]
+    assert binarize(-matrix, layerwise=True)[0].tolist() == [[1, 1], [-1, 0]]
+    assert binarize(-matrix, layerwise=False)[0].tolist() == [[-1, -1], [-1, 0]]
 
 
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("words", [True, False])
 def test_layerwise_settings(read: Callable[..., Description], weights: bool, words: bool) -> None:
     found = read(config={"weight_layerwise": weights, "embed_layerwise": words})
-    assert found.matrices["embeddings.word"].scale.shape == ((1,) if words else (SPEC.vocab,))
-    for name in found.matrices.keys() - {"embeddings.word"}:
+    assert found.arrays["embeddings.word.scale"].shape == ((1,) if words else (SPEC.vocab,))
+    for name in matrix_shapes(found.config).keys() - {"embeddings.word"}:
         rows = found.arrays[f"{name}.bias"].shape
-        assert found.matrices[name].scale.shape == ((1,) if weights else rows)
+        assert found.arrays[f"{name}.scale"].shape == ((1,) if weights else rows)
 
 
 def test_every_parameter_goes_to_its_place(expected: Description) -> None:
@@ -161,8 +161,8 @@ def test_every_parameter_goes_to_its_place(expected: Description) -> None:
     }
     for key, name in linears.items():
         matrix = STATE[f"{key}.weight"]
-        codes = expected.matrices[name].codes
-        assert np.array_equal(codes, binarize(matrix, layerwise=True).codes)
+        codes = arrays[f"{name}.codes"]
+        assert np.array_equal(codes, binarize(matrix, layerwise=True)[0])
         assert np.array_equal(arrays[f"{name}.bias"], STATE[f"{key}.bias"])
         assert np.array_equal(arrays[f"{name}.shift"], STATE[f"{key}.move.bias"])
         assert arrays[f"{name}.step"] == [STATE[f"{key}.input_clip_val"]]
@@ -181,8 +181,8 @@ def test_every_parameter_goes_to_its_place(expected: Description) -> None:
     for name in ("position", "token_type"):
         key = f"bert.embeddings.{name}_embeddings.weight"
         assert np.array_equal(arrays[f"embeddings.{name}"], STATE[key])
-    words = expected.matrices["embeddings.word"]
-    assert np.array_equal(words.scale, binarize(STATE[WORDS], layerwise=False).scale)
+    words = arrays["embeddings.word.scale"]
+    assert np.array_equal(words, binarize(STATE[WORDS], layerwise=False)[1])
     assert expected.vocab == tuple(seeded.vocabulary(SPEC))
     assert expected.source_file == "pytorch_model.bin"
 

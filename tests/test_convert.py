@@ -29,7 +29,6 @@ from bitinfer.conversion.packing import (
     to_tensors,
 )
 from bitinfer.conversion.parity import _SAMPLE_LENGTHS, Parity, measure_parity
-from bitinfer.description import BinaryMatrix
 from bitinfer.errors import ConversionError, InputError, InputTypeError
 from bitinfer.families import bit, latent, read_checkpoint
 from bitinfer.families.bit import binarize
@@ -223,7 +222,7 @@ def test_descriptions_round_trip(source: Callable[[seeded.Spec], Path], name: st
 def test_exact_zeros_are_marked_in_their_rows_only(source: Callable[[seeded.Spec], Path]) -> None:
     description = read_checkpoint(source(replace(seeded.TINY, exact_zeros=9)))
     tensors = to_tensors(description)
-    codes = description.matrices["layer.0.query"].codes
+    codes = description.arrays["layer.0.query.codes"]
     rows = np.flatnonzero((codes == 0).any(1))
     assert 0 < len(rows) <= 9
     assert (codes == 0).sum() == 9
@@ -489,11 +488,11 @@ def test_export_of_the_trained_model(shared: Path, tmp_path: Path) -> None:
 )
 def test_any_codes_and_scale_come_back(codes: list[int], scale: float) -> None:
     row = np.array([1, -1] * 8 + codes, np.int8)[None]
-    values = bit._weights("w", BinaryMatrix(row, np.array([scale])))
+    values = bit._weights("w", row, np.array([scale]))
     assert values.dtype == np.float32
     back = binarize(values, layerwise=True)
-    assert np.array_equal(back.codes, row)
-    assert back.scale[0] == scale
+    assert np.array_equal(back[0], row)
+    assert back[1] == [scale]
 
 
 @settings(max_examples=200)
@@ -511,12 +510,12 @@ def test_split_sums_exactly_with_values_that_are_all_but_equal(
 
 
 def test_matrices_that_float32_cannot_carry_are_refused() -> None:
-    one_sided = BinaryMatrix(np.ones((2, 8), np.int8), np.array([0.1]))
+    one_sided = np.ones((2, 8), np.int8), np.array([0.1])
     with pytest.raises(ConversionError, match="w: found too few weights of one sign"):
-        bit._weights("w", one_sided)
-    below = BinaryMatrix(np.array([[1, -1] * 8], np.int8), np.array([1e-60]))
+        bit._weights("w", *one_sided)
+    below = np.array([[1, -1] * 8], np.int8), np.array([1e-60])
     with pytest.raises(ConversionError, match="w: found no float32 weights"):
-        bit._weights("w", below)
+        bit._weights("w", *below)
 
 
 def test_export_refuses_an_existing_folder(tiny: Path, tmp_path: Path) -> None:

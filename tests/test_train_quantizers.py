@@ -210,10 +210,10 @@ def test_weights(rows: bool) -> None:
     weight = torch.tensor(values.astype(np.float64), requires_grad=True)
     mean, scale = mean_and_scale(weight, rows)
     codes = weight_codes(weight, mean, scale)
-    matrix = binarize(values, layerwise=not rows)
-    assert np.array_equal(codes.detach().numpy(), matrix.codes)
+    expected, expected_scale = binarize(values, layerwise=not rows)
+    assert np.array_equal(codes.detach().numpy(), expected)
     found = scale[:, 0] if rows else scale[None]
-    np.testing.assert_allclose(found.numpy(), matrix.scale, rtol=1e-15)
+    np.testing.assert_allclose(found.numpy(), expected_scale, rtol=1e-15)
     arriving = torch.tensor(random.normal(size=(6, 8)))
     (scale * codes * arriving).sum().backward()
     # Weights far beyond the scale as well: there is no clip range.
@@ -226,7 +226,7 @@ def test_weights_equal_to_the_mean() -> None:
     mean, scale = mean_and_scale(weight, rows=False)
     assert mean.item() == 0.25
     codes = weight_codes(weight, mean, scale)
-    assert codes.tolist() == binarize(values, layerwise=True).codes.tolist()
+    assert codes.tolist() == binarize(values, layerwise=True)[0].tolist()
     assert codes.tolist() == [[1, -1, 0], [1, -1, 0]]
     (codes * scale).sum().backward()
     assert weight.grad.tolist() == [[1, 1, 1], [1, 1, 1]]

@@ -178,7 +178,7 @@ def weights_are_clear(model: Student) -> bool:
         linear = ".dense." in name or ".self." in name
         if parameter.ndim == 2 and (linear or "word_" in name):
             weight = parameter.detach()
-            codes = binarize(weight.float().numpy(), layerwise=True).codes
+            codes = binarize(weight.float().numpy(), layerwise=True)[0]
             if not np.array_equal(torch.sign(weight - weight.mean()).numpy(), codes):
                 return False
     return True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from bitinfer.codes import POINTS, UNSIGNED, PointCodes
-from bitinfer.description import BinaryMatrix, Description, array_shapes, matrix_shapes
+from bitinfer.description import Description, array_shapes, matrix_shapes
 from bitinfer.families import Family, bert, register
 from bitinfer.families.checkpoint import Checkpoint
 
@@ -20,8 +22,9 @@ def recognise(checkpoint: Checkpoint) -> str | None:
 def read(checkpoint: Checkpoint) -> Description:
     shared = bert.read_shared(checkpoint)
     config = shared["config"]
-    arrays = {n: np.zeros(shape, np.float32) for n, shape in array_shapes(config).items()}
-    for name, array in arrays.items():
+    arrays: dict[str, Any] = {}
+    for name, shape in array_shapes(config).items():
+        arrays[name] = array = np.zeros(shape, np.float32)
         for ending, value in FILLED.items():
             if name.endswith(ending):
                 array.fill(value)
@@ -31,14 +34,13 @@ def read(checkpoint: Checkpoint) -> Description:
     head = bert.head_key(config)
     for name, key in (("embeddings.position", "position"), ("head.weight", f"{head}.weight")):
         arrays[name] = checkpoint.values(key)
+    for name in matrix_shapes(config):
+        codes = checkpoint.values(name).astype(np.int8)
+        arrays |= {f"{name}.codes": codes, f"{name}.scale": SCALE}
     arrays["head.bias"] = checkpoint.values(f"{head}.bias")
     return Description(
         family="toy",
         codes={point: PointCodes(1, signed=point not in UNSIGNED) for point in POINTS},
-        matrices={
-            name: BinaryMatrix(checkpoint.values(name).astype(np.int8), SCALE)
-            for name in matrix_shapes(config)
-        },
         arrays=arrays,
         **shared,
     )

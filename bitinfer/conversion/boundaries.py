@@ -63,7 +63,7 @@ def layer_boundaries(description: Description, index: int) -> dict[str, Boundari
         return description.arrays[layer + name].astype(np.float64)
 
     def slope(name: str) -> F64:
-        return array(f"{name}.step") * description.matrices[layer + name].scale
+        return array(f"{name}.step") * array(f"{name}.scale")
 
     def add(point: str, reach: int, *formula: F64, activation: str | None = None) -> None:
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bitinfer.checks import check_text
 from bitinfer.conversion.packing import to_metadata, to_tensors
 from bitinfer.conversion.parity import Parity, measure_parity
-from bitinfer.description import Description, Notes
+from bitinfer.description import Description, Notes, matrix_shapes
 from bitinfer.errors import ConversionError, InputError
 from bitinfer.families import read_checkpoint
 from bitinfer.files import check_target
@@ -163,25 +163,26 @@ def pack_checkpoint(path: PathLike, **options: Any) -> tuple[dict[str, Any], Ten
 def _report(
     description: Description, tensors: Tensors, destination: str, parity: Parity | None
 ) -> ConversionReport:
-    matrices = description.matrices.items()
+    zeros = {}
+    for name in matrix_shapes(description.config):
+        zeros[name] = int((description.arrays[f"{name}.codes"] == 0).sum())
     return ConversionReport(
         **vars(description.notes),
         source=description.source_file,
         destination=destination,
         sizes=_sizes(description, tensors),
-        zeros={name: matrix.zeros for name, matrix in matrices if matrix.zeros},
+        zeros={name: count for name, count in zeros.items() if count},
         parity=parity,
     )
 
 
 def _sizes(description: Description, tensors: Tensors) -> dict[str, tuple[int, int]]:
-    """Bytes before and after.  A checkpoint holds a float32 for every code."""
+    """Bytes before and after.  A checkpoint holds a float32 for every code, and no scale."""
     packed = by_part((name, array.nbytes) for name, array in tensors.items())
     before = by_part(
-        [
-            *((f"{name}.bits", 4 * each.codes.size) for name, each in description.matrices.items()),
-            *((name, array.nbytes) for name, array in description.arrays.items()),
-        ]
+        (name.replace(".codes", ".bits"), 4 * array.size)
+        for name, array in description.arrays.items()
+        if not name.endswith(".scale")
     )
     vocabulary = len("\n".join(description.vocab).encode())
     sizes = {part: (before.get(part, 0), size) for part, size in packed.items()}

@@ -20,12 +20,7 @@ from bitinfer.checks import check_int
 from bitinfer.codes import POINTS, PointCodes
 from bitinfer.config import MIN_LENGTH, Config
 from bitinfer.conversion.boundaries import layer_boundaries
-from bitinfer.description import (
-    BinaryMatrix,
-    Description,
-    array_shapes,
-    matrix_shapes,
-)
+from bitinfer.description import I8, Description, array_shapes, matrix_shapes
 from bitinfer.families.bert import find_task
 from bitinfer.runtime.format import FORMAT_VERSION, Tensors
 
@@ -37,8 +32,8 @@ def to_tensors(description: Description) -> Tensors:
         ConversionError: if codes of a layer cannot be expressed by boundaries.
     """
     tensors: Tensors = dict(description.arrays)
-    for name, matrix in description.matrices.items():
-        tensors |= _packed_matrix(name, matrix)
+    for name in matrix_shapes(description.config):
+        tensors |= _packed_codes(name, tensors.pop(f"{name}.codes"))
     for index in range(description.config.layers):
         for point, (rises, falls) in layer_boundaries(description, index).items():
             tensors[f"layer.{index}.{point}.rises"] = rises
@@ -91,15 +86,15 @@ def from_tensors(
 ) -> Description:
     """The description, without its notes, of a valid packed file as `read_packed` returns it."""
     config = Config(**metadata["config"])
+    arrays = {name: tensors[name] for name in array_shapes(config)}
+    for name, (_, columns) in matrix_shapes(config).items():
+        arrays[f"{name}.codes"] = _unpacked_codes(tensors, name, columns)
+        arrays[f"{name}.scale"] = tensors[f"{name}.scale"]
     return Description(
         family=metadata["family"],
         config=config,
         codes={point: PointCodes.parse(name) for point, name in metadata["codes"].items()},
-        matrices={
-            name: _unpacked_matrix(tensors, name, columns)
-            for name, (_, columns) in matrix_shapes(config).items()
-        },
-        arrays={name: tensors[name] for name in array_shapes(config)},
+        arrays=arrays,
         label_names=tuple(metadata["labels"]),
         task=metadata["task"],
         vocab=tuple(metadata["vocab"].split("\n")),
@@ -109,21 +104,19 @@ def from_tensors(
     )
 
 
-def _packed_matrix(name: str, matrix: BinaryMatrix) -> Tensors:
-    tensors: Tensors = {f"{name}.bits": pack_bits(matrix.codes > 0), f"{name}.scale": matrix.scale}
-    rows = np.flatnonzero((matrix.codes == 0).any(1))
+def _packed_codes(name: str, codes: I8) -> Tensors:
+    tensors: Tensors = {f"{name}.bits": pack_bits(codes > 0)}
+    rows = np.flatnonzero((codes == 0).any(1))
     if len(rows):
         tensors[f"{name}.zero_rows"] = rows.astype(np.int32)
-        tensors[f"{name}.nonzero"] = pack_bits(matrix.codes[rows] != 0)
+        tensors[f"{name}.nonzero"] = pack_bits(codes[rows] != 0)
     return tensors
 
 
-def _unpacked_matrix(
-    tensors: Mapping[str, npt.NDArray[Any]], name: str, columns: int
-) -> BinaryMatrix:
+def _unpacked_codes(tensors: Mapping[str, npt.NDArray[Any]], name: str, columns: int) -> I8:
     positive = unpack_bits(tensors[f"{name}.bits"], columns)
-    codes = np.where(positive, np.int8(1), np.int8(-1))
+    codes: I8 = np.where(positive, np.int8(1), np.int8(-1))
     if f"{name}.zero_rows" in tensors:
         rows = tensors[f"{name}.zero_rows"]
         codes[rows] *= unpack_bits(tensors[f"{name}.nonzero"], columns)
-    return BinaryMatrix(codes, tensors[f"{name}.scale"])
+    return codes

@@ -26,7 +26,7 @@ import numpy as np
 
 from bitinfer.codes import FLOAT, MOST_BITS, POINTS, UNSIGNED, Bits, PointCodes
 from bitinfer.config import Config
-from bitinfer.description import F32, BinaryMatrix, Description, Notes, array_shapes, matrix_shapes
+from bitinfer.description import F32, F64, I8, Description, Notes, array_shapes, matrix_shapes
 from bitinfer.errors import ConversionError, quote
 from bitinfer.families import Family, bert, register
 from bitinfer.families.checkpoint import Checkpoint
@@ -60,8 +60,8 @@ _METHOD = {
 _SCALES = {"weight_layerwise": True, "embed_layerwise": False}
 
 
-def binarize(matrix: F32, *, layerwise: bool) -> BinaryMatrix:
-    """Codes and scale of a weight matrix float32 [N, K], by the rules at the top of this file.
+def binarize(matrix: F32, *, layerwise: bool) -> tuple[I8, F64]:
+    """Codes and scale of weights float32 [N, K], by the rules at the top of this file.
 
     A row with scale 0 holds only zeros and has no value to show its codes by; they are -1, so that
     what a model computes, not how its zeros came about, decides its packed bytes.
@@ -70,7 +70,7 @@ def binarize(matrix: F32, *, layerwise: bool) -> BinaryMatrix:
         layerwise: one scale for the matrix, or one for each row.
 
     Example:
-        >>> binarize(np.array([[1.0, -2.0], [0.0, 4.0]], np.float32), layerwise=True).codes
+        >>> binarize(np.array([[1.0, -2.0], [0.0, 4.0]], np.float32), layerwise=True)[0]
         array([[ 1, -1],
                [-1,  1]], dtype=int8)
     """
@@ -78,7 +78,7 @@ def binarize(matrix: F32, *, layerwise: bool) -> BinaryMatrix:
     codes = (matrix > exact.mean).astype(np.int8) - (matrix < exact.mean).astype(np.int8)
     scale = np.array([exact.mean_abs]) if layerwise else exact.row_mean_abs
     codes[np.broadcast_to(scale == 0, len(codes))] = -1
-    return BinaryMatrix(codes, scale)
+    return codes, scale
 
 
 def quantization(bits: Bits, *, from_zero: bool = True) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _recognises(checkpoint: Checkpoint) -> str | None:
 
 def _read(checkpoint: Checkpoint) -> Description:
     settings, remarks = _checked(checkpoint.settings, checkpoint.bits)
-    codes, shared = _codes(settings), bert.read_shared(checkpoint)
+    points, shared = _codes(settings), bert.read_shared(checkpoint)
     config: Config = shared["config"]
     keys, dead = bert.part_keys(config, _PARAMETERS), _dead_keys(config)
     shapes = {keys[n]: s for n, s in (matrix_shapes(config) | array_shapes(config)).items()}
@@ -179,15 +179,15 @@ def _read(checkpoint: Checkpoint) -> Description:
     values = bert.read_values(checkpoint, shapes, f"a BiT model with {config.layers} layers")
     layerwise = dict.fromkeys(matrix_shapes(config), settings["weight_layerwise"])
     layerwise["embeddings.word"] = settings["embed_layerwise"]
-    arrays = {name: values[keys[name]] for name in array_shapes(config)}
+    arrays: dict[str, Any] = {name: values[keys[name]] for name in array_shapes(config)}
     steps = {name: array.item() for name, array in arrays.items() if name.endswith("step")}
     arrays |= {name: np.maximum([step], STEP_FLOOR, dtype="f") for name, step in steps.items()}
+    for name, whole in layerwise.items():
+        codes, scale = binarize(values[keys[name]], layerwise=whole)
+        arrays |= {f"{name}.codes": codes, f"{name}.scale": scale}
     return Description(
         family=BIT.name,
-        codes=codes,
-        matrices={
-            name: binarize(values[keys[name]], layerwise=whole) for name, whole in layerwise.items()
-        },
+        codes=points,
         arrays=arrays,
         notes=Notes(
             dropped=(*dead, *({bert.IGNORED} & checkpoint.state.keys())),
@@ -202,31 +202,33 @@ def _read(checkpoint: Checkpoint) -> Description:
 
 def _write(description: Description) -> tuple[dict[str, F32], dict[str, Any]]:
     """Weights that lead back to the very codes and scales; the dead parameters are 0."""
-    config, matrices, arrays = description.config, description.matrices, description.arrays
+    config, arrays, state = description.config, description.arrays, {}
     keys = bert.part_keys(config, _PARAMETERS)
-    state = {keys[name]: _weights(keys[name], matrix) for name, matrix in matrices.items()}
-    for name, array in arrays.items():
-        state[keys[name]] = array.reshape(()) if name.endswith("step") else array
+    for name in matrix_shapes(config):
+        codes, scale = arrays[f"{name}.codes"], arrays[f"{name}.scale"]
+        state[keys[name]] = _weights(keys[name], codes, scale)
+    for name in array_shapes(config):
+        state[keys[name]] = arrays[name].reshape(()) if name.endswith("step") else arrays[name]
     state |= dict.fromkeys(_dead_keys(config), np.zeros(config.hidden, np.float32))
     from_zero = not any(codes.from_min for codes in description.codes.values())
     return state, {
         **bert.write_config(description),
         **quantization(description.bits, from_zero=from_zero),
-        "weight_layerwise": len(matrices["pooler"].scale) == 1,
-        "embed_layerwise": len(matrices["embeddings.word"].scale) == 1,
+        "weight_layerwise": len(arrays["pooler.scale"]) == 1,
+        "embed_layerwise": len(arrays["embeddings.word.scale"]) == 1,
         "learnable_scaling": True,
         "clip_init_val": 2.5,
     }
 
 
-def _weights(key: str, matrix: BinaryMatrix) -> F32:
+def _weights(key: str, codes: I8, scale: F64) -> F32:
     """Weights float32 [N, K] that `binarize` turns into the given codes and scales."""
     try:
-        weights = latent_weights(matrix)
+        weights = latent_weights(codes, scale)
     except ConversionError as error:
         raise ConversionError(f"{key}: {error}") from error
-    back = binarize(weights, layerwise=len(matrix.scale) == 1)
-    if not np.array_equal(back.codes, matrix.codes) or not np.array_equal(back.scale, matrix.scale):
+    back = binarize(weights, layerwise=len(scale) == 1)
+    if not np.array_equal(back[0], codes) or not np.array_equal(back[1], scale):
         raise ConversionError(f"{key}: found no float32 weights with exactly its codes and scales")
     return weights
 

@@ -17,15 +17,15 @@ from fractions import Fraction
 
 import numpy as np
 
-from bitinfer.description import F32, BinaryMatrix
+from bitinfer.description import F32, F64, I8
 from bitinfer.errors import ConversionError
 from bitinfer.families.exact import UNIT_EXPONENT
 
 _DIGITS = 24  # of a float32
 
 
-def latent_weights(matrix: BinaryMatrix) -> F32:
-    """Weights float32 [N, K] with the signs and scales of a matrix, as far as float32 can say them.
+def latent_weights(codes: I8, scale: F64) -> F32:
+    """Weights float32 [N, K] with the codes and scales of a matrix, as far as float32 can say them.
 
     The caller reads them back and compares.
 
@@ -33,15 +33,15 @@ def latent_weights(matrix: BinaryMatrix) -> F32:
         ConversionError: a row holds too few weights of one sign to carry its scale.
 
     Example:
-        >>> latent_weights(BinaryMatrix(np.array([[1, -1]], np.int8), np.array([0.5])))
+        >>> latent_weights(np.array([[1, -1]], np.int8), np.array([0.5]))
         array([[ 0.5, -0.5]], dtype=float32)
     """
-    values = np.zeros(matrix.codes.shape, np.float32)
-    rows = values.reshape(len(matrix.scale), -1)  # a view
-    for row, codes, scale in zip(rows, matrix.codes.reshape(rows.shape), matrix.scale, strict=True):
-        half = _half_sum(len(codes), float(scale))
+    values = np.zeros(codes.shape, np.float32)
+    rows = values.reshape(len(scale), -1)  # a view
+    for row, signs, size in zip(rows, codes.reshape(rows.shape), scale.tolist(), strict=True):
+        half = _half_sum(len(row), size)
         for sign in (1, -1) if half else ():
-            places = np.flatnonzero(codes == sign)
+            places = np.flatnonzero(signs == sign)
             row[places] = sign * _split(half, len(places))
     return values
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitinfer.description import Description, linear_shapes
+from bitinfer.description import Description, matrix_shapes
 from bitinfer.families import read_checkpoint
 from bitinfer.reference import Reference
 
@@ -56,7 +56,8 @@ class FakeQuantized(Contestant):
 class _Cached(Reference):
     def __init__(self, description: Description) -> None:
         super().__init__(description, dtype=torch.float32)
-        codes = {name: self.tensors[f"{name}.codes"] for name in linear_shapes(description.config)}
+        linears = matrix_shapes(description.config).keys() - {"embeddings.word"}
+        codes = {name: self.tensors[f"{name}.codes"] for name in linears}
         self._weights = {
             name: (self.tensors[f"{name}.scale"][:, None] * each).contiguous()
             for name, each in codes.items()
