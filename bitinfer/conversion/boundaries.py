@@ -51,11 +51,7 @@ class Boundaries(NamedTuple):
 
 
 def layer_boundaries(description: Description, index: int) -> dict[str, Boundaries]:
-    """Boundaries of one layer, by the points whose codes one sum decides.
-
-    Raises:
-        ConversionError: naming layer and channel whose codes boundaries cannot express.
-    """
+    """Boundaries of one layer, by the points whose codes one sum decides."""
     config, codes = description.config, description.codes
     layer, points = f"layer.{index}.", {}
 
@@ -99,15 +95,8 @@ def boundaries(
 ) -> Boundaries:
     """Boundaries of the codes of ``activation(slope * S + offset) + shift``.
 
-    Args:
-        reach: S is within ``-reach .. reach``.
-        slope: float64 [N], or [1] for all channels; not negative.
-        offset, shift: float64 [N].
-        step: size of a code, float64 [1], positive.
-        activation: ``"relu"``, ``"gelu"`` or None.
-
-    Raises:
-        ConversionError: naming the channel, if what lies below a boundary has a gap.
+    Slope, offset and shift are float64 [N], or [1] for all channels, the step of the codes [1].
+    Raises a ConversionError with the channel if what lies below a boundary has a gap.
 
     Example: ``S + 1`` is not negative from -1 on and positive above it.
         >>> one, zero = np.ones(1), np.zeros(1)

@@ -147,12 +147,7 @@ def convert(
 def pack_checkpoint(path: PathLike, **options: Any) -> tuple[dict[str, Any], Tensors]:
     """Converts a checkpoint in memory: metadata and tensors as `read_packed` would return them.
 
-    Args:
-        options: ``config``, ``vocab``, ``labels``, ``task`` and ``bits`` as for `convert`.
-
-    Raises:
-        ConversionError: the checkpoint is not understood completely.
-        UnsupportedError: PyTorch is not installed.
+    The options are those of `read_checkpoint`.
     """
     description = read_checkpoint(path, **options)
     tensors = to_tensors(description)

@@ -26,11 +26,7 @@ from bitinfer.runtime.format import FORMAT_VERSION, Tensors
 
 
 def to_tensors(description: Description) -> Tensors:
-    """Every tensor of the packed file, by name.
-
-    Raises:
-        ConversionError: if codes of a layer cannot be expressed by boundaries.
-    """
+    """Every tensor of the packed file, by name."""
     tensors: Tensors = dict(description.arrays)
     for name in matrix_shapes(description.config):
         tensors |= _packed_codes(name, tensors.pop(f"{name}.codes"))
@@ -51,13 +47,7 @@ def to_metadata(
 ) -> dict[str, Any]:
     """The metadata of the packed file.
 
-    Args:
-        max_length: tokens a text is cut to; by default what the task was trained with, else as many
-            as there are positions.
-        licence, report: of the checkpoint, and of its conversion.
-
-    Raises:
-        InputError, InputTypeError: ``max_length`` is not within 3 and the number of positions.
+    By default texts are cut to the tokens that the task was trained with, else to all positions.
     """
     positions = description.config.positions
     task = find_task(description.task)

@@ -64,11 +64,8 @@ def measure_parity(
 ) -> Parity:
     """Runs the packed engine and the float64 reference on the same sequences.
 
-    They are batched and padded for the reference, single and unpadded for the engine.
-
-    Args:
-        batches: ids, segments and mask, int64 [B, S] each, padded on the right; default a few
-            random sequences, the same for every model of the same sizes.
+    They are batched and padded, on the right, for the reference, single and unpadded for the
+    engine.  Default are a few random ones, the same for every model of the same sizes.
     """
     from bitinfer.reference import Reference
 

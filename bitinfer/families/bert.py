@@ -1,4 +1,7 @@
-"""What the checkpoints of all families share: a BERT's settings, task, labels and keys."""
+"""What the checkpoints of all families share: a BERT's settings, task, labels and keys.
+
+Whatever is not as expected raises a ConversionError that names the setting or the key.
+"""
 
 from __future__ import annotations
 
@@ -46,18 +49,11 @@ _LAYER_KEYS = {
 
 
 class Task(NamedTuple):
-    """A task of the published training code.
-
-    Attributes:
-        name: its name there.
-        max_length: tokens a sequence was cut to in training.
-        labels: its classes in the order of the head's rows; empty for regression and span heads.
-        outputs: rows of the head.
-    """
+    """A task of the published training code, which cut sequences to ``max_length`` tokens."""
 
     name: str
     max_length: int
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()  # in the order of the head's rows
     outputs: int = 2
 
 
@@ -78,17 +74,13 @@ TASKS = (
 
 
 def check_setting(key: str, value: object, holds: bool, expected: str) -> None:
-    """Raises ConversionError for a value of the configuration that is not as expected."""
+    """For a value of the configuration."""
     if not holds:
         raise ConversionError(f"config {key}: found {quote(value)}, expected {expected}")
 
 
 def read_sizes(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a `Config` that the settings tell, checked.
-
-    Raises:
-        ConversionError: naming the setting.
-    """
+    """The fields of a `Config` that the settings tell."""
     sizes: dict[str, Any] = {name: settings.get(key) for name, key in _SIZES.items()}
     for name, n in sizes.items():
         check_setting(_SIZES[name], n, type(n) is int and n > 0, "a positive integer")
@@ -100,11 +92,7 @@ def read_sizes(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_shared(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The fields of a `Description` that say sizes, labels, vocabulary and source.
-
-    Raises:
-        ConversionError: naming the setting or key that is not as expected.
-    """
+    """The fields of a `Description` that say sizes, labels, vocabulary and source."""
     sizes, most = read_sizes(checkpoint.settings), len(checkpoint.state)
     layers = sizes["layers"]
     check_setting("num_hidden_layers", layers, layers < most, f"fewer than the {most} keys")
@@ -173,10 +161,6 @@ def _task_and_names(checkpoint: Checkpoint, config: Config) -> tuple[str | None,
     Names are the user's, else the checkpoint's if they are more than numbers, else those of the
     task in its published order, else 0, 1, ...  A task that the user names must fit even beside the
     user's labels; a checkpoint may still name the one that its teacher was trained with.
-
-    Raises:
-        ConversionError: they do not fit the head, or the user's task is not a known one.
-        InputTypeError: the user's labels are not a sequence of strings.
     """
     wish, own = checkpoint.task, checkpoint.settings.get("finetuning_task")
     own = own if isinstance(own, str) else None
@@ -239,9 +223,8 @@ def head_key(config: Config) -> str:
 def part_keys(config: Config, parameters: Mapping[str, str]) -> dict[str, str]:
     """The key of every part of a model, by its name.
 
-    Args:
-        parameters: what a family calls those of its linears (``shift``) and of attention
-            (``query.code_step``).
+    ``parameters`` is what a family calls its own, of linears (``shift``) and of attention
+    (``query.code_step``).
     """
     modules = _KEYS | {"head": head_key(config)}
     for index in range(config.layers):
@@ -257,12 +240,9 @@ def part_keys(config: Config, parameters: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_values(checkpoint: Checkpoint, shapes: Shapes, what: str) -> dict[str, F32]:
-    """The values of every key, which must be known, present, and of its shape.
+    """The values of every key, all of them and no other, ``(1,)`` standing for ``()`` too.
 
-    ``(1,)`` also stands for ``()``.
-
-    Raises:
-        ConversionError: naming the keys; ``what`` says whose keys were expected.
+    ``what`` tells in errors whose keys were expected.
     """
     state = checkpoint.state
     missing, unknown = shapes.keys() - state, state.keys() - shapes - {IGNORED}

@@ -63,11 +63,9 @@ _SCALES = {"weight_layerwise": True, "embed_layerwise": False}
 def binarize(matrix: F32, *, layerwise: bool) -> tuple[I8, F64]:
     """Codes and scale of weights float32 [N, K], by the rules at the top of this file.
 
-    A row with scale 0 holds only zeros and has no value to show its codes by; they are -1, so that
-    what a model computes, not how its zeros came about, decides its packed bytes.
-
-    Args:
-        layerwise: one scale for the matrix, or one for each row.
+    There is one scale, or one for each row.  A row with scale 0 holds only zeros and has no value
+    to show its codes by; they are -1, so that what a model computes, not how its zeros came about,
+    decides its packed bytes.
 
     Example:
         >>> binarize(np.array([[1.0, -2.0], [0.0, 4.0]], np.float32), layerwise=True)[0]
@@ -82,11 +80,8 @@ def binarize(matrix: F32, *, layerwise: bool) -> tuple[I8, F64]:
 
 
 def quantization(bits: Bits, *, from_zero: bool = True) -> dict[str, Any]:
-    """The settings that say how a model of such bits is quantized.
-
-    Args:
-        from_zero: unsigned codes of two bits or more begin at 0, which is the rule of
-            `bitinfer.train`; the published rule is the smallest value of their point.
+    """The settings that say how a model of such bits is quantized, by the rule of the trainer or,
+    where unsigned codes do not begin at 0, the published one.
 
     Example:
         >>> quantization(Bits.parse("1-1-1+attention=4"))["input_bits"]

@@ -2,7 +2,8 @@
 
 Weights are unpickled with ``weights_only=True`` and in no other way, by a PyTorch that keeps what
 this promises: no code of a checkpoint runs.  Nor can a small file ask for much memory.
-PyTorch is imported only when weights are read.
+PyTorch is imported only when weights are read.  What is missing, damaged or something else raises a
+ConversionError that names it, and a PyTorch that is missing or too old an UnsupportedError.
 """
 
 from __future__ import annotations
@@ -67,12 +68,9 @@ class Checkpoint:
     bits: Bits | None = None
 
     def values(self, key: str) -> npt.NDArray[np.float32]:
-        """A tensor as float32 of its shape, only if every value stays the same and is finite.
+        """A tensor as float32 of its shape, if every value is finite and stays the same.
 
         float16 and bfloat16 always fit; float64 does where each value is a float32.
-
-        Raises:
-            ConversionError: naming the key, for any other type, layout or value.
         """
         import torch
 
@@ -108,13 +106,7 @@ def open_checkpoint(
 
     Configuration and vocabulary are, in this order: what the caller passes, what the weights file
     holds beside its tensors (``config``, ``vocab``), ``config.json`` and ``vocab.txt`` next to it.
-
-    Args:
-        said: the last fields of a `Checkpoint`.
-
-    Raises:
-        ConversionError: something is missing, damaged or something else; it names what and where.
-        UnsupportedError: PyTorch is missing, or so old that a file can subvert it.
+    ``said`` are the last fields of a `Checkpoint`.
     """
     weights = _weights_file(Path(path))
     state, extras = _split(weights, unpickle(weights))
@@ -144,11 +136,7 @@ def _weights_file(path: Path) -> Path:
 
 
 def unpickle(weights: Path) -> object:
-    """What `torch.save` wrote: tensors and plain data, and no code is run.
-
-    Raises:
-        ConversionError, UnsupportedError: as `open_checkpoint`.
-    """
+    """What `torch.save` wrote: tensors and plain data, and no code is run."""
     try:
         import torch
     except ImportError as error:
@@ -235,7 +223,7 @@ def _source(what: str, given: Any, extras: Mapping[str, Any], weights: Path) -> 
 
 
 def read_settings(source: Any) -> dict[str, Any]:
-    """Settings from a file or folder, a JSON text, or a mapping; else raises ConversionError."""
+    """Settings from a file or folder, a JSON text, or a mapping."""
     what = "config"
     if isinstance(source, Path):
         what = _BESIDE["config"] if source.is_dir() else source.name
@@ -251,11 +239,7 @@ def read_settings(source: Any) -> dict[str, Any]:
 
 
 def read_vocab(source: Any) -> tuple[str, ...]:
-    """Tokens from a file or folder, a text of lines, a mapping of tokens to ids, or a sequence.
-
-    Raises:
-        ConversionError: if they cannot be read, repeat, or lack a special token.
-    """
+    """Tokens from a file or folder, a text of lines, a mapping of tokens to ids, or a sequence."""
     source = _text("vocab", source)
     if isinstance(source, str):
         # Only line feeds end a token: a vocabulary may hold other characters that Unicode calls

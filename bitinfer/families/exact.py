@@ -23,17 +23,11 @@ _CHUNK = 1 << 20
 
 
 class Means(NamedTuple):
-    """Exact means of one matrix [N, K], rounded once.
-
-    Attributes:
-        mean: mean of all entries.
-        mean_abs: mean absolute value of all entries.
-        row_mean_abs: mean absolute value of every row, float64 [N].
-    """
+    """Exact means of a matrix [N, K], rounded once: of all entries, and of absolute values."""
 
     mean: np.float32
     mean_abs: np.float64
-    row_mean_abs: npt.NDArray[np.float64]
+    row_mean_abs: npt.NDArray[np.float64]  # [N]
 
 
 def means(matrix: npt.NDArray[np.float32]) -> Means:

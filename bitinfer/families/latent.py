@@ -27,10 +27,8 @@ _DIGITS = 24  # of a float32
 def latent_weights(codes: I8, scale: F64) -> F32:
     """Weights float32 [N, K] with the codes and scales of a matrix, as far as float32 can say them.
 
-    The caller reads them back and compares.
-
-    Raises:
-        ConversionError: a row holds too few weights of one sign to carry its scale.
+    The caller reads them back and compares.  Raises a ConversionError where a row holds too few
+    weights of one sign to carry its scale.
 
     Example:
         >>> latent_weights(np.array([[1, -1]], np.int8), np.array([0.5]))
