@@ -3,6 +3,15 @@
 function(bitinfer_isa target name)
   set(source csrc/cpu/kernels/isa/${name}.cpp)
   target_sources(${target} PRIVATE ${source})
+  bitinfer_kernel_flags(${source} ${ARGN})
+endfunction()
+
+# Kernels are inlined into one another: that check would take two thirds of minutes to compile, and
+# finds nothing in temporaries whose address nobody keeps.
+function(bitinfer_kernel_flags source)
+  if(BITINFER_SANITIZE MATCHES "address")
+    list(APPEND ARGN -fno-sanitize-address-use-after-scope)
+  endif()
   set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${ARGN}")
 endfunction()
 
