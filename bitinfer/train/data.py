@@ -56,11 +56,7 @@ class Table:
 def read_tables(options: Options) -> dict[str, Table]:
     """The tables ``train`` and ``dev``, and ``unlabelled`` if the options name one.
 
-    Raises:
-        InputError: one is no such table, or all its texts are pairs and none of ``train`` is, or
-            the other way round; names it.
-        InputTypeError: a row is none.
-        OSError: one cannot be read.
+    One whose texts are all pairs, where none of ``train`` is, is an error, and the other way round.
     """
     given = {name: getattr(options, name, None) for name in TABLES}
     found = {name: _table(name, rows, options) for name, rows in given.items() if rows is not None}
@@ -89,9 +85,7 @@ def _table(name: str, given: Rows, columns: Columns) -> Table:
 def class_names(labels: Sequence[str]) -> tuple[str, ...]:
     """The classes that labels stand for: those found, sorted, by value if all are integers.
 
-    Raises:
-        InputError: there are fewer than two, or they are fractions, which are more likely numbers
-            to predict.
+    Fractions are more likely numbers to predict, and an error.
 
     >>> class_names(["10", "9", "10"])
     ('9', '10')
@@ -118,15 +112,10 @@ def class_names(labels: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """n examples, tokenized, one after the other.
-
-    Attributes:
-        targets: [n] of the head, int64 classes or float32 numbers; its ``no_target`` where none is
-            known.
-    """
+    """n examples, tokenized, one after the other."""
 
     tokens: TokenBatch
-    targets: torch.Tensor
+    targets: torch.Tensor  # [n] int64 classes or float32 numbers, or ``head.no_target``
     head: Head
 
     def __len__(self) -> int:
@@ -164,10 +153,8 @@ def tokenize(
 ) -> Dataset:
     """Tokens of texts, and targets of those that have a label: they come first.
 
-    The tokens are those that prediction makes; texts are cut to ``max_length`` of them.
-
-    Raises:
-        InputError: a label means nothing to the head and its labels; names the row of ``name``.
+    The tokens are those that prediction makes; texts are cut to ``max_length`` of them.  Errors in
+    labels give the row of ``name``.
     """
     import torch
 
@@ -183,21 +170,13 @@ def tokenize(
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B examples, padded to the S tokens of the longest.
+    """B examples, padded with zeros to the S tokens of the longest."""
 
-    Attributes:
-        ids: int64 [B, S] token ids; padding is id 0.
-        segments: int64 [B, S] 0 for the first text and for padding, 1 for the second text.
-        mask: bool [B, S], true for a token, false for padding.
-        targets: int64 [B] classes, or float32 [B] for a regression.
-        indices: int64 [B] of the examples in the dataset.
-    """
-
-    ids: torch.Tensor
-    segments: torch.Tensor
-    mask: torch.Tensor
-    targets: torch.Tensor
-    indices: Indices
+    ids: torch.Tensor  # int64 [B, S]
+    segments: torch.Tensor  # int64 [B, S], 1 for the second text
+    mask: torch.Tensor  # bool [B, S], true for a token
+    targets: torch.Tensor  # [B]
+    indices: Indices  # of the examples in the dataset
 
     @property
     def inputs(self) -> tuple[torch.Tensor, ...]:
@@ -259,18 +238,8 @@ def training_batches(
     """The batches of one epoch: each example once, in random order, similar lengths together.
 
     Depends on the arguments alone, so an interrupted epoch can be taken up again; every epoch has
-    as many batches.
-
-    Args:
-        lengths: [n] tokens of each example, at least 1.
-        batch_size: examples of a batch; the last holds the rest, which chance decides.  With
-            ``batch_tokens`` the most of them.
-        seed, epoch: 0 or more.
-        batch_tokens: most tokens of a batch, padding included; an example that is longer is a batch
-            of its own.
-
-    Returns:
-        int64 indices of the examples of each batch.
+    as many batches.  With ``batch_tokens``, padding included, ``batch_size`` is the most examples,
+    and one that is longer is a batch of its own; else the last batch holds the rest.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths)).astype(np.int64)

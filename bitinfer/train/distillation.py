@@ -139,16 +139,9 @@ def distillation_loss(
     attention: float = 0.0,
     labels: float = 0.0,
 ) -> Tensor:
-    """The weighted sum of losses, a scalar of the type of the student's logits.
+    """The sum of losses by their weights; padding does not count.
 
-    Padding does not count, and a part of weight 0 is not computed.
-
-    Args:
-        logits: weight of the distance from the teacher's logits, as the head has it.
-        hidden: of the mean squared error of the embedding output and of the output of every layer,
-            each averaged over tokens and channels, then added up.
-        attention: of the same of the attention scores of every layer.
-        labels: of the loss on the true labels, over the examples of a batch that have one.
+    Of hidden states and attention scores it is the mean squared error, added up over the layers.
     """
     loss = student.logits.new_zeros(())
     if logits:

@@ -61,13 +61,8 @@ def train(
     Args:
         loss: of a batch on the model's device, a scalar.
         measure: a metric of the model as it is, more is better.
-        name: of the stage.
         share: of the budget.
-        run: keeps where the stage is, and may hold where it was when it was stopped; the stage is
-            the one after those that are finished there.
-
-    Raises:
-        InputError: the loss is not finite any more, or what the run holds is damaged.
+        run: may hold where the stage, the one after those that it finished, was stopped.
     """
     stage = _Stage(model, options)
     with run.reading():

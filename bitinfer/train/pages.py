@@ -36,10 +36,6 @@ def write_pages(folder: Path, report: TrainingReport, *, name: str, licence: str
     """Write ``report.json``, the card ``README.md``, and the plot if it is wanted.
 
     The same report gives the same files, byte for byte.
-
-    Raises:
-        OSError: a file cannot be written.
-        UnsupportedError: a plot is wanted, and matplotlib is not installed.
     """
     write_report(folder, report)
     card = model_card(report, name=name, licence=licence)

@@ -35,15 +35,10 @@ def initial_step(magnitude: Tensor, codes: PointCodes) -> Tensor:
 
 
 def quantize(x: Tensor, step: Tensor, codes: PointCodes | None) -> tuple[Tensor, Tensor]:
-    """PointCodes of a tensor, and the step to multiply their products by.
+    """Codes of a tensor, its shift added, and the step to multiply their products by.
 
-    Args:
-        x: the values, their shift added.
-        step: the learned step, a scalar; float32(1e-5) takes its place where it is not above that.
-        codes: that x gets; None leaves it as it is, with a step of 1.
-
-    Returns:
-        ``(codes, step)``; the gradient of the step is scaled by ``1 / sqrt(numel * Q)``.
+    The gradient of the learned step is scaled by ``1 / sqrt(numel * Q)``.  Without codes the tensor
+    is left as it is, with a step of 1.
     """
     if codes is None:
         return x, step.new_ones(())
@@ -58,12 +53,9 @@ def quantize(x: Tensor, step: Tensor, codes: PointCodes | None) -> tuple[Tensor,
 
 
 def weight_codes(weight: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """Signs of ``weight - mean``, for a weight that stands for ``scale * codes``.
+    """Signs of ``weight - mean``, for a weight [N, K] that stands for ``scale * codes``.
 
-    Args:
-        weight: [N, K].
-        mean: mean of the whole matrix, a constant.
-        scale: mean absolute value of the matrix, a scalar, or of its rows [N, 1], a constant.
+    The scale, of the matrix or of its rows [N, 1], and the mean are constants.
     """
     # A row of zeros stands for 0 whatever its codes are: no gradient arrives, none goes on.
     return _straight_through(

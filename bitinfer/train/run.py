@@ -23,29 +23,17 @@ _FORMAT = 5  # of the state: one of another format cannot be gone on with
 
 
 class Run:
-    """The state of a training on the disk.
+    """The state of a training on the disk, in a folder that `check_folder` allows.
 
-    Args:
-        folder: made if it does not exist; `check_folder` tells whether it may be used.
-        settings: all that the result depends on, plain data.
-
-    Attributes:
-        results: of the stages that came to their end.
-        weights: of the last of them.
-        middle: of the stage after it, as `keep` was given it, or None.
-        earlier: seconds of work that were found here, and need not be done again.
-
-    Raises:
-        InputError: the state is damaged, or of other settings.
-        OSError: the folder cannot be made, read, or written to; of all methods.
+    One that is damaged, or of other settings than those given, is an InputError.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder, self.settings = folder, settings
-        self.results: list[StageResult] = []
-        self.weights: dict[str, Tensor] = {}
-        self.middle: dict[str, Any] | None = None
-        self.earlier = 0.0
+        self.results: list[StageResult] = []  # of the stages that came to their end
+        self.weights: dict[str, Tensor] = {}  # of the last of them
+        self.middle: dict[str, Any] | None = None  # of the stage after it, as given to `keep`
+        self.earlier = 0.0  # seconds of work that need not be done again
         folder.mkdir(exist_ok=True)
         if self._path.exists():
             with self.reading():
@@ -139,8 +127,7 @@ def check_same(place: Path, found: Mapping[str, Any], wanted: Mapping[str, Any])
 def write_log(folder: Path, stages: Iterable[StageResult]) -> None:
     """Write all that was measured, a line of JSON for each point.
 
-    Not a copy of what a run logged: a kill may leave half a line, and what was done after the last
-    state was saved is done again.
+    Not a copy of what a run logged, in which a kill may leave half a line, or a line twice.
     """
     lines = [_log_line(stage.bits, point) for stage in stages for point in stage.points]
     (folder / _LOG).write_text("".join(lines), encoding="utf-8")

@@ -46,17 +46,7 @@ class Session:
     """Everything that a training reads, and where it computes.
 
     The model to begin with is in a folder; its classifier decides what the classes of a
-    distillation are.
-
-    Attributes:
-        labels, head: what is learned: classes, in order, or with none a number.
-        train, dev: from what it is learned (texts without labels too), and measured on what.
-        dtype: of the factors of matrix products.
-        run: keeps in a place, as `reserved` has it, what is needed to go on.
-
-    Raises:
-        InputError: a table or option is not as expected, or what is needed to go on is damaged or
-            of another run; names it.
+    distillation are.  ``run`` keeps in a place, as `reserved` has it, what is needed to go on.
     """
 
     def __init__(
@@ -89,7 +79,7 @@ class Session:
         name: str,
         share: float = 1.0,
     ) -> StageResult:
-        """Train a model by loss and logits of a batch, as `bitinfer.train.loop.train` has it."""
+        """`bitinfer.train.loop.train` with all that the session knows."""
         how: dict[str, Any] = {"name": name, "share": share, "options": self.options}
         how |= {"run": self.run, "show_progress_bar": self.show_progress_bar}
         return train(model, loss, lambda: self.measure(logits), self.train, **how)
@@ -145,16 +135,9 @@ class Session:
 
 @contextlib.contextmanager
 def reserved(options: Options) -> Iterator[Path]:
-    """Keep other runs from making the same output.
+    """The folder for what is needed to go on, while no other run can make the same output.
 
-    Gives the folder for what is needed to go on.
-
-    Raises:
-        InputError: the output cannot be made there, or another run is making it, or one that is not
-            to be resumed has begun to, or the folder for what is needed to go on holds something
-            else.
-        FileExistsError: it is there already.
-        UnsupportedError: a plot is wanted, and matplotlib is not installed.
+    An InputError says that another run is making it, or one that is not to be resumed has begun to.
     """
     if options.plot:
         check_installed("matplotlib")

@@ -27,17 +27,11 @@ _EPSILON = 1e-12  # of the layer norms of every BiT model
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a student is taught to reproduce.
+    """What a student is taught to reproduce."""
 
-    Attributes:
-        logits: [B, outputs].
-        hidden: embedding output and the output of every layer, each [B, S, H].
-        scores: of every layer before softmax and mask, each [B, heads, S, S].
-    """
-
-    logits: Tensor
-    hidden: tuple[Tensor, ...]
-    scores: tuple[Tensor, ...]
+    logits: Tensor  # [B, outputs]
+    hidden: tuple[Tensor, ...]  # of embeddings and every layer, [B, S, H]
+    scores: tuple[Tensor, ...]  # of every layer before softmax and mask, [B, heads, S, S]
 
 
 @dataclass(frozen=True)
@@ -52,12 +46,8 @@ class _Numerics:
 class Student(nn.Module):
     """A BERT classifier with the given bits.  Its parameters are to be loaded.
 
-    Args:
-        config: its sizes and kinds.
-        bits: of weights, embeddings, and the activations at each point.
-        dtype: of the factors of matrix products; sums, norms and the residual stream have the type
-            of the parameters.
-        epsilon: of the layer norms.
+    ``dtype`` is that of the factors of matrix products; sums, norms and the residual stream have
+    the type of the parameters.
 
     Example:
         >>> sizes = {"hidden": 32, "layers": 1, "heads": 2, "intermediate": 64, "vocab": 50}
@@ -92,14 +82,7 @@ class Student(nn.Module):
     def forward(
         self, ids: Tensor, segments: Tensor | None = None, mask: Tensor | None = None
     ) -> Outputs:
-        """Evaluates a batch.
-
-        Args:
-            ids: token ids, int64 [B, S].
-            segments: 0 for the first text, 1 for the second, int64 [B, S]; default 0.
-            mask: true for tokens, at least one a row, false for padding, bool [B, S]; default all
-                true.
-        """
+        """Evaluates a batch as `Batch` has it; a row needs a token, default is no padding."""
         segments = torch.zeros_like(ids) if segments is None else segments
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         parts: Any = self.bert

@@ -47,21 +47,13 @@ _NORMALIZER = {
 
 @dataclass(frozen=True)
 class Folder:
-    """A local folder of a BERT model.
-
-    Attributes:
-        settings: its ``config.json``.
-        config: sizes and kinds that it tells; ``labels`` as transformers counts them.
-        names: of the classes, if it tells any but numbers.
-        vocab: its tokens, one a line.
-        lowercase: whether its tokenizer lower-cases.
-    """
+    """A local folder of a BERT model."""
 
     path: Path
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # its config.json
     config: Config
-    names: tuple[str, ...] | None
-    vocab: str
+    names: tuple[str, ...] | None  # of the classes, if it tells any but numbers
+    vocab: str  # its tokens, one a line
     lowercase: bool
 
     @cached_property
@@ -91,13 +83,7 @@ class Folder:
 
 
 def open_folder(path: str | os.PathLike[str]) -> Folder:
-    """Read everything but the weights.
-
-    Raises:
-        InputError: it is not a folder.
-        ConversionError: a file is missing or damaged, or says that the model is not a BERT, or that
-            its tokens are not those that our tokenizer makes.
-    """
+    """Read everything but the weights; a ConversionError names what we cannot follow."""
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"{folder}: found no folder, expected one with the files of a BERT model")
@@ -134,16 +120,10 @@ def has_head(folder: Folder) -> bool:
 def read_bert(
     folder: Folder, *, outputs: int, head: bool, dropout: float | None = None
 ) -> BertForSequenceClassification:
-    """The float32 model, as transformers builds it.
+    """The float32 model, as transformers builds it, with so many rows of the classifier.
 
-    Args:
-        outputs: rows of the classifier.
-        head: whether it must be in the folder; otherwise one is drawn at random if the folder has
-            none of that size, as is the pooler if the folder has none.
-        dropout: probability for training; default that of the configuration.
-
-    Raises:
-        ConversionError: weights are damaged, missing, or of another shape than expected.
+    Unless the head must be in the folder, one is drawn at random if the folder has none of that
+    size, as is the pooler if the folder has none.  Default dropout is that of the configuration.
     """
     options: dict[str, Any] = {"num_labels": outputs}
     if dropout is not None:
