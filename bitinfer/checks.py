@@ -16,11 +16,7 @@ from bitinfer.errors import InputError, InputTypeError
 
 
 def check_text(name: str, value: Any) -> str:
-    """A string that can be written to any file.
-
-    Raises:
-        InputTypeError, InputError: It is none, or holds a lone surrogate: names its position.
-    """
+    """A string that can be written to any file: a lone surrogate cannot."""
     if not isinstance(value, str):
         raise _wrong_type(name, value, "str")
     try:
@@ -64,11 +60,7 @@ def check_number(
     low: float | None = None,
     below: float = math.inf,
 ) -> float:
-    """A finite number, if asked for one greater than ``above``, or at least ``low``.
-
-    >>> check_number("epochs", 2, above=0)
-    2.0
-    """
+    """A finite number, if asked for one greater than ``above``, or at least ``low``."""
     if _is_bool(value) or not isinstance(value, numbers.Real):
         raise _wrong_type(name, value, "a number")
     try:

@@ -55,11 +55,7 @@ class PointCodes(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> PointCodes:
-        """The codes of a name.
-
-        Raises:
-            InputError: it is not ``signed-N``, ``unsigned-N`` or ``unsigned-N-from-min``.
-        """
+        """The codes of a name, or an InputError."""
         found = re.fullmatch(_NAME, name)
         codes = found and cls(int(found[2]), found[1] == "signed", bool(found[3]))
         if not codes or (codes.from_min and (codes.signed or codes.bits == 1)):
@@ -187,11 +183,7 @@ class Bits(NamedTuple):
         return self.points[POINTS.index(point)]
 
     def codes(self, point: str) -> PointCodes:
-        """The codes that the trainer gives a point: unsigned ones begin at 0.
-
-        Raises:
-            InputError: the point is not quantized: it has 32 bits.
-        """
+        """The codes that the trainer gives a point: unsigned ones begin at 0."""
         if self.at(point) == FLOAT:
             raise InputError(f"bits at {point}: found 32, which is float, expected 1 .. 8")
         return PointCodes(self.at(point), point not in UNSIGNED)

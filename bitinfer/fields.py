@@ -25,19 +25,12 @@ from bitinfer.errors import InputTypeError, quote
 
 @dataclass(frozen=True)
 class OptionType:
-    """What values an option takes.
+    """What values an option takes."""
 
-    Attributes:
-        check: gives a value of that name as plain data, or raises InputError or InputTypeError.
-        parse: the value of a text on the command line, or raises ValueError.
-        expected: what such a text should have been.
-        metavar: what stands for the value in the help.
-    """
-
-    check: Callable[[str, Any], Any]
-    parse: Callable[[str], Any] = str
-    expected: str = "text"
-    metavar: str | None = None
+    check: Callable[[str, Any], Any]  # gives a value of that name as plain data, or an error
+    parse: Callable[[str], Any] = str  # the value of a text, or a ValueError
+    expected: str = "text"  # what such a text should have been
+    metavar: str | None = None  # stands for the value in the help
 
 
 def about(
@@ -45,20 +38,11 @@ def about(
 ) -> dict[str, Any]:
     """What the metadata of a field say of its option.
 
-    Args:
-        help: what it does, without its default, which is added.
-        flags: how a command spells it, where that is not ``--name-of-the-field``, or also.
-        group: heading in the help of a command; those under one that ends with ``one of`` exclude
-            each other.
-        positional: whether it stands without a flag.
+    Flags are how a command spells it, where that is not ``--name-of-the-field``; its default is
+    added to the help.  Options of a group that ends with ``one of`` exclude each other.
     """
-    return {
-        "type": type,
-        "help": help,
-        "flags": flags,
-        "group": group,
-        "positional": positional,
-    }
+    told = {"type": type, "help": help, "flags": flags, "group": group}
+    return {**told, "positional": positional}
 
 
 def option(default: Any, type: OptionType, help: str, *flags: str, group: str = "") -> Any:

@@ -22,14 +22,7 @@ _NO_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """The path of a file that can be made: to be asked before the work, not after it.
-
-    Raises:
-        InputError: ``path`` does not name a file, or names a pipe or device.
-        FileExistsError: It exists, if only as a dangling link, and ``overwrite`` is false.
-        IsADirectoryError: It is a folder.
-        FileNotFoundError: The folder it should be in does not exist.
-    """
+    """The path of a file that can be made: to be asked before the work, not after it."""
     name = os.fsdecode(path)
     target = Path(name)
     if not target.name or "\0" in name:
@@ -58,9 +51,6 @@ def write_file(path: Path, data: bytes | bytearray | memoryview, *, overwrite: b
     """Write beside the target, flush to the disk, then take the name in one step.
 
     A file that is replaced keeps its permissions, and links to it remain links.
-
-    Raises:
-        FileExistsError: The file exists and ``overwrite`` is false.
     """
     if overwrite:
         path = Path(os.path.realpath(path))
@@ -111,9 +101,6 @@ def locked_folder(folder: Path) -> Iterator[None]:
     At the end it is removed if it is empty.  The lock ends with the process that has it and those
     forked from it.  A file system without locks gives none, and an empty folder stays there: it may
     be another one's.
-
-    Raises:
-        InputError: Another one has it, or what has that name is no folder.
     """
     with contextlib.ExitStack() as stack:
         while True:

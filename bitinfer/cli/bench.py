@@ -34,8 +34,8 @@ _EXCLUDED = "Sequences have full length; loading, tokenizing and warming up are 
 class Timing:
     """Seconds of each repetition for one setting.
 
-    Of a profile, ``stages`` are the seconds that all threads together spent in each stage, over all
-    repetitions; ``other`` is Python, starting threads, and threads without work.
+    Of a profile, ``stages`` are those of all threads and repetitions; ``other`` is Python, starting
+    threads, and threads without work.
     """
 
     isa: str

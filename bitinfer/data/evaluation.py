@@ -27,11 +27,8 @@ class Evaluation:
 def evaluate(model: BitModel, data: LabelledTexts, *, batch_size: int = 32) -> Evaluation:
     """Accuracy of a classifier, or the correlation of a regression model with the labels.
 
-    A label is the name of a class, or else its index.
-
-    Raises:
-        InputError: A label is neither, or not a number for a regression model, or there is none.
-        UnsupportedError: The model has a span head.
+    A label is the name of a class, or else its index.  No rows, or a label that is neither, are an
+    InputError, a head without a metric an UnsupportedError.
     """
     head = model._text_head("evaluate")
     if head.metric is None:

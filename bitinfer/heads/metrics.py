@@ -9,20 +9,14 @@ from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-    """A number that is larger if answers are better.
+    """A number that is larger if answers are better."""
 
-    Attributes:
-        name, title: as in reports, and as in sentences.
-        percent: whether it is a share, shown in percent.
-        score: of answers and targets, as many of both; nan where it is not defined.
-        standard_error: of a value over so many rows, by the choice of the rows; None where it is
-            not defined.
-    """
-
-    name: str
-    title: str
-    percent: bool
+    name: str  # in reports
+    title: str  # in sentences
+    percent: bool  # whether it is a share, shown in percent
+    # Of answers and targets, as many of both; nan where it is not defined.
     score: Callable[[Sequence[float], Sequence[float]], float]
+    # Of a value over so many rows, by the choice of the rows; None where it is not defined.
     standard_error: Callable[[float, int], float | None]
 
     def text(self, value: float, error: float | None = None) -> str:

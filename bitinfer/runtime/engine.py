@@ -18,12 +18,7 @@ def make_engine(
     isa: str | None = None,
     num_threads: int | None = None,
 ) -> _core.Model:
-    """The engine for the metadata (``config`` and ``codes``) and the tensors of a packed file.
-
-    Raises:
-        FormatError: Sizes or tensors do not fit each other.
-        UnsupportedError: The head or the instruction set is not there.
-    """
+    """The engine for the metadata (``config`` and ``codes``) and the tensors of a packed file."""
     config = metadata["config"]
     settings = {
         **{size: config[size] for size in SIZES},

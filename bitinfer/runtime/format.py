@@ -60,17 +60,8 @@ def write_packed(
 ) -> None:
     """Write a packed model file: all of it or nothing, the same bytes for the same model.
 
-    Args:
-        path: The file to make.  It appears under this name only when it is complete.
-        tensors: name -> array of uint64, int16, int32, float32 or float64.
-        metadata: The object described in ``docs/format.md`` without ``format_version`` and
-            ``sha256``, which are added here.
-        overwrite: Replace an existing file; otherwise it is left alone.
-
-    Raises:
-        FormatError: The metadata or a tensor does not fit the format.
-        InputError, FileExistsError, FileNotFoundError, IsADirectoryError: As `check_target`.
-        OSError: The file cannot be written.
+    The metadata are the object described in ``docs/format.md``; ``format_version`` and ``sha256``
+    are added here.
     """
     from safetensors.numpy import save
 
@@ -93,16 +84,9 @@ def write_packed(
 
 
 def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
-    """Read and check a packed model file.
+    """Read and check a packed model file: its metadata, and its tensors, which are read-only.
 
-    Returns:
-        ``(metadata, tensors)``: the metadata object, complete and of the documented types, and the
-        arrays by name, which cannot be written to.  Of a file of format 1 they are what they would
-        be in format 2, but for ``format_version``.
-
-    Raises:
-        FormatError: The file is not a packed model, is damaged, or is of an unknown version.
-        OSError: The file cannot be read.
+    Of a file of format 1 they are what they would be in format 2, but for ``format_version``.
     """
     name = os.fsdecode(path)
     with open(path, "rb") as file:
@@ -119,14 +103,7 @@ def read_packed(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tensors]:
 
 
 def looks_packed(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a packed file, if maybe a damaged one: judged by its metadata key.
-
-    Never raises for a path that cannot be read.
-
-    Example:
-        >>> looks_packed("pytorch_model.bin")
-        False
-    """
+    """Whether there is a packed file, if maybe a damaged one: judged by its metadata key."""
     if not os.path.isfile(path):  # to open a pipe may take forever
         return False
     name = os.fsdecode(path)
@@ -140,11 +117,7 @@ def looks_packed(path: str | os.PathLike[str]) -> bool:
 
 
 def narrowest(sums: NDArray[Any], reach: int) -> NDArray[Any]:
-    """Rises and falls in the type that a file holds them in: int16, or int32 for a large reach.
-
-    Args:
-        sums: Integers, all of which lie within ``-reach - 1 .. reach``.
-    """
+    """Sums within ``-reach - 1 .. reach`` in the type of a file: int16, or int32 if large."""
     return sums.astype(np.int16 if reach < 2**15 else np.int32)
 
 
@@ -348,11 +321,7 @@ def _rules(version: object) -> dict[str, dict[str, _Rule]]:
 
 
 def check_metadata(metadata: Mapping[str, Any], name: str) -> None:
-    """Check every field of the metadata object: presence, type, and agreement with the others.
-
-    Raises:
-        FormatError: Names the field, what was found and what was expected.
-    """
+    """Check every field of the metadata object: presence, type, and agreement with the others."""
 
     def check(field: str, holds: bool, found: str, expected: str) -> None:
         if not holds:

@@ -33,27 +33,17 @@ class How(TypedDict, total=False):
 
 
 class TextPairs(NamedTuple):
-    """Texts in one form.
-
-    Attributes:
-        pairs: ``(text, second text or None)`` one by one; texts themselves are not yet checked.
-        single: Whether the caller passed one text rather than several.
-        total: How many there are, if known beforehand.
-    """
+    """Texts in one form; themselves they are not yet checked."""
 
     pairs: Iterator[TextPair]
-    single: bool
-    total: int | None
+    single: bool  # whether the caller passed one text rather than several
+    total: int | None  # if known beforehand
 
 
 def read_texts(texts: Any, text_pairs: Any = None) -> TextPairs:
     """Sort out the ways to pass texts, which ``BitModel.predict`` lists.
 
     Iterables are read as the result is, never ahead.
-
-    Raises:
-        InputTypeError: ``texts`` is neither a text nor an iterable of texts.
-        InputError: Lengths differ, or a pair is not a pair; names the index.
     """
     if isinstance(texts, (str, tuple, Mapping)):
         seconds = None if text_pairs is None else [text_pairs]
@@ -122,18 +112,13 @@ class PaddedBatch(NamedTuple):
 
     The tokens of row b are its attended columns in order, then column 0 if that is masked: the
     pooler reads column 0 in any case, so there it asks without being asked.
-
-    Attributes:
-        tokens: the T tokens; the position of each is its column.
-        lengths: int32 [B] attended tokens; pooled: int64 [B] token of column 0.
-        mask: [B, S], True where a column is attended; attended: the same for the tokens, [T].
     """
 
-    tokens: TokenBatch
-    lengths: NDArray[np.int32]
-    pooled: NDArray[np.int64]
-    mask: NDArray[np.bool_]
-    attended: NDArray[np.bool_]
+    tokens: TokenBatch  # T tokens; the position of each is its column
+    lengths: NDArray[np.int32]  # [B] attended tokens
+    pooled: NDArray[np.int64]  # [B] token of column 0
+    mask: NDArray[np.bool_]  # [B, S] whether a column is attended
+    attended: NDArray[np.bool_]  # [T] the same for the tokens
 
 
 def read_padded(
@@ -171,11 +156,7 @@ def read_padded(
 
 
 def read_array(name: str, value: Any) -> NDArray[Any]:
-    """Whatever holds numbers in the memory of the CPU: ``__array__``, ``__dlpack__``, or lists.
-
-    Raises:
-        InputTypeError: It does not become an array.
-    """
+    """Whatever holds numbers in the memory of the CPU: ``__array__``, ``__dlpack__``, or lists."""
     only_dlpack = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
     try:
         return np.from_dlpack(value) if only_dlpack else np.asarray(value)

@@ -59,10 +59,7 @@ def read_model(origin: Origin) -> tuple[dict[str, Any], Tensors]:
 
 
 def looks_like_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """Whether a path holds a PyTorch checkpoint, judged by its first bytes or its ``config.json``.
-
-    Imports nothing, and never raises for a path that cannot be read.
-    """
+    """Whether a path holds a PyTorch checkpoint, judged by its first bytes or ``config.json``."""
     if os.path.isdir(path):
         return os.path.isfile(os.path.join(path, "config.json"))
     try:

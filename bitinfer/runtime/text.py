@@ -57,19 +57,12 @@ _ID_BYTES = 4
 
 
 class TokenBatch(NamedTuple):
-    """B token sequences, one after the other, without padding.
+    """B token sequences, one after the other, without padding."""
 
-    Attributes:
-        ids: int32 [T] token ids of all sequences.
-        positions: int32 [T] row of the position table, 0 at the start of each sequence.
-        segments: int32 [T] 0 for the first text, 1 for the second.
-        offsets: int64 [B+1]; sequence b is ``ids[offsets[b]:offsets[b + 1]]``.
-    """
-
-    ids: Ints
-    positions: Ints
-    segments: Ints
-    offsets: NDArray[np.int64]
+    ids: Ints  # [T]
+    positions: Ints  # [T] row of the position table
+    segments: Ints  # [T] 0 for the first text, 1 for the second
+    offsets: NDArray[np.int64]  # [B + 1] sequence b is ``ids[offsets[b] : offsets[b + 1]]``
 
 
 class TextTokenizer:
@@ -79,9 +72,6 @@ class TextTokenizer:
     of accents, and split into WordPiece tokens; an unknown word is ``[UNK]``.  A special token that
     is spelled out in a text, such as ``[SEP]``, is that token: the tokenizers BERT models are
     trained with do the same.
-
-    Raises:
-        FormatError: A special token is missing from the vocabulary; names the model.
     """
 
     def __init__(self, vocab: str, *, lowercase: bool = True, name: str = "model") -> None:
@@ -102,12 +92,8 @@ class TextTokenizer:
         """Encode each pair as ``[CLS] text [SEP]`` or ``[CLS] text [SEP] second [SEP]``.
 
         A second text that is ``None`` or holds no token adds no ``[SEP]``.  Sequences of more than
-        ``max_length`` tokens are cut, pairs by :func:`truncate_pair`.
-
-        Raises:
-            InputTypeError: A text is not a string.
-            InputError: A text holds a lone surrogate, or is too long and ``truncation`` is false.
-                Messages name the index, which is ``first`` for the first pair.
+        ``max_length`` tokens are cut, pairs by :func:`truncate_pair`.  Errors name the index of a
+        text, which is ``first`` for the first pair.
         """
         parts: list[bytes] = []
         sizes: list[tuple[int, int]] = []
