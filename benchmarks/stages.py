@@ -36,20 +36,19 @@ def measure() -> list[dict[str, Any]]:
 
 def _case(path: str, batch: int, length: int, threads: int) -> dict[str, Any]:
     once = _time(path, batch, length, threads, _FEWEST)
-    wanted = int(_SECONDS / min(once.seconds))
+    wanted = int(_SECONDS / min(once["seconds"]))
     timing = _time(path, batch, length, threads, max(_FEWEST, min(_MOST, wanted)))
-    assert timing.stages is not None
-    total = sum(timing.stages.values())
+    total = sum(timing["stages"].values())
     return {
         "batch": batch,
         "length": length,
         "threads": threads,
-        "best": min(timing.seconds),
-        "shares": {stage: seconds / total for stage, seconds in timing.stages.items()},
+        "best": min(timing["seconds"]),
+        "shares": {stage: seconds / total for stage, seconds in timing["stages"].items()},
     }
 
 
-def _time(path: str, batch: int, length: int, threads: int, repetitions: int) -> bench.Timing:
+def _time(path: str, batch: int, length: int, threads: int, repetitions: int) -> dict[str, Any]:
     options = Bench(
         model=path,
         batch=(batch,),

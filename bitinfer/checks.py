@@ -9,10 +9,11 @@ import math
 import numbers
 import operator
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from bitinfer.errors import InputError, InputTypeError
+from bitinfer.errors import InputError, InputTypeError, quote
 
 
 def check_text(name: str, value: Any) -> str:
@@ -83,6 +84,15 @@ def check_engine(num_threads: Any, isa: Any) -> dict[str, Any]:
     if isa is not None and not check_text("isa", isa).isprintable():
         raise InputError(f"isa: found {isa!r}, expected the name of an instruction set")
     return {"num_threads": num_threads, "isa": isa}
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`, which would take the last of several values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"found the key {quote(twice)} twice")
+    return found
 
 
 def shows_progress(option: Any) -> bool:

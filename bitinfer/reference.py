@@ -129,9 +129,8 @@ class Reference:
         words, scale = (self.tensors[f"embeddings.word.{part}"] for part in ("codes", "scale"))
         total = scale.expand(len(words))[ids][..., None] * words[ids]
         total = total + self.tensors["embeddings.position"][: ids.shape[1]]
-        return self._norm(
-            "embeddings.norm", total + self.tensors["embeddings.token_type"][segments]
-        )
+        total = total + self.tensors["embeddings.token_type"][segments]
+        return self._norm("embeddings.norm", total)
 
     def _layer(self, layer: str, hidden: Tensor, mask: Tensor, points: dict[str, _Coded]) -> Tensor:
         """The output of a layer; ``layer`` is what the names of its parts begin with."""
@@ -140,10 +139,10 @@ class Reference:
         for name in ("query", "key", "value"):
             projected[name] = self._linear(layer, name, hidden, real, points)
         for name, state in projected.items():
-            self._encode(layer, name, self._by_head(state), real[:, None], points)
-        x = self._linear(
-            layer, "attention.output", self._context(layer, mask, points), real, points
-        )
+            by_head = state.view(*state.shape[:2], self.config.heads, -1).transpose(1, 2)
+            self._encode(layer, name, by_head, real[:, None], points)
+        context = self._context(layer, mask, points)
+        x = self._linear(layer, "attention.output", context, real, points)
         hidden = self._norm(f"{layer}attention.norm", x + hidden)
         inner = self._linear(layer, "intermediate", hidden, real, points)
         inner = torch.relu(inner) if self.config.activation == "relu" else gelu(inner)
@@ -160,12 +159,6 @@ class Reference:
         coded = self._encode(layer, "attention.probs", probs, real, points)
         coded = replace(coded, attended=keys)
         return _product(coded, value.codes, value.step).transpose(1, 2).flatten(2)
-
-    def _by_head(self, state: Tensor) -> Tensor:
-        """[B, S, H] as [B, heads, S, H / heads]."""
-        batch, length, width = state.shape
-        heads = self.config.heads
-        return state.view(batch, length, heads, width // heads).transpose(1, 2)
 
     def _linear(
         self, layer: str, name: str, x: Tensor, real: Tensor, points: dict[str, _Coded]

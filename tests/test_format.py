@@ -342,7 +342,7 @@ def test_hostile_headers_take_no_time(path: Path) -> None:
     start = time.perf_counter()
     names = [f"t{i}" for i in range(300_000)]
     pairs = ", ".join(f'"{name}": 1' for name in [*names, names[-1]])
-    with pytest.raises(FormatError, match="repeated key 't299999'"):
+    with pytest.raises(FormatError, match="found the key 't299999' twice"):
         read_changed(path, join(f"{{{pairs}}}".encode(), body))
     header["head.bias"]["shape"] = [10**4000] * 1000
     with pytest.raises(FormatError, match=r"table of tensors|expected at most"):
@@ -573,7 +573,7 @@ def test_repeated_tensor(path: Path) -> None:
     header, body = split(path.read_bytes())
     text = json.dumps(header)
     twice = text[:-1] + ', "head.bias": ' + json.dumps(header["head.bias"]) + "}"
-    with pytest.raises(FormatError, match="repeated key"):
+    with pytest.raises(FormatError, match="twice"):
         read_changed(path, join(twice.encode(), body))
 
 

@@ -10,7 +10,6 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -30,43 +29,12 @@ _WARMUP = 2
 _EXCLUDED = "Sequences have full length; loading, tokenizing and warming up are not included."
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of each repetition for one setting.
+def run(options: Bench) -> Iterator[dict[str, Any]]:
+    """Time every combination of the settings, from token ids to logits: the rows of a table.
 
-    Of a profile, ``stages`` are those of all threads and repetitions; ``other`` is Python, starting
-    threads, and threads without work.
+    Each also has the ``seconds`` of every repetition and, of a profile, the ``stages``: seconds of
+    all threads and repetitions, ``other`` being Python, starting threads, and threads without work.
     """
-
-    isa: str
-    threads: int
-    batch: int
-    length: int
-    seconds: tuple[float, ...]
-    stages: dict[str, float] | None = None
-
-    def row(self) -> dict[str, Any]:
-        """The setting, figures over its repetitions, and of a profile the stages in percent."""
-        mean = statistics.fmean(self.seconds)
-        deviation = statistics.stdev(self.seconds) if len(self.seconds) > 1 else 0.0
-        stages = self.stages or {}
-        total = sum(stages.values())
-        return {
-            "isa": self.isa,
-            "threads": self.threads,
-            "batch": self.batch,
-            "length": self.length,
-            "mean_ms": round(1e3 * mean, 4),
-            "median_ms": round(1e3 * statistics.median(self.seconds), 4),
-            "sd_ms": round(1e3 * deviation, 4),
-            "sequences_per_s": round(self.batch / mean, 1),
-            "tokens_per_s": round(self.batch * self.length / mean),
-            **{f"{name} %": round(100 * value / total, 1) for name, value in stages.items()},
-        }
-
-
-def run(options: Bench) -> Iterator[Timing]:
-    """Time every combination of the settings, from token ids to logits."""
     origin = find_model(options.model)
     content = read_model(origin)
     positions, vocab = (content[0]["config"][size] for size in ("positions", "vocab"))
@@ -75,17 +43,34 @@ def run(options: Bench) -> Iterator[Timing]:
     # All settings are checked before the first is timed.
     isas = [_core.resolve_isa(isa) for isa in options.isa or [None]]
     counts = [_core.resolve_num_threads(count) for count in options.threads or [None]]
-    for isa, count in product(isas, counts):
-        model = BitModel(origin, count, isa, content=content)
+    for isa, threads in product(isas, counts):
+        model = BitModel(origin, threads, isa, content=content)
         for batch, length in product(options.batch, options.length):
             tokens = _random_tokens(vocab, batch, length)
             for _ in range(_WARMUP):
                 _seconds(model, tokens)
             stages: dict[str, float] | None = {} if options.profile else None
-            seconds = tuple(_seconds(model, tokens, stages) for _ in range(options.repetitions))
+            seconds = [_seconds(model, tokens, stages) for _ in range(options.repetitions)]
+            setting = {"isa": isa, "threads": threads, "batch": batch, "length": length}
+            row = {**setting, **_figures(seconds, batch, batch * length)}
             if stages is not None:
-                stages["other"] = max(0.0, count * sum(seconds) - sum(stages.values()))
-            yield Timing(isa, count, batch, length, seconds, stages)
+                total = threads * sum(seconds)
+                stages["other"] = max(0.0, total - sum(stages.values()))
+                total = sum(stages.values())
+                row |= {f"{name} %": round(100 * s / total, 1) for name, s in stages.items()}
+            yield {**row, "seconds": seconds, **({"stages": stages} if stages else {})}
+
+
+def _figures(seconds: list[float], sequences: int, tokens: int) -> dict[str, float]:
+    mean = statistics.fmean(seconds)
+    deviation = statistics.stdev(seconds) if len(seconds) > 1 else 0.0
+    return {
+        "mean_ms": round(1e3 * mean, 4),
+        "median_ms": round(1e3 * statistics.median(seconds), 4),
+        "sd_ms": round(1e3 * deviation, 4),
+        "sequences_per_s": round(sequences / mean, 1),
+        "tokens_per_s": round(tokens / mean),
+    }
 
 
 def _random_tokens(vocab: int, batch: int, length: int) -> TokenBatch:
@@ -110,22 +95,20 @@ def _seconds(model: BitModel, tokens: TokenBatch, stages: dict[str, float] | Non
 
 def write(options: Bench) -> Iterator[str]:
     """Lines of a report: an object with every sample, or a table, line by line."""
-    model, timings = options.model, run(options)
+    model, rows = options.model, run(options)
     if options.output == "json":
-        results = []
-        for each in timings:
-            stages = {} if each.stages is None else {"stages": each.stages}
-            results.append({**each.row(), "seconds": each.seconds, **stages})
-        report = {"model": model, "excluded": _EXCLUDED, "machine": diagnose(), "results": results}
+        machine = diagnose()
+        report = {"model": model, "excluded": _EXCLUDED, "machine": machine, "results": [*rows]}
         yield json.dumps(report, indent=2)
         return
     csv = options.output == "csv"  # where nothing needs quotes
     first, between, last = ("", ",", "") if csv else ("| ", " | ", " |")
-    for index, row in enumerate(each.row() for each in timings):
+    for index, row in enumerate(rows):
+        shown = {name: each for name, each in row.items() if name not in ("seconds", "stages")}
         if index == 0:  # now it is known that the settings are right
             version = _core.build_info()["version"]
             whole = f"{model}, bitinfer {version}, {cpu_name()}. {_EXCLUDED}\n"
             yield f"# {model}. {_EXCLUDED}" if csv else whole
-            yield first + between.join(row) + last
-            yield from [] if csv else ["|" + "---|" * len(row)]
-        yield first + between.join(map(str, row.values())) + last
+            yield first + between.join(shown) + last
+            yield from [] if csv else ["|" + "---|" * len(shown)]
+        yield first + between.join(map(str, shown.values())) + last

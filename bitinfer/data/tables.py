@@ -8,14 +8,13 @@ import io
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bitinfer.checks import check_text
+from bitinfer.checks import check_text, unique_keys
 from bitinfer.data.columns import Columns
 from bitinfer.errors import InputError, InputTypeError, quote, shorten
 
@@ -101,9 +100,6 @@ def read_rows(
     return table
 
 
-# ---- the forms
-
-
 # Where a row is, for messages, and its columns.
 _Row: TypeAlias = tuple[str, Mapping[str, Any]]
 # The names of the columns of all rows, of which one may be there twice, and the rows.
@@ -175,7 +171,7 @@ def _objects(rows: list[_Row]) -> _Table:
 
 def _json_object(row: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(row, object_pairs_hook=_unique)
+        value = json.loads(row, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:  # its own text would name line 1
         where = f"{where}, column {error.colno}"
         raise InputError(f"{where}: {error.msg}; expected a JSON object") from None
@@ -184,14 +180,6 @@ def _json_object(row: str, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{where}: found {_shown(value)}, expected a JSON object")
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"found the key {quote(twice)} twice")
-    return found
 
 
 def _read_memory(rows: Any, name: str, columns: Columns, labelled: bool) -> _Table:
@@ -215,9 +203,6 @@ def _read_memory(rows: Any, name: str, columns: Columns, labelled: bool) -> _Tab
         rows = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
     found = [(f"{name}, row {index}", row) for index, row in enumerate(rows)]
     return _objects([(where, as_mapping(row, where)) for where, row in found])
-
-
-# ---- columns
 
 
 def _names(

@@ -20,19 +20,14 @@ if TYPE_CHECKING:
 
 
 class Family(NamedTuple):
-    """A training recipe.
+    """A training recipe."""
 
-    Attributes:
-        name: as a packed file spells it.
-        recognises: None if a checkpoint is of this family, else what it lacks, for a message.
-        read: its description; raises ConversionError where it does not understand everything.
-        write: of a description of this family, every parameter as float32 by its published key, and
-            the settings; None where models cannot be written back.
-    """
-
-    name: str
+    name: str  # as a packed file spells it
+    # None if a checkpoint is of this family, else what it lacks, for a message.
     recognises: Callable[[Checkpoint], str | None]
+    # Raises a ConversionError where it does not understand everything.
     read: Callable[[Checkpoint], Description]
+    # Every parameter as float32 by its published key, and the settings.
     write: Callable[[Description], tuple[dict[str, F32], dict[str, Any]]] | None = None
 
 

@@ -70,9 +70,6 @@ TASKS = (
 )
 
 
-# ---- settings
-
-
 def check_setting(key: str, value: object, holds: bool, expected: str) -> None:
     """For a value of the configuration."""
     if not holds:
@@ -143,9 +140,6 @@ def _head(checkpoint: Checkpoint) -> tuple[str, int]:
     return names[key], shape[0]
 
 
-# ---- the task and the labels
-
-
 def find_task(name: str | None) -> Task | None:
     """The task of that name, in any case and with or without hyphens; None if there is none."""
 
@@ -205,9 +199,6 @@ def real_names(id2label: object) -> tuple[str, ...] | None:
             f"config id2label: found {quote(dict(id2label))}, expected a name for each of 0 .. n-1"
         )
     return tuple(check_text(f"config id2label {index}", names[index]) for index in order)
-
-
-# ---- tensors
 
 
 def layer_key(index: int) -> str:

@@ -96,9 +96,6 @@ def quantization(bits: Bits, *, from_zero: bool = True) -> dict[str, Any]:
     return settings
 
 
-# ---- settings
-
-
 def _checked(
     settings: Mapping[str, Any], bits: Bits | None
 ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
@@ -148,9 +145,6 @@ def _codes(settings: Mapping[str, Any]) -> dict[str, PointCodes]:
         point: PointCodes(n, point not in UNSIGNED, point in UNSIGNED and n > 1 and rule is None)
         for point, n in bits.items()
     }
-
-
-# ---- tensors
 
 
 def _dead_keys(config: Config) -> list[str]:

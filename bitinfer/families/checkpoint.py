@@ -43,29 +43,18 @@ _OLDEST_TORCH = (2, 10)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as found, nothing of it interpreted, and what its user says beside it.
+    """A checkpoint as found, nothing of it interpreted, and what its user says beside it."""
 
-    Attributes:
-        state: tensors by key, without the ``module.`` prefix of a data-parallel run.
-        settings: of ``config.json``.
-        vocab: the token of every id.
-        lowercase: whether the tokenizer lower-cases.
-        file, sha256: name and digest of the weights file.
-        labels: names of the classes, in the order of the head's rows; given by the user or None,
-            like the others from here on.
-        task: name of a task of `bitinfer.families.bert`.
-        bits: of the parts of the network, where its settings do not tell them.
-    """
-
-    state: dict[str, torch.Tensor]
-    settings: dict[str, Any]
-    vocab: tuple[str, ...]
-    lowercase: bool
-    file: str
+    state: dict[str, torch.Tensor]  # without the ``module.`` prefix of a data-parallel run
+    settings: dict[str, Any]  # of config.json
+    vocab: tuple[str, ...]  # the token of every id
+    lowercase: bool  # whether the tokenizer lower-cases
+    file: str  # of the weights
     sha256: str
-    labels: Sequence[str] | None = None
-    task: str | None = None
-    bits: Bits | None = None
+    # What the user says, or None.
+    labels: Sequence[str] | None = None  # names of the classes in the order of the head's rows
+    task: str | None = None  # one of `bitinfer.families.bert`
+    bits: Bits | None = None  # where the settings do not tell them
 
     def values(self, key: str) -> npt.NDArray[np.float32]:
         """A tensor as float32 of its shape, if every value is finite and stays the same.

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bitinfer import _core
 from bitinfer.errors import shorten
 from bitinfer.heads.metrics import ACCURACY
-from bitinfer.heads.registry import MOST, Head, bad_label, register
+from bitinfer.heads.registry import MOST, Floats, Head, bad_label, register
 from bitinfer.results import Prediction
 
 if TYPE_CHECKING:
@@ -30,9 +29,7 @@ class Classify(Head):
     metric = ACCURACY
     no_target = -100  # what PyTorch's cross_entropy ignores
 
-    def decode(
-        self, logits: NDArray[np.float64], names: Sequence[str], count: int
-    ) -> list[list[Prediction]]:
+    def decode(self, logits: Floats, names: Sequence[str], count: int) -> list[list[Prediction]]:
         # By logits, which still differ where probabilities round to the same number.
         order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
         return [
@@ -40,7 +37,7 @@ class Classify(Head):
             for row, best in zip(self.probabilities(logits).tolist(), order.tolist(), strict=True)
         ]
 
-    def probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    def probabilities(self, logits: Floats) -> Floats:
         return _core.softmax(logits)
 
     def targets(

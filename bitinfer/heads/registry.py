@@ -18,6 +18,7 @@ from bitinfer.results import Prediction
 if TYPE_CHECKING:
     from torch import Tensor
 
+Floats: TypeAlias = NDArray[np.float64]
 Reads: TypeAlias = Literal["none", "pooled", "tokens"]
 
 #: Most outputs of a head, as the engine has it.
@@ -55,23 +56,17 @@ class Head:
     metric: ClassVar[Metric | None] = None
     no_target: ClassVar[float] = float("nan")
 
-    # ---- answers
-
-    def decode(
-        self, logits: NDArray[np.float64], names: Sequence[str], count: int
-    ) -> list[list[Prediction]]:
+    def decode(self, logits: Floats, names: Sequence[str], count: int) -> list[list[Prediction]]:
         """The best ``count`` answers for each row of logits [n, outputs], best first."""
         raise self._lacks("answers for a text")
 
-    def probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    def probabilities(self, logits: Floats) -> Floats:
         """Probability of each class, [n, outputs]."""
         raise self._lacks("probabilities")
 
-    def values(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    def values(self, logits: Floats) -> Floats:
         """What ``BitModel.logits`` returns for logits [n, outputs], n in front."""
         return logits
-
-    # ---- training and evaluation
 
     def targets(
         self, labels: Sequence[str], names: Sequence[str], source: str | None = None

@@ -6,11 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bitinfer.heads.metrics import PEARSON
-from bitinfer.heads.registry import Head, bad_label, register
+from bitinfer.heads.registry import Floats, Head, bad_label, register
 from bitinfer.results import Prediction
 
 if TYPE_CHECKING:
@@ -30,13 +27,11 @@ class Regress(Head):
     meaning = "a number"
     metric = PEARSON
 
-    def decode(
-        self, logits: NDArray[np.float64], names: Sequence[str], count: int
-    ) -> list[list[Prediction]]:
+    def decode(self, logits: Floats, names: Sequence[str], count: int) -> list[list[Prediction]]:
         return [[Prediction(None, value, None)] for value in logits[:, 0].tolist()]
 
-    def values(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        column: NDArray[np.float64] = logits[:, 0]
+    def values(self, logits: Floats) -> Floats:
+        column: Floats = logits[:, 0]
         return column
 
     def targets(

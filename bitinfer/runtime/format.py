@@ -19,7 +19,6 @@ import json
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
@@ -27,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from bitinfer.checks import unique_keys
 from bitinfer.codes import POINTS, UNSIGNED, PointCodes, allowed_codes
 from bitinfer.config import MIN_LENGTH, SIZES
 from bitinfer.errors import FormatError, UnsupportedError, quote, shorten
@@ -182,20 +182,12 @@ def _parse_object(text: Any, where: str) -> dict[str, Any]:
     """Strict JSON: one object, no repeated keys."""
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
-        value = json.loads(text, object_pairs_hook=_unique)
+        value = json.loads(text, object_pairs_hook=unique_keys)
     except (TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"{where}: not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise FormatError(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        [(repeated, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"repeated key {quote(repeated)}")
-    return result
 
 
 # ---- checksum

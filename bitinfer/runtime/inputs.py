@@ -29,9 +29,6 @@ class How(TypedDict, total=False):
     show_progress_bar: bool | None
 
 
-# ---- texts
-
-
 class TextPairs(NamedTuple):
     """Texts in one form; themselves they are not yet checked."""
 
@@ -102,9 +99,6 @@ def _pair(item: Any, index: int) -> TextPair:
             )
         return item[0], item[1]
     return item, None
-
-
-# ---- arrays
 
 
 class PaddedBatch(NamedTuple):

@@ -182,9 +182,6 @@ def _teacher_result(model: Any, ready: Session) -> TeacherResult:
     return TeacherResult(name, ready.measure(teacher.logits), size)
 
 
-# ---- a teacher for who has none
-
-
 def _fine_tuned(encoder: Folder, tables: dict[str, Table], options: DistillOptions) -> Folder:
     """A teacher made of an encoder, unless a run that is resumed has made it."""
     output = Path(options.output)
@@ -216,9 +213,6 @@ def _check_made_so(teacher: Path, settings: dict[str, Any]) -> None:
     made = found | {name: file.sha256 for name, file in report.data.items()}
     made |= {"model": found.get("folder_sha256"), "bf16": found.get("dtype") == "bfloat16"}
     check_same(teacher, {name: made.get(name) for name in settings}, settings)
-
-
-# ---- what is written
 
 
 def _write_published(folder: Path, student: Student, ready: Session) -> Path:

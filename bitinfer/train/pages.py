@@ -94,9 +94,6 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-# ---- how to do it again
-
-
 def recipe(report: TrainingReport) -> str:
     """The command that does it again, or the call where a command cannot say it."""
     given = {
@@ -133,9 +130,6 @@ def option_words(name: str, value: Any) -> list[str]:
     word = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     # Text that looks like an option has to be tied to its own.
     return [f"{option}={word}"] if word.startswith("-") else [option, word]
-
-
-# ---- pieces
 
 
 def _data(report: TrainingReport) -> str:

@@ -24,38 +24,24 @@ _SCHEMA = 2
 
 @dataclass(frozen=True)
 class Point:
-    """A measurement during a stage.
-
-    Attributes:
-        step, seconds: of this stage so far.
-        loss: mean training loss since the point before, or None where there was no step.
-        value: metric on the dev table; nan where it is not defined (a correlation of constants).
-    """
+    """A measurement during a stage, after so many steps and seconds of it."""
 
     step: int
     seconds: float
-    loss: float | None
-    value: float
+    loss: float | None  # mean since the point before; None where there was no step
+    value: float  # metric on dev; nan where it is not defined (a correlation of constants)
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What one student, or the fine-tuned model, came to.
+    """What one student, or the fine-tuned model, came to."""
 
-    Attributes:
-        bits: of weights, embeddings and activations, ``"1-1-2"``; ``"32-32-32"`` is float.
-        steps, epochs: optimizer steps done, and how often that is all of the training texts.
-        seconds: training time, measurements on dev included.
-        best_step, best: the step whose weights were kept, and the dev metric there.
-        points: every measurement, in order.
-    """
-
-    bits: str
+    bits: str  # of weights, embeddings and activations; ``"32-32-32"`` is float
     steps: int
-    epochs: float
-    seconds: float
-    best_step: int
-    best: float
+    epochs: float  # how often that is all of the training texts
+    seconds: float  # measurements on dev included
+    best_step: int  # whose weights were kept
+    best: float  # the dev metric there
     points: tuple[Point, ...]
 
 
@@ -220,8 +206,6 @@ def read_report(path: str | os.PathLike[str]) -> TrainingReport:
     report: TrainingReport = from_plain(TrainingReport, data, f"{file}: report")
     return report
 
-
-# ---- plain data
 
 _CALLED = {tuple: "a list", float: "a number", bool: "bool", int: "int", str: "str"}
 
