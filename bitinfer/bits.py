@@ -14,11 +14,7 @@ def words_for(count: int) -> int:
 
 
 def pack_bits(bits: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """Bits [N, K] as words, uint64 [N, ceil(K / 64)].
-
-    >>> pack_bits(np.array([[True, False, True]]))
-    array([[5]], dtype=uint64)
-    """
+    """Bits [N, K] as words, uint64 [N, ceil(K / 64)]."""
     rows, count = bits.shape
     padded = np.zeros((rows, words_for(count) * _WORD), dtype=np.bool_)
     padded[:, :count] = bits

@@ -38,19 +38,15 @@ _BITS = r"(1|32)-(1|32)-([1-8]|32)((?:\+[a-z.]+=(?:[1-8]|32))*)"
 class PointCodes(NamedTuple):
     """The codes of one point.
 
-    Attributes:
-        bits: 1 .. 8, of which the engine runs 1 .. 4.
-        signed: codes on both sides of 0, or from 0 on.
-        from_min: a value is ``step * code + o`` with ``o`` the smallest value of the point in the
-            sequence; only for unsigned codes of two bits or more.
-
     Example:
         >>> PointCodes(2, signed=False).name, PointCodes.parse("signed-4").low
         ('unsigned-2', -8)
     """
 
-    bits: int
-    signed: bool = True
+    bits: int  # 1 .. 8, of which the engine runs 1 .. 4
+    signed: bool = True  # codes on both sides of 0, or from 0 on
+    # A value is ``step * code + o``, ``o`` the smallest value of the point in the sequence; only of
+    # unsigned codes of two bits or more.
     from_min: bool = False
 
     @classmethod
@@ -92,12 +88,7 @@ class PointCodes(NamedTuple):
 
 
 def allowed_codes(point: str) -> dict[str, PointCodes]:
-    """The codes that the engine runs at a point, by their names.
-
-    Example:
-        >>> list(allowed_codes("key.in"))
-        ['signed-1', 'signed-2', 'signed-3', 'signed-4']
-    """
+    """The codes that the engine runs at a point, by their names."""
     kinds = [PointCodes(bits, point not in UNSIGNED) for bits in range(1, MOST_BITS + 1)]
     if point in UNSIGNED:
         kinds += [PointCodes(bits, False, True) for bits in range(2, MOST_BITS + 1)]
@@ -105,11 +96,7 @@ def allowed_codes(point: str) -> dict[str, PointCodes]:
 
 
 class Bits(NamedTuple):
-    """How many bits the parts of a network have.
-
-    Attributes:
-        weights, embeddings: 1, or 32 for float.
-        points: of each of `POINTS`, 1 .. 8, or 32 for float.
+    """How many bits the parts of a network have; 32 is float.
 
     Example:
         >>> bits = Bits.parse("1-1-1+query=4+key=4+value=4+attention.probs=4")
@@ -119,7 +106,7 @@ class Bits(NamedTuple):
 
     weights: int
     embeddings: int
-    points: tuple[int, ...]
+    points: tuple[int, ...]  # of each of `POINTS`, 1 .. 8 or 32
 
     @classmethod
     def parse(cls, text: str) -> Bits:
@@ -127,10 +114,6 @@ class Bits(NamedTuple):
 
         Groups are ``attention`` (query, key, value and attention.probs) and ``ffn`` (output.in).
         A point named beside its group wins.
-
-        Raises:
-            InputTypeError: it is not a text.
-            InputError: it is not written so, names a point twice or one that is not there.
         """
         if not isinstance(text, str):
             raise InputTypeError(f"bits: found {type(text).__name__}, expected str such as '1-1-2'")

@@ -95,27 +95,20 @@ class Notes:
 class Description:
     """A whole model with its labels and vocabulary.
 
-    Attributes:
-        family: name of the training recipe, one of `bitinfer.families`.
-        codes: of every one of `bitinfer.codes.POINTS`.
-        arrays: of every NAME of `matrix_shapes` the codes, ``NAME.codes`` int8 [N, K], each -1, 0
-            or +1, and ``NAME.scale`` float64, [1] for the whole matrix or [N] for its rows, not
-            negative; and those of `array_shapes`.
-        label_names: one for each class; empty for regression and span heads.
-        vocab: token of every id; may be shorter than the word table.
-        lowercase: whether the tokenizer lower-cases its input.
-        source_file, source_sha256: the weights file this was read from, and its digest.
+    Its arrays are, of every NAME of `matrix_shapes`, the codes ``NAME.codes`` int8 [N, K], each -1,
+    0 or +1, and ``NAME.scale`` float64, [1] for the whole matrix or [N] for its rows, not negative;
+    and those of `array_shapes`.
     """
 
-    family: str
+    family: str  # one of `bitinfer.families`
     config: Config
-    codes: Mapping[str, PointCodes]
+    codes: Mapping[str, PointCodes]  # of every one of `bitinfer.codes.POINTS`
     arrays: Mapping[str, npt.NDArray[Any]]
-    label_names: tuple[str, ...]
+    label_names: tuple[str, ...]  # one for each class
     task: str | None
-    vocab: tuple[str, ...]
-    lowercase: bool = True
-    source_file: str = ""
+    vocab: tuple[str, ...]  # token of every id; may be shorter than the word table
+    lowercase: bool = True  # whether the tokenizer lower-cases its input
+    source_file: str = ""  # the weights file this was read from
     source_sha256: str = ""
     notes: Notes = field(default_factory=Notes)
 

@@ -2,13 +2,6 @@
 
 From such fields come the options of a command (`bitinfer.cli.arguments`) and the checks of a
 function's arguments.  Needs no NumPy, for the command line.
-
->>> @dataclass(frozen=True, kw_only=True)
-... class Options:
-...     size: int = option(8, integer(1), "texts that are run together")
->>> Options.__dataclass_fields__["size"].metadata["type"].check("size", 0)
-Traceback (most recent call last):
-bitinfer.errors.InputError: size: found 0, expected at least 1
 """
 
 from __future__ import annotations

@@ -33,31 +33,16 @@ _EPSILON = 1e-12
 
 @dataclass(frozen=True)
 class ReferenceOutput:
-    """Results for a padded batch [B, S], padded columns included.
+    """Results for a padded batch [B, S], padded columns included."""
 
-    Attributes:
-        logits: [B, labels]; for a span head [B, S, 2].
-        pooled: tanh of the pooler, [B, H].
-        hidden: embedding output and the output of every layer, each [B, S, H].
-        codes: if traced, int8 codes at every point: ``codes.layer{i}.query.in`` ...
-            ``codes.pooler.in``.
-    """
-
-    logits: Tensor
-    pooled: Tensor
-    hidden: tuple[Tensor, ...]
-    codes: dict[str, Tensor]
+    logits: Tensor  # [B, labels]; for a span head [B, S, 2]
+    pooled: Tensor  # [B, H] tanh of the pooler
+    hidden: tuple[Tensor, ...]  # embedding output and the output of every layer, each [B, S, H]
+    codes: dict[str, Tensor]  # int8, if traced: codes.layer{i}.query.in ... codes.pooler.in
 
 
 class Reference:
-    """The model of a `Description`.
-
-    Args:
-        description: what a checkpoint reader returned.
-        dtype: ``torch.float64`` for the definition, ``torch.float32`` for the published arithmetic.
-
-    Attributes:
-        tensors: the arrays of the description by their names, of that dtype.
+    """The model of a `Description`: in float64 the definition, in float32 the published arithmetic.
 
     Example:
         >>> model = Reference(read_checkpoint("bit-sst2"))
@@ -82,16 +67,10 @@ class Reference:
         *,
         trace: bool = False,
     ) -> ReferenceOutput:
-        """Evaluates a batch.
+        """Evaluates a batch of integers [B, S]; asked to trace, it keeps the codes of every point.
 
-        Args:
-            input_ids: integers [B, S].  A token's position is its column, wherever padding is.
-            token_type_ids: integers [B, S], default 0.
-            attention_mask: 1 where a token may be attended to, else 0, [B, S], default 1.
-            trace: keep the codes of every point.
-
-        Raises:
-            InputError: naming the argument, for a shape or value that the model cannot take.
+        A token's position is its column, wherever padding is.  The mask is 1 where a token may be
+        attended to.
         """
         ids = _integers("input_ids", input_ids, self.config.vocab)
         if ids.ndim != 2 or ids.shape[1] > self.config.positions or ids.numel() == 0:
@@ -111,7 +90,11 @@ class Reference:
         return self._run(ids, segments, mask == 1, trace)
 
     def _run(self, ids: Tensor, segments: Tensor, mask: Tensor, trace: bool) -> ReferenceOutput:
-        hidden = [self._embed(ids, segments)]
+        words, scale = (self.tensors[f"embeddings.word.{part}"] for part in ("codes", "scale"))
+        total = scale.expand(len(words))[ids][..., None] * words[ids]
+        total = total + self.tensors["embeddings.position"][: ids.shape[1]]
+        total = total + self.tensors["embeddings.token_type"][segments]
+        hidden = [self._norm("embeddings.norm", total)]
         points: dict[str, _Coded] = {}
         for index in range(self.config.layers):
             hidden.append(self._layer(f"layer.{index}.", hidden[-1], mask, points))
@@ -124,13 +107,6 @@ class Reference:
             for name, each in points.items()
         }
         return ReferenceOutput(logits, pooled, tuple(hidden), codes if trace else {})
-
-    def _embed(self, ids: Tensor, segments: Tensor) -> Tensor:
-        words, scale = (self.tensors[f"embeddings.word.{part}"] for part in ("codes", "scale"))
-        total = scale.expand(len(words))[ids][..., None] * words[ids]
-        total = total + self.tensors["embeddings.position"][: ids.shape[1]]
-        total = total + self.tensors["embeddings.token_type"][segments]
-        return self._norm("embeddings.norm", total)
 
     def _layer(self, layer: str, hidden: Tensor, mask: Tensor, points: dict[str, _Coded]) -> Tensor:
         """The output of a layer; ``layer`` is what the names of its parts begin with."""

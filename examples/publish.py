@@ -32,10 +32,9 @@ from bitinfer.data.tables import read_rows
 from bitinfer.errors import BitinferError
 from bitinfer.files import file_sha256
 from bitinfer.train import TrainingReport, read_report
-from bitinfer.train.markdown import code
 from bitinfer.train.pages import model_card
 from bitinfer.train.plot import as_svg
-from bitinfer.train.report import METRICS, write_report
+from bitinfer.train.report import METRICS, code, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 # Where files lay on one machine says nothing: of what was given the name is left, and what was made

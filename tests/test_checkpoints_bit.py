@@ -464,7 +464,6 @@ def test_points_may_have_other_bits(read: Callable[..., Description]) -> None:
 
 def without_quantization(tmp_path: Path, **settings: Any) -> Path:
     plain = {k: v for k, v in seeded.config(SPEC).items() if k not in bit.quantization(BITS)}
-    del plain["weight_layerwise"], plain["embed_layerwise"]
     return seeded.save(tmp_path / "p", STATE, {**plain, **settings}, seeded.vocabulary(SPEC))
 
 

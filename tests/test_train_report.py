@@ -16,13 +16,14 @@ from training import distilled, finetuned, stage
 
 import bitinfer.train
 from bitinfer.errors import FormatError, UnsupportedError
-from bitinfer.train.markdown import code, fence
 from bitinfer.train.options import check_installed
 from bitinfer.train.pages import model_card, recipe, write_pages
 from bitinfer.train.plot import as_svg
 from bitinfer.train.report import (
     Parity,
     TrainingReport,
+    code,
+    fence,
     read_report,
     write_report,
 )

@@ -41,13 +41,10 @@ _SLACK = 1e-12  # far above its error, in units of 1 + ReLU
 
 
 class Boundaries(NamedTuple):
-    """L boundaries of N channels: ``rises`` [L, N], and ``falls`` [L, N] or None if none occurs.
+    """L boundaries of N channels, int16 where that holds all sums, else int32."""
 
-    int16 where that holds all sums, else int32.
-    """
-
-    rises: Sums
-    falls: Sums | None
+    rises: Sums  # [L, N]
+    falls: Sums | None  # the same, or None if none occurs
 
 
 def layer_boundaries(description: Description, index: int) -> dict[str, Boundaries]:

@@ -45,10 +45,7 @@ def to_metadata(
     licence: str | None = None,
     report: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The metadata of the packed file.
-
-    By default texts are cut to the tokens that the task was trained with, else to all positions.
-    """
+    """The metadata; by default texts are cut as the task was trained, else to all positions."""
     positions = description.config.positions
     task = find_task(description.task)
     if max_length is None:

@@ -42,12 +42,7 @@ def register(family: Family) -> None:
 
 
 def families() -> dict[str, Family]:
-    """Every family by its name.
-
-    Example:
-        >>> list(families())
-        ['bit']
-    """
+    """Every family by its name."""
     for module in pkgutil.iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
     return dict(_FAMILIES)

@@ -44,7 +44,8 @@ _PARAMETERS = {
     "value.code_step": "attention.self.clip_value",
     "attention.probs.step": "attention.self.clip_attn",
 }
-DEAD = ("move_q.bias", "move_k.bias", "move_v.bias")
+# Settings without effect that the published code wants to find.
+UNUSED = {"learnable_scaling": True, "clip_init_val": 2.5}
 
 # Settings that may have no other value.
 _METHOD = {
@@ -56,8 +57,6 @@ _METHOD = {
     "input_layerwise": True,
     "not_quantize_attention": False,
 }
-# What the published scripts make, taken where the user, not the configuration, names the bits.
-_SCALES = {"weight_layerwise": True, "embed_layerwise": False}
 
 
 def binarize(matrix: F32, *, layerwise: bool) -> tuple[I8, F64]:
@@ -79,16 +78,21 @@ def binarize(matrix: F32, *, layerwise: bool) -> tuple[I8, F64]:
     return codes, scale
 
 
-def quantization(bits: Bits, *, from_zero: bool = True) -> dict[str, Any]:
-    """The settings that say how a model of such bits is quantized, by the rule of the trainer or,
-    where unsigned codes do not begin at 0, the published one.
+def quantization(
+    bits: Bits,
+    *,
+    from_zero: bool = True,
+    whole_weights: bool = False,
+    whole_embeddings: bool = False,
+) -> dict[str, Any]:
+    """The settings that say how a model of such bits is quantized; the defaults are the trainer's.
 
-    Example:
-        >>> quantization(Bits.parse("1-1-1+attention=4"))["input_bits"]
-        1
+    Unsigned codes begin at 0, or at the smallest value of their point; there is one scale for the
+    whole matrix, or one for each row.
     """
     most = bits.activations
     settings = {**_METHOD, "weight_bits": bits.weights, "input_bits": most}
+    settings |= {"weight_layerwise": whole_weights, "embed_layerwise": whole_embeddings}
     if from_zero and any(1 < n < FLOAT for n in bits.points):
         settings["unsigned_codes"] = "from_zero"
     if others := {point: bits.at(point) for point in POINTS if bits.at(point) != most}:
@@ -110,7 +114,7 @@ def _checked(
     for key, only in _METHOD.items():
         same = type(found[key]) is type(only) and found[key] == only
         bert.check_setting(key, found[key], same, repr(only))
-    for key in _SCALES:
+    for key in ("weight_layerwise", "embed_layerwise"):
         bert.check_setting(key, found.get(key), type(found.get(key)) is bool, "true or false")
     return found, remarks
 
@@ -119,15 +123,15 @@ def _named(settings: Mapping[str, Any], bits: Bits) -> tuple[Mapping[str, Any], 
     """Settings of the bits that the user names, which may not contradict the configuration."""
     if bits.embeddings != 1:
         raise ConversionError(f"bits: found {bits}, expected embeddings of 1 bit")
-    meant = quantization(bits, from_zero=settings.get("unsigned_codes") == "from_zero")
+    from_zero = settings.get("unsigned_codes") == "from_zero"
+    meant = quantization(bits, from_zero=from_zero, whole_weights=True)  # as published scripts do
     for key in {"weight_bits", "input_bits", "point_bits"} & settings.keys():
         value, expected = settings[key], meant.get(key)
         what = f"what bits {bits} mean, {quote(expected)}"
         bert.check_setting(key, value, value == expected, what)
-    assumed = {**_SCALES, **meant}
-    added = [key for key in assumed if key not in settings]
+    added = [key for key in meant if key not in settings]
     remark = f"the configuration does not tell {', '.join(added)}: taken from bits {bits}"
-    return {**assumed, **settings}, (remark,) if added else ()
+    return {**meant, **settings}, (remark,) if added else ()
 
 
 def _codes(settings: Mapping[str, Any]) -> dict[str, PointCodes]:
@@ -147,9 +151,10 @@ def _codes(settings: Mapping[str, Any]) -> dict[str, PointCodes]:
     }
 
 
-def _dead_keys(config: Config) -> list[str]:
+def dead_keys(config: Config) -> list[str]:
+    """Parameters without effect."""
     layers = map(bert.layer_key, range(config.layers))
-    return [f"{layer}.attention.self.{name}" for layer in layers for name in DEAD]
+    return [f"{layer}.attention.self.move_{name}.bias" for layer in layers for name in "qkv"]
 
 
 def _recognises(checkpoint: Checkpoint) -> str | None:
@@ -162,7 +167,7 @@ def _read(checkpoint: Checkpoint) -> Description:
     settings, remarks = _checked(checkpoint.settings, checkpoint.bits)
     points, shared = _codes(settings), bert.read_shared(checkpoint)
     config: Config = shared["config"]
-    keys, dead = bert.part_keys(config, _PARAMETERS), _dead_keys(config)
+    keys, dead = bert.part_keys(config, _PARAMETERS), dead_keys(config)
     shapes = {keys[n]: s for n, s in (matrix_shapes(config) | array_shapes(config)).items()}
     shapes |= dict.fromkeys(dead, (config.hidden,))
     values = bert.read_values(checkpoint, shapes, f"a BiT model with {config.layers} layers")
@@ -198,16 +203,14 @@ def _write(description: Description) -> tuple[dict[str, F32], dict[str, Any]]:
         state[keys[name]] = _weights(keys[name], codes, scale)
     for name in array_shapes(config):
         state[keys[name]] = arrays[name].reshape(()) if name.endswith("step") else arrays[name]
-    state |= dict.fromkeys(_dead_keys(config), np.zeros(config.hidden, np.float32))
-    from_zero = not any(codes.from_min for codes in description.codes.values())
-    return state, {
-        **bert.write_config(description),
-        **quantization(description.bits, from_zero=from_zero),
-        "weight_layerwise": len(arrays["pooler.scale"]) == 1,
-        "embed_layerwise": len(arrays["embeddings.word.scale"]) == 1,
-        "learnable_scaling": True,
-        "clip_init_val": 2.5,
-    }
+    state |= dict.fromkeys(dead_keys(config), np.zeros(config.hidden, np.float32))
+    settings = quantization(
+        description.bits,
+        from_zero=not any(codes.from_min for codes in description.codes.values()),
+        whole_weights=len(arrays["pooler.scale"]) == 1,
+        whole_embeddings=len(arrays["embeddings.word.scale"]) == 1,
+    )
+    return state, bert.write_config(description) | settings | UNUSED
 
 
 def _weights(key: str, codes: I8, scale: F64) -> F32:

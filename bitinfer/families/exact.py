@@ -31,15 +31,7 @@ class Means(NamedTuple):
 
 
 def means(matrix: npt.NDArray[np.float32]) -> Means:
-    """The correctly rounded means of a matrix.
-
-    Args:
-        matrix: float32 [N, K], finite, not empty, K at most 2**29.
-
-    Example:
-        >>> means(np.array([[1.0, -2.0], [0.0, 4.0]], np.float32)).row_mean_abs
-        array([1.5, 2. ])
-    """
+    """The correctly rounded means of a matrix, float32 [N, K], finite, K at most 2**29."""
     rows, columns = matrix.shape
     total = 0
     row_totals: list[int] = []

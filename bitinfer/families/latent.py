@@ -29,10 +29,6 @@ def latent_weights(codes: I8, scale: F64) -> F32:
 
     The caller reads them back and compares.  Raises a ConversionError where a row holds too few
     weights of one sign to carry its scale.
-
-    Example:
-        >>> latent_weights(np.array([[1, -1]], np.int8), np.array([0.5]))
-        array([[ 0.5, -0.5]], dtype=float32)
     """
     values = np.zeros(codes.shape, np.float32)
     rows = values.reshape(len(scale), -1)  # a view

@@ -46,9 +46,6 @@ class Classify(Head):
         """The class of each label, which is a name or else an index.
 
         Where a name is itself a number, an index could be meant for a name: only names count then.
-
-        >>> Classify().targets(["no", "1"], ["no", "yes"])
-        [0, 1]
         """
         known = {name: index for index, name in enumerate(names)}
         expected = f"one of {shorten(str(list(names)))}"

@@ -20,11 +20,7 @@ class Metric(NamedTuple):
     standard_error: Callable[[float, int], float | None]
 
     def text(self, value: float, error: float | None = None) -> str:
-        """A value for reading.
-
-        >>> ACCURACY.text(0.8211, 0.013), PEARSON.text(0.72)
-        ('82.1 ± 1.3 %', '0.720')
-        """
+        """A value for reading, such as 82.1 ± 1.3 %, or 0.720."""
         if not math.isfinite(value):
             return "undefined"
         scale, form, unit = (100, ".1f", " %") if self.percent else (1, ".3f", "")

@@ -324,8 +324,11 @@ class BitModel:
         given = read_texts(texts, text_pairs)
 
         def encode() -> Iterator[TokenBatch]:
-            pairs = _with_progress(given.pairs, given.total) if shown else given.pairs
-            first = 0
+            pairs, first = given.pairs, 0
+            if shown:
+                from tqdm import tqdm  # type: ignore[import-untyped]
+
+                pairs = iter(tqdm(pairs, total=given.total, unit="text"))
             while batch := list(islice(pairs, size)):
                 yield self._tokenizer.encode(
                     batch, max_length=length, truncation=truncate, first=first
@@ -428,9 +431,3 @@ def _normalize(vectors: Floats) -> Floats:
     lengths = np.sqrt(np.add.accumulate(np.square(vectors), axis=1)[:, -1:])
     normalized: Floats = vectors / np.where(lengths == 0, 1, lengths)
     return normalized
-
-
-def _with_progress(pairs: Iterator[Any], total: int | None) -> Iterator[Any]:
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    return iter(tqdm(pairs, total=total, unit="text"))

@@ -22,11 +22,7 @@ _PARTS = {
 
 
 def by_part(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Adds up sizes of tensors, given by name, to sizes of parts; the largest first.
-
-    >>> by_part([("layer.0.query.bits", 96), ("head.bias", 8), ("pooler.bits", 96)])
-    {'weight bits': 192, 'head': 8}
-    """
+    """Adds up sizes of tensors, given by name, to sizes of parts; the largest first."""
     parts: dict[str, int] = {}
     for name, size in sizes:
         if name.startswith("head."):

@@ -33,9 +33,6 @@ Indices: TypeAlias = NDArray[np.int64]
 _SORTED_TOGETHER = 64
 
 
-# ---- tables
-
-
 @dataclass(frozen=True)
 class Table:
     """Rows, of which no label is known if there are none, and where they come from.
@@ -107,9 +104,6 @@ def class_names(labels: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-# ---- examples
-
-
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """n examples, tokenized, one after the other."""
@@ -165,9 +159,6 @@ def tokenize(
     return Dataset(tokens, torch.tensor(targets), head)
 
 
-# ---- batches
-
-
 @dataclass(frozen=True, eq=False)
 class Batch:
     """B examples, padded with zeros to the S tokens of the longest."""
@@ -212,9 +203,8 @@ def with_noise(batch: Batch, data: Dataset, share: float, random: np.random.Gene
     """Some of the tokens of a batch on the CPU replaced by ones that are drawn from all its data.
 
     Of each text another part is replaced, uniform between none and twice ``share``, which is below
-    0.5.  Special tokens stay; a word is drawn as often as the texts have it.  The targets are those
-    of the texts as they were: this is for learning from a teacher, which answers the texts as they
-    are now.
+    0.5.  Special tokens stay; a word is drawn as often as the texts have it.  The targets stay too:
+    what is learned is what a teacher answers the texts as they are now.
     """
     import torch
 
@@ -254,20 +244,12 @@ def training_batches(
 
 
 def evaluation_batches(lengths: NDArray[np.integer], batch_size: int) -> list[Indices]:
-    """Each example once, the longest first, so that the most memory is needed at once.
-
-    >>> [batch.tolist() for batch in evaluation_batches(np.array([3, 9, 5]), 2)]
-    [[1, 2], [0]]
-    """
+    """Each example once, the longest first, so that the most memory is needed at once."""
     return _cut(_sorted(np.arange(len(lengths)), -np.asarray(lengths)), batch_size)
 
 
 def padding_share(lengths: NDArray[np.integer], batches: Sequence[NDArray[np.integer]]) -> float:
-    """Which part of the columns of some batches is padding, 0..1.
-
-    >>> padding_share(np.array([2, 4]), [np.array([0, 1])])
-    0.25
-    """
+    """Which part of the columns of some batches is padding, 0..1."""
     columns = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
     tokens = sum(int(lengths[batch].sum()) for batch in batches)
     return (columns - tokens) / columns if columns else 0.0

@@ -20,7 +20,7 @@ from bitinfer.conversion.parity import measure_parity
 from bitinfer.data import evaluation
 from bitinfer.errors import InputError
 from bitinfer.families import read_checkpoint
-from bitinfer.families.bit import DEAD, quantization
+from bitinfer.families.bit import UNUSED, dead_keys, quantization
 from bitinfer.heads import Head
 from bitinfer.runtime.format import read_packed
 from bitinfer.runtime.model import load
@@ -37,7 +37,7 @@ from bitinfer.train.report import (
     read_report,
 )
 from bitinfer.train.run import check_same
-from bitinfer.train.session import Session, reserved, session, settings_of
+from bitinfer.train.session import Session, measure, reserved, session, settings_of
 from bitinfer.train.student import Outputs, Student
 from bitinfer.train.teacher import Folder, as_student, has_head, open_folder, read_bert
 
@@ -179,7 +179,7 @@ def _teacher_result(model: Any, ready: Session) -> TeacherResult:
     # The folder may be given by a path that does not name it, and its name may be no text.
     name = os.fsencode(ready.folder.path.absolute().name).decode(errors="replace")
     size = sum(each.nbytes for each in model.state_dict().values())
-    return TeacherResult(name, ready.measure(teacher.logits), size)
+    return TeacherResult(name, measure(teacher.logits, ready.dev, ready.device), size)
 
 
 def _fine_tuned(encoder: Folder, tables: dict[str, Table], options: DistillOptions) -> Folder:
@@ -231,11 +231,8 @@ def _write_published(folder: Path, student: Student, ready: Session) -> Path:
 def published_state(student: Student) -> dict[str, Tensor]:
     """The parameters by their published keys, float32; the dead ones are 0."""
     state = {key: value.detach().float().cpu() for key, value in student.state_dict().items()}
-    for layer in range(student.config.layers):
-        for name in DEAD:
-            key = f"bert.encoder.layer.{layer}.attention.self.{name}"
-            state[key] = torch.zeros(student.config.hidden)
-    return state
+    config = student.config
+    return state | {key: torch.zeros(config.hidden) for key in dead_keys(config)}
 
 
 def published_config(
@@ -247,10 +244,7 @@ def published_config(
     return {
         **{key: value for key, value in teacher.items() if key not in dropped},
         **quantization(student.bits),
-        "weight_layerwise": False,
-        "embed_layerwise": False,
-        "learnable_scaling": True,
-        "clip_init_val": 2.5,  # unused with elastic steps, but the published code wants to find it
+        **UNUSED,
         "architectures": ["BertForSequenceClassification"],
         "finetuning_task": None,
         "hidden_act": student.config.activation,

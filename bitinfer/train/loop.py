@@ -32,11 +32,7 @@ def epoch_batches(data: Dataset, options: Options, epoch: int) -> list[Indices]:
 
 
 def learning_rate(progress: float, highest: float) -> float:
-    """The rate at a progress of 0..1: it rises in a line, then falls to 0 in a line.
-
-    >>> learning_rate(0.05, 1e-3), learning_rate(0.1, 1e-3), learning_rate(1.0, 1e-3)
-    (0.0005, 0.001, 0.0)
-    """
+    """The rate at a progress of 0..1: it rises in a line, then falls to 0 in a line."""
     return highest * min(progress / _WARMUP, (1 - progress) / (1 - _WARMUP))
 
 
@@ -58,11 +54,8 @@ def train(
     stage that was resumed ends as one that was not, unless the budget is in minutes, or PyTorch
     adds in another order, with other threads or on a GPU, which also drops out as it likes.
 
-    Args:
-        loss: of a batch on the model's device, a scalar.
-        measure: a metric of the model as it is, more is better.
-        share: of the budget.
-        run: may hold where the stage, the one after those that it finished, was stopped.
+    The loss is of a batch on the model's device, more of the metric is better, the share is that of
+    the budget, and the run may hold where the stage was stopped, the one after those it finished.
     """
     stage = _Stage(model, options)
     with run.reading():

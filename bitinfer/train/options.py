@@ -53,9 +53,6 @@ _MOST_THREADS = 1024  # far more could not be started, which ends the process
 _BATCH_SIZE = 32
 
 
-# ---- types of values
-
-
 def _check_bits(name: str, value: Any) -> tuple[str, ...]:
     stages = [Bits.parse(each) for each in NAMES.check(name, value)]
     if not stages:
@@ -104,8 +101,6 @@ _EPOCHS = number(above=0, below=_MANY)
 _FOLDER = OptionType(_check_path)
 _TABLE = OptionType(_check_rows, metavar="FILE")
 
-
-# ---- the options
 
 _Path: TypeAlias = "str | os.PathLike[str]"
 
@@ -324,11 +319,7 @@ def takes_options(kind: Callable[_P, _O]) -> Callable[[Callable[[_O], _R]], Call
 
 
 def check_installed(*packages: str) -> None:
-    """Whether packages of the extra ``train`` are there; imports none of them.
-
-    Raises:
-        UnsupportedError: names those that are missing.
-    """
+    """Raises an UnsupportedError that names what is missing of the extra ``train``."""
     from importlib.util import find_spec  # who only asks for help does not wait for this
 
     missing = [name for name in packages if find_spec(name) is None]

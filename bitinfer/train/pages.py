@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from bitinfer.files import write_file
-from bitinfer.train.markdown import code, duration, fence, size_text, table
 from bitinfer.train.options import names_of
-from bitinfer.train.report import TrainingReport, write_report
+from bitinfer.train.report import (
+    TrainingReport,
+    code,
+    duration,
+    fence,
+    size_text,
+    table,
+    write_report,
+)
 
 # What is of no use to who does it again.
 _NOT_RECIPE = {"resume", "show_progress_bar"}
@@ -58,15 +65,9 @@ def model_card(
 ) -> str:
     """What the model is, data, terms, recipe, accuracy and limits, as Markdown.
 
-    It begins with what the Hugging Face hub reads of a card, as YAML.
-
-    Args:
-        report: of the run that made the model.
-        name, licence, terms: of the model, its licence, and the terms under which the data and the
-            teacher were had, in the user's words.
-        limits: sentences to add to those that hold for every such model.
-        origin: paragraphs to put before the recipe, such as where the teacher came from.
-        tests: paragraphs on what was measured on other rows than those of dev.
+    It begins with what the Hugging Face hub reads of a card, as YAML.  Licence and terms, those of
+    the data and the teacher, are in the user's words; ``origin`` are paragraphs to put before the
+    recipe, ``tests`` on what was measured on other rows than dev.
     """
     name, licence, terms = (" ".join((each or "").split()) for each in (name, licence, terms))
     looks = sum(len(stage.points) for stage in report.stages)
@@ -117,11 +118,7 @@ def recipe(report: TrainingReport) -> str:
 
 
 def option_words(name: str, value: Any) -> list[str]:
-    """An argument of a function as the words of a command; those that are off need none.
-
-    >>> option_words("batch_size", 8), option_words("labels", ["no", "yes"])
-    (['--batch-size', '8'], ['--labels', 'no,yes'])
-    """
+    """An argument of a function as the words of a command; those that are off need none."""
     option = f"--{name.replace('_', '-')}"
     if value is True:
         return [option]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -14,7 +16,6 @@ from bitinfer.conversion.parity import Parity
 from bitinfer.errors import FormatError, quote
 from bitinfer.files import write_file
 from bitinfer.heads import ACCURACY, PEARSON, Metric
-from bitinfer.train.markdown import code, duration, size_text, table
 
 #: By their names.
 METRICS = {metric.name: metric for metric in (ACCURACY, PEARSON)}
@@ -241,3 +242,37 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
         return value
     expected = " or ".join(map(repr, parts)) if origin is Literal else _CALLED.get(origin or kind)
     raise FormatError(f"{where}: found {quote(value)}, expected {expected or 'an object'}")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> str:
+    """A Markdown table; ``align`` has an l or r for each column."""
+    rule = ["---:" if side == "r" else "---" for side in align]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def code(text: str) -> str:
+    """Text as code, wherever it stands: also in a table."""
+    ticks, space = _ticks(text, 1), " " if "`" in text else ""
+    flat = " ".join(text.split()).replace("|", "\\|")
+    return f"{ticks}{space}{flat}{space}{ticks}"
+
+
+def fence(text: str, language: str) -> str:
+    """Lines as a block of code."""
+    ticks = _ticks(text, 3)
+    return f"{ticks}{language}\n{text}\n{ticks}"
+
+
+def _ticks(text: str, least: int) -> str:
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    return "`" * max(least, longest + 1)
+
+
+def size_text(size: int) -> str:
+    """Bytes for reading."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+
+
+def duration(seconds: float) -> str:
+    """For reading."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

@@ -82,11 +82,7 @@ class Session:
         """`bitinfer.train.loop.train` with all that the session knows."""
         how: dict[str, Any] = {"name": name, "share": share, "options": self.options}
         how |= {"run": self.run, "show_progress_bar": self.show_progress_bar}
-        return train(model, loss, lambda: self.measure(logits), self.train, **how)
-
-    def measure(self, logits: Callable[[Batch], Tensor]) -> float:
-        """The metric of a model on dev."""
-        return measure(logits, self.dev, self.device)
+        return train(model, loss, lambda: measure(logits, self.dev, self.device), self.train, **how)
 
     @contextlib.contextmanager
     def output(self) -> Iterator[Path]:

@@ -48,13 +48,6 @@ class Student(nn.Module):
 
     ``dtype`` is that of the factors of matrix products; sums, norms and the residual stream have
     the type of the parameters.
-
-    Example:
-        >>> sizes = {"hidden": 32, "layers": 1, "heads": 2, "intermediate": 64, "vocab": 50}
-        >>> sizes |= {"positions": 16, "token_types": 2, "labels": 2}
-        >>> config = Config(**sizes, activation="relu", head="classification")
-        >>> Student(config, Bits.parse("1-1-1"))(torch.tensor([[2, 30, 3]])).logits.shape
-        torch.Size([1, 2])
     """
 
     def __init__(

@@ -122,8 +122,7 @@ def read_bert(
 ) -> BertForSequenceClassification:
     """The float32 model, as transformers builds it, with so many rows of the classifier.
 
-    Unless the head must be in the folder, one is drawn at random if the folder has none of that
-    size, as is the pooler if the folder has none.  Default dropout is that of the configuration.
+    Unless the head must be there, one is drawn at random if none of that size is, as is the pooler.
     """
     options: dict[str, Any] = {"num_labels": outputs}
     if dropout is not None:
