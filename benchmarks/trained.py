@@ -19,8 +19,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from benchmarks.markdown import ROOT, Data, table
-from bitinfer.train.report import code, duration
-from bitinfer.train.report import METRICS, TrainingReport, read_report
+from bitinfer.train.report import METRICS, TrainingReport, code, duration, read_report
 
 EXAMPLES = ROOT / "examples"
 ABLATION = ROOT / "benchmarks" / "ablation.json"
