@@ -146,9 +146,10 @@ def _ready(options: argparse.Namespace, seed: int, arm: Arm) -> Iterator[tuple[S
 
 def _setup(options: argparse.Namespace) -> dict[str, Any]:
     from bitinfer.diagnostics import cpu_name, package_version
+    from bitinfer.train.session import measure
 
     with _ready(options, 0, next(iter(ARMS.values()))) as (ready, teacher):
-        value = ready.measure(teacher.logits)
+        value = measure(teacher.logits, ready.dev, ready.device)
         sizes = teacher.config
         return {
             "description": (

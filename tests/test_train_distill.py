@@ -553,10 +553,10 @@ def test_a_bound_of_texts_is_not_the_teachers(toy: Toy, tmp_path: Path) -> None:
 def test_going_on_with_a_teacher_of_other_products(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bitinfer.train.session._has_bf16", lambda _: True)
+    monkeypatch.setattr("bitinfer.train.session._has_bf16", lambda: True)
     from_encoder(toy, tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
-    monkeypatch.setattr("bitinfer.train.session._has_bf16", lambda _: False)
+    monkeypatch.setattr("bitinfer.train.session._has_bf16", lambda: False)
     message = r"out\.teacher: found a training with other .* \(bf16 True, now False\)"
     with pytest.raises(InputError, match=message):
         from_encoder(toy, tmp_path / "out", resume=True)

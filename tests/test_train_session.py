@@ -644,9 +644,9 @@ def test_going_on_where_products_are_others(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a machine that has no bfloat16."""
-    monkeypatch.setattr("bitinfer.train.session._has_bf16", lambda _: True)
+    monkeypatch.setattr("bitinfer.train.session._has_bf16", lambda: True)
     stop_at_the_end(monkeypatch, finetune, toy, tmp_path / "out")
-    monkeypatch.setattr("bitinfer.train.session._has_bf16", lambda _: False)
+    monkeypatch.setattr("bitinfer.train.session._has_bf16", lambda: False)
     with pytest.raises(InputError, match=r"\(bf16 True, now False\)"):
         start(finetune, toy, tmp_path / "out", resume=True)
     start(finetune, toy, tmp_path / "out", resume=True, bf16=True)

@@ -191,10 +191,8 @@ def collate(data: Dataset, indices: NDArray[np.integer]) -> Batch:
     mask = columns < lengths[:, None]
     # Padding looks at any token that is there, and then takes none of it.
     places = (starts[:, None] + columns) * mask
-    ids, segments = (
-        torch.from_numpy((array[places] * mask).astype(np.int64))
-        for array in (tokens.ids, tokens.segments)
-    )
+    ids = torch.from_numpy(tokens.ids[places] * mask).long()
+    segments = torch.from_numpy(tokens.segments[places] * mask).long()
     targets = data.targets[torch.tensor(rows)]
     return Batch(ids, segments, torch.from_numpy(mask), targets, rows)
 

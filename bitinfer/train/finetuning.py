@@ -59,11 +59,9 @@ def finetune_on(
             nn.init.normal_(dense.weight, std=model.config.initializer_range)
             nn.init.zeros_(dense.bias)
 
-        bf16 = ready.dtype != torch.float32
-
         def logits(batch: Batch) -> Tensor:
             ids, segments, mask = batch.inputs
-            with torch.autocast(ids.device.type, ready.dtype, enabled=bf16):
+            with torch.autocast(ids.device.type, ready.dtype, ready.dtype != torch.float32):
                 output: Tensor = model(ids, mask.long(), segments).logits
             return output.float()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -26,9 +27,8 @@ _BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 def epoch_batches(data: Dataset, options: Options, epoch: int) -> list[Indices]:
     """The examples of each step of an epoch; every epoch has as many steps."""
-    most = options.plain()["batch_size"] or len(data)  # tokens alone may limit a step
-    how: dict[str, Any] = {"seed": options.seed, "batch_tokens": options.batch_tokens}
-    return training_batches(data.lengths, most, epoch=epoch, **how)
+    most, tokens = options.batch_size or len(data), options.batch_tokens
+    return training_batches(data.lengths, most, seed=options.seed, epoch=epoch, batch_tokens=tokens)
 
 
 def learning_rate(progress: float, highest: float) -> float:
@@ -170,8 +170,8 @@ class _Stage:
 
 def _batches(data: Dataset, options: Options, step: int, stage: int) -> Iterator[Batch]:
     """The batches after those of the steps that are done, without end."""
-    epoch, skip = divmod(step, len(epoch_batches(data, options, 0)))
-    while True:
+    first, skip = divmod(step, len(epoch_batches(data, options, 0)))
+    for epoch in itertools.count(first):
         for number, indices in enumerate(epoch_batches(data, options, epoch)[skip:], skip):
             batch = collate(data, indices)
             if options.token_noise:
@@ -180,7 +180,7 @@ def _batches(data: Dataset, options: Options, step: int, stage: int) -> Iterator
                 random = np.random.default_rng([options.seed, epoch, number, stage + 1])
                 batch = with_noise(batch, data, options.token_noise, random)
             yield batch
-        epoch, skip = epoch + 1, 0
+        skip = 0
 
 
 def _optimizers(model: nn.Module, options: Options) -> list[torch.optim.Optimizer]:

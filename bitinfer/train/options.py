@@ -182,12 +182,12 @@ class _Shared(Columns):
 
     def given(self) -> dict[str, Any]:
         """Those that are not at their defaults."""
-        values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
-        return {name: value for name, (value, usual) in values.items() if value != usual}
+        usual = {each.name: each.default for each in fields(self)}
+        return {name: value for name, value in vars(self).items() if value != usual[name]}
 
     def plain(self) -> dict[str, Any]:
         """Every option as a report has it; ``{"rows": ...}`` stands for rows without a file."""
-        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        found = dict(vars(self))
         for name, value in found.items():
             if name in TABLES and not isinstance(value, (str, NoneType)):
                 found[name] = {"rows": type(value).__name__}

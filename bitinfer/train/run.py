@@ -29,7 +29,7 @@ class Run:
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder, self.settings = folder, settings
+        self.folder, self.settings, self._path = folder, settings, folder / _STATE
         self.results: list[StageResult] = []  # of the stages that came to their end
         self.weights: dict[str, Tensor] = {}  # of the last of them
         self.middle: dict[str, Any] | None = None  # of the stage after it, as given to `keep`
@@ -80,10 +80,6 @@ class Run:
             path.unlink()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
-
-    @property
-    def _path(self) -> Path:
-        return self.folder / _STATE
 
     def _read(self) -> None:
         # PyTorch itself does not look at the checksums.

@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ class Session:
     ) -> None:
         self.folder, self.options, self.tables = folder, options, tables
         self.started, self.began = datetime.now(timezone.utc).astimezone(), time.monotonic()
-        self.device, self.dtype = _device(), _products_type(options)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = _products_type(options)
         self.show_progress_bar = shows_progress(options.show_progress_bar)
         most = folder.config.positions
         length = options.max_length or min(_MAX_LENGTH, most)
@@ -82,7 +84,8 @@ class Session:
         """`bitinfer.train.loop.train` with all that the session knows."""
         how: dict[str, Any] = {"name": name, "share": share, "options": self.options}
         how |= {"run": self.run, "show_progress_bar": self.show_progress_bar}
-        return train(model, loss, lambda: measure(logits, self.dev, self.device), self.train, **how)
+        look = partial(measure, logits, self.dev, self.device)
+        return train(model, loss, look, self.train, **how)
 
     @contextlib.contextmanager
     def output(self) -> Iterator[Path]:
@@ -178,12 +181,11 @@ def settings_of(options: Options, tables: dict[str, Table], folder: Folder) -> d
 @torch.no_grad()
 def measure(logits: Callable[[Batch], Tensor], data: Dataset, device: torch.device) -> float:
     """The metric of logits [B, outputs] of each batch on the device; nan where it is undefined."""
-    found: dict[int, float] = {}
+    answers = torch.empty_like(data.targets)
     for indices in evaluation_batches(data.lengths, _EVALUATION_BATCH):
         values = data.head.answers(logits(collate(data, indices).to(device)).float())
-        found.update(zip(indices.tolist(), values.tolist(), strict=True))
-    answers = [found[index] for index in range(len(data))]
-    return data.metric.score(answers, data.targets.tolist())
+        answers[torch.from_numpy(indices)] = values.cpu()
+    return data.metric.score(answers.tolist(), data.targets.tolist())
 
 
 def _check_output(output: Path) -> None:
@@ -209,18 +211,14 @@ def _labels(train: Table, options: Options, model: Folder) -> tuple[str, ...]:
     return labels
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _products_type(options: Options) -> torch.dtype:
     """Of the factors of products: as an option says, or what is fast here."""
-    chosen = _has_bf16(_device()) if options.bf16 is None else options.bf16
+    chosen = _has_bf16() if options.bf16 is None else options.bf16
     return torch.bfloat16 if chosen else torch.float32
 
 
-def _has_bf16(device: torch.device) -> bool:
+def _has_bf16() -> bool:
     """Whether products of bfloat16 are fast: elsewhere they are emulated."""
-    if device.type == "cuda":
+    if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -135,7 +135,7 @@ class _Linear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, numerics: _Numerics, point: str) -> None:
         super().__init__()
-        self.numerics = numerics
+        self.bits = numerics.bits.weights
         self.weight = nn.Parameter(torch.zeros(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.move = nn.ParameterDict({"bias": nn.Parameter(torch.zeros(inputs))})
@@ -144,18 +144,14 @@ class _Linear(nn.Module):
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
         codes, step = self.quantizer(x + self.move["bias"], self.input_clip_val, real[..., None])
-        weight, scale = self._weight()
-        product = functional.linear(codes, weight).to(x.dtype)
-        output: Tensor = product * (step * scale) + self.bias
-        return output
-
-    def _weight(self) -> tuple[Tensor, Tensor]:
-        if self.numerics.bits.weights == FLOAT:
-            return self.weight.to(self.numerics.dtype), self.weight.new_ones(())
-        weight = self.weight.detach()
-        scale = weight.abs().mean(1)
-        codes = weight_codes(self.weight, weight.mean(), scale[:, None])
-        return codes.to(self.numerics.dtype), scale
+        weight: Tensor = self.weight
+        if self.bits != FLOAT:
+            constant = weight.detach()
+            scale = constant.abs().mean(1)
+            weight = weight_codes(weight, constant.mean(), scale[:, None])
+            step = step * scale
+        output: Tensor = functional.linear(codes, weight.to(codes.dtype)).to(x.dtype) * step
+        return output + self.bias
 
 
 class _Embeddings(nn.Module):
@@ -169,17 +165,14 @@ class _Embeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden, eps=numerics.epsilon)
 
     def forward(self, ids: Tensor, segments: Tensor) -> Tensor:
-        total = self._words(ids) + self.position_embeddings.weight[: ids.shape[1]]
+        words = self.word_embeddings(ids)
+        if self.bits != FLOAT:
+            scale = words.detach().abs().mean(-1, keepdim=True)
+            mean = self.word_embeddings.weight.detach().mean()
+            words = weight_codes(words, mean, scale) * scale
+        total = words + self.position_embeddings.weight[: ids.shape[1]]
         output: Tensor = self.LayerNorm(total + self.token_type_embeddings(segments))
         return output
-
-    def _words(self, ids: Tensor) -> Tensor:
-        rows: Tensor = self.word_embeddings(ids)
-        if self.bits == FLOAT:
-            return rows
-        scale = rows.detach().abs().mean(-1, keepdim=True)
-        mean = self.word_embeddings.weight.detach().mean()
-        return weight_codes(rows, mean, scale) * scale
 
 
 class _Layer(nn.Module):

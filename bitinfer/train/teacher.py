@@ -114,7 +114,7 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
 def has_head(folder: Folder) -> bool:
     """Whether the folder holds a classifier, and not an encoder alone."""
     _, found = _probe(folder)
-    return not {*_HEAD} & {*found["missing_keys"]}
+    return {*_HEAD}.isdisjoint(found["missing_keys"])
 
 
 def read_bert(
