@@ -43,7 +43,6 @@ class AlignedBuffer {
   const T* data() const { return data_; }
   T& operator[](size_t i) { return data_[i]; }
   const T& operator[](size_t i) const { return data_[i]; }
-  size_t capacity() const { return capacity_; }
   size_t bytes() const { return capacity_ * sizeof(T); }
 
  private:

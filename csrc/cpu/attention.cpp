@@ -28,7 +28,7 @@ void AttentionScratch::reserve(const Config& config, const PreparedAttention& at
   distance_constants.reserve(static_cast<size_t>(round_up(most_keys, kPanelWidth)));
   distances.reserve(static_cast<size_t>(
       std::max(kBlockDistances, kFewestQueries * round_up(most_keys, kWordBits))));
-  if (!attention.are_bits()) row_sums.reserve(kMostQueries);
+  if (!attention.are_bits() && !attention.from_min) row_sums.reserve(kMostQueries);
   if (attention.boundaries) {
     context_limits.reserve(head_size, *attention.boundaries);
   } else {

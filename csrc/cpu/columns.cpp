@@ -75,8 +75,7 @@ Columns::Columns(const BitMatrix& matrix)
 }
 
 Panels Columns::panels() const {
-  return {words_.data(), others_.empty() ? nullptr : others_.data(), count_, depth_, steps_,
-          panel_count_};
+  return {words_.data(), others_.empty() ? nullptr : others_.data(), count_, steps_, panel_count_};
 }
 
 AlignedBuffer<int32_t> Columns::constants(const LeftCodes& left) const {

@@ -240,11 +240,9 @@ class Forward {
     multiply(layer.intermediate, states, buffers_.ffn_sums.data() + first * inner);
     for (int64_t row = first; row < first + states.rows.count; ++row) {
       const int64_t sequence = sequence_of(row);
-      // Tokens that are not attended to only ask: they have no part in the minima of their
-      // sequence.
-      const bool is_attended = row < sequence_begin(sequence) + batch_.keys[sequence];
-      double nothing = -kInfinity;
-      double& least = is_attended ? minima[sequence - share_.group.first_sequence] : nothing;
+      // Tokens that are not attended to only ask: they have no part in the minima.
+      if (row >= sequence_begin(sequence) + batch_.keys[sequence]) continue;
+      double& least = minima[sequence - share_.group.first_sequence];
       least = kernels_.least_value(ffn_values(layer, row), 1, inner, least);
     }
   }

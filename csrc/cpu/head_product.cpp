@@ -137,7 +137,7 @@ void HeadProduct::reserve(int64_t rows, int64_t columns, int64_t depth, const Co
   words_.reserve(static_cast<size_t>(panels_ * steps_ * kPanelWidth));
   sums_.reserve(static_cast<size_t>(panels_ * kPanelWidth));
   constants_.reserve(static_cast<size_t>(panels_ * kPanelWidth));
-  row_words_.reserve(static_cast<size_t>(words_for(std::max(depth, columns))));
+  row_words_.reserve(static_cast<size_t>(words_for(depth)));
   if (counts_bits()) return;
   bytes_.reserve(static_cast<size_t>(rows * byte_stride_));
   row_bytes_.reserve(
@@ -145,8 +145,7 @@ void HeadProduct::reserve(int64_t rows, int64_t columns, int64_t depth, const Co
 }
 
 void HeadProduct::shape(int64_t columns, int64_t depth, const Codes& left, const Codes& right) {
-  left_ = LeftCodes(left);
-  left_codes_ = left;
+  left_ = left;
   right_ = right;
   columns_ = columns;
   depth_ = depth;
@@ -185,14 +184,14 @@ void HeadProduct::take_rows(const CodeRows& from, int64_t first, int64_t offset,
       extract_bits(from.plane(0, first + i), offset, depth_, row);
       to_running(row, planes_.stride());
     } else {
-      unpack(from, first + i, offset, depth_, left_codes_, bytes_.data() + i * byte_stride_);
+      unpack(from, first + i, offset, depth_, left_, bytes_.data() + i * byte_stride_);
     }
   }
 }
 
 void HeadProduct::take_planes(int64_t count) {
   for (int64_t i = 0; !counts_bits() && i < count; ++i) {
-    unpack_running(planes_, i, depth_, left_codes_, bytes_.data() + i * byte_stride_);
+    unpack_running(planes_, i, depth_, left_, bytes_.data() + i * byte_stride_);
   }
 }
 
@@ -218,17 +217,18 @@ size_t HeadProduct::bytes() const {
          row_words_.bytes() + row_bytes_.bytes();
 }
 
-Rows HeadProduct::bit_rows(int64_t count) const { return planes_.operand(left_, 0, count); }
+Rows HeadProduct::bit_rows(int64_t count) const {
+  return planes_.operand(LeftCodes(left_), 0, count);
+}
 
 Panels HeadProduct::bit_panels() const {
-  return {words_.data(), nullptr, columns_, depth_, steps_, panels_};
+  return {words_.data(), nullptr, columns_, steps_, panels_};
 }
 
 void HeadProduct::set_bit_column(int64_t n, const uint64_t* row, int64_t offset) {
   uint64_t* words = row_words_.data();
   extract_bits(row, offset, depth_, words);
   interleave_row(words, n, steps_, words_.data());
-  if (!left_.depends_on_ones()) return;
   sums_[n] = static_cast<int32_t>(2 * count_ones(words, words_for(depth_)) - depth_);
 }
 
@@ -300,14 +300,15 @@ void HeadProduct::sum_bit_columns(const Kernels& kernels) {
 }
 
 void HeadProduct::set_constants() {
+  const LeftCodes left(left_);
   if (!counts_bits()) {
-    for (int64_t n = 0; n < columns_; ++n) constants_[n] = left_.c0 * sums_[n];
-  } else if (left_.depends_on_ones()) {
+    for (int64_t n = 0; n < columns_; ++n) constants_[n] = left.c0 * sums_[n];
+  } else if (left.depends_on_ones()) {
     for (int64_t n = 0; n < columns_; ++n) {
-      constants_[n] = left_.constant((sums_[n] + depth_) / 2, depth_);
+      constants_[n] = left.constant((sums_[n] + depth_) / 2, depth_);
     }
   } else {
-    std::fill_n(constants_.data(), columns_, left_.constant(0, depth_));
+    std::fill_n(constants_.data(), columns_, left.constant(0, depth_));
   }
 }
 

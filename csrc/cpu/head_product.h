@@ -33,10 +33,9 @@ class HeadProduct {
 
   // S = A - factor * T.
   const int32_t* constants() const { return constants_.data(); }
-  int32_t factor() const { return counts_bits() ? left_.factor : 1; }
+  int32_t factor() const { return counts_bits() ? LeftCodes(left_).factor : 1; }
   // The sum of the values of a column.
   int32_t column_sum(int64_t n) const { return sums_[n]; }
-  int64_t columns() const { return columns_; }
 
   void store_sums(const Kernels& kernels, int64_t count, int32_t* out) const;
   void pack_codes(const Kernels& kernels, int64_t count, const PackCodes& to) const;
@@ -58,8 +57,7 @@ class HeadProduct {
   void sum_bit_columns(const Kernels& kernels);
   void set_constants();
 
-  LeftCodes left_{unsigned_codes(1)};
-  Codes left_codes_{}, right_{};
+  Codes left_{}, right_{};
   int64_t most_rows_ = 0, columns_ = 0, depth_ = 0, steps_ = 0, panels_ = 0, byte_stride_ = 0;
   AlignedBuffer<uint32_t> words_;  // panels of running bits or of bytes
   AlignedBuffer<int32_t> sums_, constants_;

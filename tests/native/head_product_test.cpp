@@ -52,7 +52,8 @@ void check_sums(const HeadProduct& product, const Kernels& kernels, int64_t rows
   CHECK(sums == expected);
 
   // T again, from distances.
-  const int64_t columns = product.columns(), stride = round_up(columns, kWordBits);
+  const int64_t columns = static_cast<int64_t>(expected.size()) / rows;
+  const int64_t stride = round_up(columns, kWordBits);
   constexpr int32_t kLargest = 9000;
   std::vector<int32_t> constants(static_cast<size_t>(round_up(columns, kPanelWidth)));
   for (int64_t n = 0; n < columns; ++n) constants[n] = kLargest - product.constants()[n];

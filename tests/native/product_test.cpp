@@ -56,7 +56,6 @@ class Product {
     return {halves_[0].data(),
             others_.empty() ? nullptr : others_.data(),
             b.rows,
-            b.depth,
             ceil_div(b.depth, kStepBits),
             ceil_div(b.rows, kPanelWidth)};
   }

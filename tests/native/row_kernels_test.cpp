@@ -408,8 +408,8 @@ void check_values(const Column& column, const std::vector<int32_t>& sums, int64_
     const std::vector<uint64_t> expected = planes_of(codes, n, to);
     for (const Kernels& kernels : all_kernels()) {
       const Values of = column.values(sums, activation);
-      for (const double before :
-           {HUGE_VAL, least + 0.01, least, std::nextafter(least, -10), -9e9}) {
+      for (const double before : {HUGE_VAL, least + 0.01, least + 1e-9, std::nextafter(least, 10),
+                                  least, std::nextafter(least, -10), -9e9}) {
         CHECK_EQUAL(kernels.least_value(of, rows, n, before), std::min(least, before));
       }
       std::vector<uint64_t> found(expected.size(), 1);

@@ -135,7 +135,7 @@ class BitEpilogue {
   const int32_t *first_, *second_;
   uint32_t starts_;
   int64_t rows_, panel_count_;
-  const PackCodes& to_;
+  PackCodes to_;
 };
 
 // Codes of any planes.
@@ -223,7 +223,7 @@ class CodesEpilogue {
 
   int64_t rows_, panel_count_;
   CodeWords words_;
-  const PackCodes& to_;
+  PackCodes to_;
 };
 
 template <class V>

@@ -49,11 +49,12 @@ void pack_not_less(const double* x, const double* threshold, int64_t n, uint64_t
   }
 }
 
+// A float below 16 is off by 2^-21 at most; what it is compared with, by 2^-26.
+inline constexpr double kFloatTolerance = 0x1p-20;
+
 template <class V>
 void quantize(const double* x, const double* shift, int64_t rows, int64_t n,
               const Quantizer& quantizer, const PlaneRows& to) {
-  // Floats are off by 2^-25 of the value, and codes are below 16.
-  constexpr double kTolerance = 0x1p-20;
   const Quantizer by = quantizer;
   for (int64_t row = 0; row < rows; ++row) {
     const double* values = x + row * n;
@@ -61,7 +62,7 @@ void quantize(const double* x, const double* shift, int64_t rows, int64_t n,
       return static_cast<float>((values[k] + shift[k] - by.offset) * by.inverse_step);
     };
     const auto exact = [&](int64_t k) BITINFER_INLINE { return code_of(values[k] + shift[k], by); };
-    code_row<V>(n, by, kTolerance, in_steps, exact, to, row);
+    code_row<V>(n, by, kFloatTolerance, in_steps, exact, to, row);
   }
 }
 

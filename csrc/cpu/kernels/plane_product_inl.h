@@ -157,20 +157,21 @@ template <class V, int kPlanes, int kRowCount, int kPanelCount, class Epilogue>
 __attribute__((noinline)) void plain_rows(const Rows& rows, const Panels& b, int64_t row,
                                           int64_t last, int64_t panel, const Epilogue& to) {
   constexpr int kPartCount = kPanelCount * V::kParts;
-  constexpr int kLineWords = 64 / sizeof(uint32_t);  // of a line of the cache
+  constexpr uintptr_t kLine = 64;  // of the cache
   const Left<kPlanes> a(rows);
   const Epilogue epilogue = to;
   const int64_t steps = b.steps;
   const uint32_t* panels = b.words + panel * steps * kPanelWidth;
   // The next panels come from L2 or L3: a share of them with every tile.
-  const int64_t panel_words = kPanelCount * steps * kPanelWidth;
+  // Addresses, not pointers: whole lines may lead beyond the end.
+  const int64_t panel_bytes = kPanelCount * steps * kPanelWidth * int64_t{sizeof *panels};
   const int64_t tiles = (last - row) / kRowCount;
   const bool is_last = panel + 2 * kPanelCount > b.panel_count;
-  const int64_t ahead = tiles > 0 && !is_last ? panel_words / tiles : 0;
-  const uint32_t* next = panels + panel_words;
+  const uintptr_t ahead = tiles > 0 && !is_last ? panel_bytes / tiles : 0;
+  uintptr_t next = reinterpret_cast<uintptr_t>(panels) + panel_bytes;
   for (; row < last; row += kRowCount) {
-    for (const uint32_t* end = next + ahead; next < end; next += kLineWords) {
-      __builtin_prefetch(next);
+    for (const uintptr_t end = next + ahead; next < end; next += kLine) {
+      __builtin_prefetch(reinterpret_cast<const void*>(next));
     }
     const auto tile = plain_tile<V, kRowCount, kPlanes, kPartCount>(a, row, panels, steps);
     finish_rows<V, kRowCount, kPanelCount>(epilogue, row, panel, tile, false);

@@ -59,7 +59,6 @@ struct Panels {
   const uint32_t* const* others;  // the second half of each panel, or null: this panel has one;
                                   // null altogether where no panel has two
   int64_t cols;                   // N
-  int64_t depth;                  // K, values per row
   int64_t steps;                  // ceil(K / 32)
   int64_t panel_count;            // ceil(N / 16)
 

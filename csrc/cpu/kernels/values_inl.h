@@ -83,10 +83,16 @@ class RowOfValues {
   const float *rough_scale_, *rough_bias_, *rough_shift_;
 };
 
-// How far off a rough value may be: fewer than eight roundings are by 2^-24 each of a number that
-// is not above the magnitude. Numbers that a float might not hold may be anything.
-inline double rough_error(const Values& values) {
-  return values.magnitude < 0x1p100 ? kGeluError + 0x1p-21 * values.magnitude : __builtin_inf();
+// How far off a rough value may be, counted in roundings by 2^-24. |scale * S|, |bias| and |shift|
+// are together not above the magnitude. On the way to x the first is rounded four times and the
+// second twice; GELU is at most 1.13 times as steep. Its value, the sum with the shift and the
+// limit that is compared with it are rounded once more each, and the shift itself: 7.6 at most.
+// Without GELU only what is too small for a float is left. Numbers that it might not hold may be
+// anything.
+template <Activation kActivation>
+double rough_error(const Values& values) {
+  constexpr double kOwn = kActivation == Activation::kGelu ? kGeluError : 0x1p-100;
+  return values.magnitude < 0x1p100 ? kOwn + 0x1p-21 * values.magnitude : __builtin_inf();
 }
 
 // The smallest of up to a word of values, or `least`: those that floats cannot tell from it are
@@ -107,7 +113,7 @@ double least_exactly(const RowOfValues<kActivation>& row, int64_t first, int64_t
 
 template <Activation kActivation>
 double least_of(const Values& values, int64_t rows, int64_t n, double least) {
-  const double error = rough_error(values);
+  const double error = rough_error<kActivation>(values);
   for (int64_t r = 0; r < rows; ++r) {
     const RowOfValues<kActivation> row(values, values.from.sums + r * n);
     for (int64_t first = 0; first < n; first += kWordValues) {
@@ -125,25 +131,39 @@ double least_of(const Values& values, int64_t rows, int64_t n, double least) {
   return least + 0.0;  // of -0 and 0 the smaller one may be either
 }
 
-double least_value(const Values& values, int64_t rows, int64_t n, double least) {
+inline double least_value(const Values& values, int64_t rows, int64_t n, double least) {
   if (values.activation == Activation::kRelu) {
     return least_of<Activation::kRelu>(values, rows, n, least);
   }
   return least_of<Activation::kGelu>(values, rows, n, least);
 }
 
+// The rough values of a quantizer: less the offset, in steps.
+struct RoughSteps {
+  explicit RoughSteps(const Quantizer& by)
+      : offset(static_cast<float>(by.offset)), per_step(static_cast<float>(by.inverse_step)) {}
+  BITINFER_INLINE float operator()(float rough) const { return (rough - offset) * per_step; }
+  float offset, per_step;
+};
+
+// How far off they may be within the codes: as far as the value, and by four roundings of at most
+// 15.5 steps, less than 2^-18. Three are those of the difference, the inverse step and their
+// product; the fourth, and what the value's error holds for a limit, which there is none here, is
+// that of the offset: it is nearer to 0 than the magnitude and 15.5 steps.
+template <Activation kActivation>
+double rough_steps_error(const Values& values, const Quantizer& by) {
+  return rough_error<kActivation>(values) * by.inverse_step + 0x1p-18;
+}
+
 template <class V, Activation kActivation>
 void codes_of(const Values& values, int64_t rows, int64_t n, const Quantizer& quantizer,
               const PlaneRows& to) {
   const Quantizer by = quantizer;
-  const float offset = static_cast<float>(by.offset),
-              per_step = static_cast<float>(by.inverse_step);
-  const double tolerance =
-      (rough_error(values) + 0x1p-22 * __builtin_fabs(by.offset)) * by.inverse_step + 0x1p-18;
+  const RoughSteps steps(by);
+  const double tolerance = rough_steps_error<kActivation>(values, by);
   for (int64_t r = 0; r < rows; ++r) {
     const RowOfValues<kActivation> row(values, values.from.sums + r * n);
-    const auto in_steps = [&](int64_t k)
-                              BITINFER_INLINE { return (row.rough(k) - offset) * per_step; };
+    const auto in_steps = [&](int64_t k) BITINFER_INLINE { return steps(row.rough(k)); };
     const auto exact = [&](int64_t k) BITINFER_INLINE { return code_of(row.exact(k), by); };
     code_row<V>(n, by, tolerance, in_steps, exact, to, r);
   }
