@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -37,6 +36,8 @@ def _accuracy_error(value: float, count: int) -> float | None:
 
 
 def _pearson(answers: Sequence[float], targets: Sequence[float]) -> float:
+    import statistics  # which brings decimals and random numbers: loading a model waits for none
+
     try:
         return statistics.correlation(answers, targets)
     except statistics.StatisticsError:  # one row, or all the same
