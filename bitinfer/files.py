@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from bitinfer.errors import InputError
@@ -15,10 +16,11 @@ from bitinfer.errors import InputError
 #: What `write_file` has not finished is called so: a kill leaves it.
 UNFINISHED = ".bitinfer-*.tmp"
 
-# What a folder may say that cannot be put on the disk: any other error is no loss of data.
-_LOST = {errno.EIO, errno.ENOSPC, errno.EDQUOT}
-# What systems say that have no locks.
-_NO_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
+# What systems say that cannot put a folder on the disk, or do not let this user.
+_NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_NO_SYNC |= {errno.EACCES, errno.EPERM}
+# And what those say that have no locks.
+_NO_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -58,10 +60,10 @@ def write_file(path: Path, data: bytes | bytearray | memoryview, *, overwrite: b
     try:
         replaced = overwrite and path.exists()
         # Of what is replaced, nobody reads more than before at any time.
-        temporary.touch(0o600 if replaced else 0o666, exist_ok=False)
-        with temporary.open("wb") as file:
+        create = partial(os.open, mode=0o600 if replaced else 0o666)
+        with open(temporary, "xb", opener=create) as file:
             if replaced:
-                temporary.chmod(path.stat().st_mode & 0o777)
+                os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -184,5 +186,5 @@ def _sync(path: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno in _LOST or not path.is_dir():
+        if error.errno not in _NO_SYNC or not path.is_dir():
             raise
