@@ -71,7 +71,9 @@ def list_of(each: OptionType) -> OptionType:
     def check(name: str, value: Any) -> tuple[Any, ...]:
         if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
             raise InputTypeError(f"{name}: found {quote(value)}, expected a list")
-        return tuple(each.check(name, item) for item in value)
+        # A command has no name to put a place behind: argparse says which option it is.
+        places = [f"{name}[{index}]" if name else "" for index in range(len(value))]
+        return tuple(map(each.check, places, value))
 
     def parse(text: str) -> list[Any]:
         return [each.parse(part) for part in text.split(",")]

@@ -315,7 +315,7 @@ def test_bits() -> None:
     for wrong in wrongs:
         with pytest.raises(InputError, match=f"bits: found '{wrong}', expected W-E-A"):
             DistillOptions(*PATHS, bits=[wrong])
-    with pytest.raises(InputTypeError, match="bits: found int, expected str"):
+    with pytest.raises(InputTypeError, match=r"bits\[0\]: found int, expected str"):
         DistillOptions(*PATHS, bits=[111])  # type: ignore[list-item]
 
 
@@ -326,8 +326,8 @@ def test_shares() -> None:
             min(1, 3 / step) for step in steps
         ]
     for wrong, error, message in (
-        ([0, 1, 1], InputError, "shares: found 0, expected a finite number above 0"),
-        (["1", 1, 1], InputTypeError, "shares: found str, expected a number"),
+        ([0, 1, 1], InputError, r"shares\[0\]: found 0, expected a finite number above 0"),
+        (["1", 1, 1], InputTypeError, r"shares\[0\]: found str, expected a number"),
     ):
         with pytest.raises(error, match=message):
             DistillOptions(*PATHS, shares=wrong)

@@ -74,7 +74,7 @@ def start(kind: Callable[..., Any], toy: Toy, output: object, /, **changes: Any)
         ({"train": "a\0b"}, InputError, "train: found 'a.x00b', expected a path"),
         ({"model": 5}, InputTypeError, "(teacher|encoder): found int, expected a path"),
         ({"licence": "\ud800"}, InputError, "licence: lone surrogate U.D800 at position 0"),
-        ({"labels": ["a", "\udc00"]}, InputError, "labels: lone surrogate U.DC00"),
+        ({"labels": ["a", "\udc00"]}, InputError, r"labels\[1\]: lone surrogate U.DC00"),
         ({"output": os.fsdecode(b"out\xff")}, InputError, "output: lone surrogate U.DCFF at"),
         ({"dev": os.fsdecode(b"\xff/dev.tsv")}, InputError, "dev: lone surrogate U.DCFF at"),
         ({"text": "\ud800"}, InputError, "text: lone surrogate U.D800 at position 0"),
@@ -146,7 +146,7 @@ def test_options_of_finetune(
         (
             {"shares": [1e308] * 3},
             InputError,
-            r"shares: found 1e\+308, expected a finite number ab",
+            r"shares\[0\]: found 1e\+308, expected a finite number ab",
         ),
         ({"activation": "tanh"}, InputError, "activation: found 'tanh', expected 'relu' or 'gelu'"),
         ({"label_weight": -1}, InputError, "label_weight: found -1"),
