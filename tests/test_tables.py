@@ -95,7 +95,7 @@ def test_texts_need_no_labels(folder: Path, ending: str) -> None:
     if ending != ".jsonl":
         assert texts({"x": "a"}, text="1") == [("x", None), ("a", None)]
         assert texts({"x": "a"}, text="1", label="2") == [("x", None), ("a", None)]
-        with pytest.raises(InputError, match="found columns 1; expected 'sentence'"):
+        with pytest.raises(InputError, match="found no number of the text column"):
             texts({"x": "a"}, pair="1")
     (folder / f"t{ending}").write_text("")
     with pytest.raises(InputError, match=rf"t\{ending}: found no rows"):
@@ -233,8 +233,8 @@ def test_columns_by_number(folder: Path) -> None:
         ("sentence\tlabel\na\t \n", {}, "t.tsv, line 2, label: found an empty label"),
         ("a\t1\n", {"text": "3", "label": "1"}, "found columns 1, 2; expected '3'"),
         ("a\t1\n", {"text": "0", "label": "1"}, "expected '0'"),
-        ("a\t1\n", {"text": "1"}, "found columns 1, 2; expected 'label'"),
-        ("a\t1\n", {"label": "1"}, "found columns 1, 2; expected 'sentence'"),
+        ("a\t1\n", {"text": "1"}, "found no number of the label column"),
+        ("a\t1\n", {"label": "1"}, "found no number of the text column"),
         ("a\t1\nb\t2\n", {"text": "1", "label": "1st"}, "found columns a, 1; expected '1st'"),
     ],
 )

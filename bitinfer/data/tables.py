@@ -82,7 +82,7 @@ def read_rows(
     """
     if isinstance(rows, (str, bytes, os.PathLike)):
         name = source or os.fsdecode(rows)
-        header, found = _read_file(Path(os.fsdecode(rows)), name, columns)
+        header, found = _read_file(Path(os.fsdecode(rows)), name, columns, labelled)
     else:
         name = source or "rows"
         header, found = _read_memory(rows, name, columns, labelled)
@@ -106,7 +106,7 @@ _Row: TypeAlias = tuple[str, Mapping[str, Any]]
 _Table: TypeAlias = tuple[list[str], list[_Row]]
 
 
-def _read_file(path: Path, name: str, columns: Columns) -> _Table:
+def _read_file(path: Path, name: str, columns: Columns, labelled: bool) -> _Table:
     content, ending = _read_text(path, name), path.suffix.lower()
     if ending in (".jsonl", ".json-lines", ".ndjson"):
         lines = [(where, line) for where, line in _lines(content, name) if line.strip()]
@@ -117,6 +117,9 @@ def _read_file(path: Path, name: str, columns: Columns) -> _Table:
         rows = [(where, line.split("\t")) for where, line in _lines(content, name)]
     given = [each for each in (columns.text, columns.pair, columns.label) if each is not None]
     if given and all(map(str.isdecimal, given)):
+        if columns.text is None or (labelled and columns.label is None):
+            missing = "text" if columns.text is None else "label"
+            raise InputError(f"{name}: found no number of the {missing} column, expected one")
         header = [str(1 + index) for index in range(max((len(row) for _, row in rows), default=0))]
     else:
         header = rows.pop(0)[1] if rows else []
