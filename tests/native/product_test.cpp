@@ -53,11 +53,8 @@ class Product {
     return rows;
   }
   Panels panels() const {
-    return {halves_[0].data(),
-            others_.empty() ? nullptr : others_.data(),
-            b.rows,
-            ceil_div(b.depth, kStepBits),
-            ceil_div(b.rows, kPanelWidth)};
+    return {halves_[0].data(), others_.empty() ? nullptr : others_.data(), b.rows,
+            ceil_div(b.depth, kStepBits), ceil_div(b.rows, kPanelWidth)};
   }
   int64_t row_count() const { return a.rows; }
   int64_t columns() const { return b.rows; }
