@@ -385,8 +385,6 @@ def test_rows_in_memory() -> None:
     assert read_rows(rows) == read_rows(iter(rows)) == PLAIN
     assert read_rows(zip(["a", "b"], [1.0, "0"], strict=True)) == PLAIN
     assert read_rows({"text": ["a", "b"], "label": np.array([1, 0])}) == PLAIN
-    with pytest.raises(ValueError, match="shorter"):
-        read_rows({"text": ["a", "b"], "label": [1]})
     assert read_rows([(("a", "b"), 2)]) == PAIRS
     columns = Columns(text="x", pair="y", label="z")
     assert read_rows([{"x": "a", "y": "b", "z": 2}], columns) == PAIRS
@@ -428,9 +426,12 @@ def test_a_data_frame() -> None:
         ([{"text": 1, "label": 1}], InputError, "row 0, text: found 1, expected a string"),
         ([{"text": "a", "label": math.nan}], InputError, "row 0, label: found nan, expected"),
         ([{"text": "a", "label": 1}, {"label": 1}], InputError, "row 1: found columns label"),
+        ({"text": ["a", "b"], "label": [1]}, InputError, "train: found rows 2 in 'text', 1 in 'la"),
+        ({"text": "ab", "label": "cd"}, InputTypeError, "train, 'text': found str, expected a who"),
+        ({"text": ["a"], "label": None}, InputTypeError, "train, 'label': found NoneType, exp"),
     ],
 )
-def test_bad_rows_in_memory(rows: list[Any], error: type[Exception], message: str) -> None:
+def test_bad_rows_in_memory(rows: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         read_rows(rows, source="train")
 

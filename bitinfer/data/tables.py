@@ -203,9 +203,21 @@ def _read_memory(rows: Any, name: str, columns: Columns, labelled: bool) -> _Tab
     if hasattr(rows, "iterrows"):  # a DataFrame of pandas, which iterates over names of columns
         rows = rows.to_dict("records")
     if isinstance(rows, Mapping):
-        rows = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
+        rows = _rows_of_columns(rows, name)
     found = [(f"{name}, row {index}", row) for index, row in enumerate(rows)]
     return _objects([(where, as_mapping(row, where)) for where, row in found])
+
+
+def _rows_of_columns(columns: Mapping[Any, Any], name: str) -> list[dict[Any, Any]]:
+    for column, values in columns.items():
+        if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+            found = f"{name}, {quote(column)}: found {type(values).__name__}"
+            raise InputTypeError(f"{found}, expected a whole column (or a list of mappings)")
+    whole = {column: list(values) for column, values in columns.items()}
+    sizes = ", ".join(f"{len(values)} in {quote(column)}" for column, values in whole.items())
+    if len({*map(len, whole.values())}) > 1:
+        raise InputError(f"{name}: found rows {shorten(sizes)}, expected as many in each column")
+    return [dict(zip(whole, row, strict=True)) for row in zip(*whole.values(), strict=True)]
 
 
 def _names(
