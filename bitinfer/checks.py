@@ -44,9 +44,12 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
 
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
     """An integer of any integer type within bounds; a bool is not one."""
-    if _is_bool(value) or not hasattr(value, "__index__"):
+    try:
+        number = operator.index(value)
+    except TypeError:  # also of what has an index only with other contents, such as an array
+        raise _wrong_type(name, value, "an integer") from None
+    if _is_bool(value):
         raise _wrong_type(name, value, "an integer")
-    number = operator.index(value)
     if number < low or (high is not None and number > high):
         allowed = f"at least {low}" if high is None else f"{low}..{high}"
         raise InputError(f"{name}: found {number}, expected {allowed}")

@@ -565,6 +565,15 @@ def test_tensors_that_are_not_aligned_are_read_by_value(path: Path) -> None:
     assert found["pooler.bits"].tobytes() == body[4:68]
 
 
+@pytest.mark.parametrize("shape", [[0, 2**62, 2**62], [0, 2**63], [0] * 100])
+def test_empty_tensors_of_any_shape(path: Path, shape: list[int]) -> None:
+    header, body = split(path.read_bytes())
+    end = max(entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__")
+    header["more"] = {"dtype": "I32", "shape": shape, "data_offsets": [end, end]}
+    with pytest.raises(FormatError, match=r"found a table of tensors|at most two sizes"):
+        read_changed(path, reseal(join(json.dumps(header).encode(), body)))
+
+
 def test_tensors_cannot_be_written_to(path: Path) -> None:
     assert not any(array.flags.writeable for array in read_packed(path)[1].values())
 

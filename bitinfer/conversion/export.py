@@ -43,12 +43,12 @@ def export_float(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> No
         raise FileExistsError(f"{target} exists; expected a new folder")
     metadata, tensors = read_packed(src)
     description = from_tensors(tensors, metadata)
-    write = families()[description.family].write
-    if write is None:
+    family = families().get(description.family)
+    if family is None or family.write is None:
         raise UnsupportedError(
             f"export_float: found family {description.family!r}, not written back"
         )
-    values, settings = write(description)
+    values, settings = family.write(description)
     state = {key: torch.tensor(value) for key, value in values.items()}
     tokenizer = {
         "do_lower_case": description.lowercase,

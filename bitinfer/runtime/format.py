@@ -171,6 +171,10 @@ def _tensors(container: dict[str, Any], data: bytes, name: str) -> Tensors:
         if kind is None:
             found = f"{name}: tensor {quote(tensor)}: found {quote(entry['dtype'])}"
             raise FormatError(f"{found}, expected {', '.join(_DTYPES)}")
+        # An empty tensor may claim any sizes; NumPy has a bound on each, and on their number.
+        if len(entry["shape"]) > 2 or any(size > _MAX_SIZE for size in entry["shape"]):
+            found = f"{name}: tensor {quote(tensor)}: found shape {quote(entry['shape'])}"
+            raise FormatError(f"{found}, expected at most two sizes, each at most {_MAX_SIZE}")
         start, end = entry["data_offsets"]
         flat = np.frombuffer(data, kind, (end - start) // kind().itemsize, start)
         tensors[tensor] = (flat if flat.flags.aligned else flat.copy()).reshape(entry["shape"])

@@ -176,7 +176,8 @@ class _Shared(Columns):
         With ``minutes`` the number of steps, and so the result, depends on the machine.
         """
         if self.minutes is not None:
-            return min(1.0, seconds / (60 * self.minutes * share))
+            limit = 60 * self.minutes * share  # which may round to 0
+            return seconds / limit if seconds < limit else 1.0
         total = self.steps or (self.epochs or self.usual_epochs) * steps_per_epoch
         return min(1.0, step / max(1, round(total * share)))
 

@@ -62,8 +62,10 @@ class Folder:
         model, found = _probe(self)
         parts = [self.settings, self.vocab, self.lowercase]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+        # What is missing, or does not fit, is drawn at random.
+        drawn = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
         for key, value in model.state_dict().items():
-            if key not in found["missing_keys"]:  # those are drawn at random
+            if key not in drawn:
                 digest.update(key.encode() + value.numpy().tobytes())
         return digest.hexdigest()
 
