@@ -6,8 +6,8 @@ function(bitinfer_isa target name)
   bitinfer_kernel_flags(${source} ${ARGN})
 endfunction()
 
-# Kernels are inlined into one another: that check would take two thirds of minutes to compile, and
-# finds nothing in temporaries whose address nobody keeps.
+# Flags of a file of kernels. They are inlined into one another, and to check the scopes of all their
+# temporaries, whose addresses nobody keeps, would make such a file compile for minutes.
 function(bitinfer_kernel_flags source)
   if(BITINFER_SANITIZE MATCHES "address")
     list(APPEND ARGN -fno-sanitize-address-use-after-scope)

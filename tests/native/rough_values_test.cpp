@@ -12,42 +12,27 @@
 #include "check.h"
 #include "cpu/kernels/pack_inl.h"
 #include "cpu/kernels/values_inl.h"
+#include "value_columns.h"
 
 namespace bitinfer::test {
 namespace {
 
-// A column of values with their floats, the largest sum and the magnitude.
+// Random columns, and a sum of each, often near the largest.
 struct Draw {
-  std::vector<double> scale, bias, shift;
-  std::vector<float> rough_scale, rough_bias, rough_shift;
+  ValueColumns columns;
   std::vector<int32_t> sums;
-  double magnitude = 0;
 
   Draw(std::mt19937_64& random, int64_t n, int32_t reach, double of_sums, double of_rest) {
     std::uniform_real_distribution<double> part(-1, 1);
     for (int64_t k = 0; k < n; ++k) {
-      scale.push_back(of_sums / reach * (1 + part(random) / 4));
+      const double scale = of_sums / reach * (1 + part(random) / 4);
       // Of a checkpoint, so floats already.
-      bias.push_back(static_cast<float>(of_rest * part(random)));
-      shift.push_back(static_cast<float>(of_rest * part(random)));
+      const double bias = static_cast<float>(of_rest * part(random));
+      const double shift = static_cast<float>(of_rest * part(random));
+      columns.add(scale, bias, shift, reach);
       const int32_t sum = static_cast<int32_t>(std::lround(part(random) * reach));
       sums.push_back(random() % 2 != 0 ? reach - random() % 9 : sum);
-      const double most = scale[k] * reach + std::fabs(bias[k]) + std::fabs(shift[k]);
-      magnitude = std::max(magnitude, most);
     }
-    rough_scale.assign(scale.begin(), scale.end());
-    rough_bias.assign(bias.begin(), bias.end());
-    rough_shift.assign(shift.begin(), shift.end());
-  }
-
-  Values values(Activation activation) const {
-    return {{sums.data(), scale.data(), bias.data()},
-            activation,
-            shift.data(),
-            rough_scale.data(),
-            rough_bias.data(),
-            rough_shift.data(),
-            magnitude};
   }
 };
 
@@ -65,7 +50,7 @@ Worst measure(uint64_t seed) {
       for (const int32_t reach : {9, 768, 3072 * 15, (1 << 19) - 1}) {
         const int64_t n = 500;
         const Draw draw(random, n, reach, of_sums, of_rest);
-        const Values values = draw.values(kActivation);
+        const Values values = draw.columns.values(draw.sums, kActivation);
         const RowOfValues<kActivation> row(values, draw.sums.data());
         double least = row.exact(0), most = least;
         for (int64_t k = 0; k < n; ++k) {
@@ -76,7 +61,7 @@ Worst measure(uint64_t seed) {
         }
         // All codes from the smallest value on, and all values in the last code, far from 0.
         const double narrow = static_cast<float>(most > least ? (most - least) / 15 : 1);
-        const double wide = static_cast<float>(100 * draw.magnitude);
+        const double wide = static_cast<float>(100 * values.magnitude);
         for (const auto& [offset, step] : {std::pair(least, narrow), std::pair(-15 * wide, wide)}) {
           const Quantizer by{offset, 1 / step, 0, 15, 4};
           const RoughSteps steps(by);
@@ -143,28 +128,23 @@ TEST(codes_of_values_around_the_middle_of_two) {
     const int32_t reach = 50 + static_cast<int32_t>(random() % 3000);
     const double offset = round % 3 == 0 ? -40.0 : round % 3 == 1 ? 0.0 : 7.5;
     const double step = static_cast<float>(0.05 + part(random));
-    Draw draw(random, n, reach, 1, 0);
-    draw.magnitude = 0;
+    ValueColumns columns;
+    std::vector<int32_t> sums;
     for (int64_t k = 0; k < n; ++k) {
       // GELU of so much is itself.
       const double above = 9 + part(random);
       const double middle = offset + (static_cast<double>(random() % 15) + 0.5) * step;
       const double beside = std::ldexp(step, -17 - static_cast<int>(random() % 9));
       const double value = middle + (random() % 2 != 0 ? beside : -beside);
-      draw.sums[k] = reach - static_cast<int32_t>(random() % 9);
-      draw.bias[k] = static_cast<float>(part(random));
-      draw.shift[k] = static_cast<float>(value - above);
-      draw.scale[k] = (value - draw.shift[k] - draw.bias[k]) / draw.sums[k];
-      draw.rough_scale[k] = static_cast<float>(draw.scale[k]);
-      draw.rough_bias[k] = static_cast<float>(draw.bias[k]);
-      draw.rough_shift[k] = static_cast<float>(draw.shift[k]);
-      const double most = draw.scale[k] * reach + draw.bias[k] + std::fabs(draw.shift[k]);
-      draw.magnitude = std::max(draw.magnitude, most);
+      sums.push_back(reach - static_cast<int32_t>(random() % 9));
+      const double bias = static_cast<float>(part(random));
+      const double shift = static_cast<float>(value - above);
+      columns.add((value - shift - bias) / sums[k], bias, shift, reach);
     }
     const Quantizer by{offset, 1 / step, 0, 15, 4};
     for (const Activation activation : {Activation::kRelu, Activation::kGelu}) {
-      const Values values = draw.values(activation);
-      const RowOfValues<Activation::kGelu> exact(values, draw.sums.data());
+      const Values values = columns.values(sums, activation);
+      const RowOfValues<Activation::kGelu> exact(values, sums.data());
       uint64_t expected[4][3] = {};
       for (int64_t k = 0; k < n; ++k) {
         for (int j = 0; j < 4; ++j) {

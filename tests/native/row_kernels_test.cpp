@@ -12,6 +12,7 @@
 #include "base/math.h"
 #include "check.h"
 #include "cpu/prepared.h"
+#include "value_columns.h"
 
 namespace bitinfer::test {
 namespace {
@@ -363,43 +364,13 @@ TEST(quantize_rounds_as_written) {
   }
 }
 
-// Values with their floats, as cpu/prepared.cpp makes them.
-struct Column {
-  std::vector<double> scale, bias, shift;
-  std::vector<float> rough_scale, rough_bias, rough_shift;
-  double magnitude = 0;
-
-  void add(double a, double b, double c, double reach) {
-    scale.push_back(a);
-    bias.push_back(b);
-    shift.push_back(c);
-    rough_scale.push_back(static_cast<float>(a));
-    rough_bias.push_back(static_cast<float>(b));
-    rough_shift.push_back(static_cast<float>(c));
-    magnitude = std::max(magnitude, std::abs(a) * reach + std::abs(b) + std::abs(c));
-  }
-  Values values(const std::vector<int32_t>& sums, Activation activation) const {
-    return {{sums.data(), scale.data(), bias.data()},
-            activation,
-            shift.data(),
-            rough_scale.data(),
-            rough_bias.data(),
-            rough_shift.data(),
-            magnitude};
-  }
-  double value(int64_t k, int32_t sum, Activation activation) const {
-    const double x = scale[k] * sum + bias[k];
-    return (activation == Activation::kGelu ? gelu(x) : x > 0 ? x : 0) + shift[k];
-  }
-};
-
-void check_values(const Column& column, const std::vector<int32_t>& sums, int64_t n, int bits,
-                  double step) {
+void check_values(const ValueColumns& columns, const std::vector<int32_t>& sums, int64_t n,
+                  int bits, double step) {
   const int64_t rows = static_cast<int64_t>(sums.size()) / n, words = words_for(n);
   for (const Activation activation : {Activation::kRelu, Activation::kGelu}) {
     std::vector<double> values;
     for (int64_t i = 0; i < rows * n; ++i) {
-      values.push_back(column.value(i % n, sums[i], activation));
+      values.push_back(columns.value(i % n, sums[i], activation));
     }
     const double least = *std::min_element(values.begin(), values.end());
     const Quantizer to = quantizer_of(bits, false, least, step);
@@ -407,7 +378,7 @@ void check_values(const Column& column, const std::vector<int32_t>& sums, int64_
     for (const double value : values) codes.push_back(code_of(value, to));
     const std::vector<uint64_t> expected = planes_of(codes, n, to);
     for (const Kernels& kernels : all_kernels()) {
-      const Values of = column.values(sums, activation);
+      const Values of = columns.values(sums, activation);
       for (const double before : {HUGE_VAL, least + 0.01, least + 1e-9, std::nextafter(least, 10),
                                   least, std::nextafter(least, -10), -9e9}) {
         CHECK_EQUAL(kernels.least_value(of, rows, n, before), std::min(least, before));
@@ -428,14 +399,14 @@ TEST(codes_of_values_are_those_of_doubles) {
     // or hold none of them.
     const double spread = n % 3 == 0 ? 1e-7 : 1;
     const double factor = n % 7 == 0 ? 1e6 : n % 11 == 0 ? 1e60 : 1;
-    Column column;
+    ValueColumns columns;
     for (int64_t k = 0; k < n; ++k) {
-      column.add(factor * scale[k], factor * bias[k], spread * shift[k], 10);
+      columns.add(factor * scale[k], factor * bias[k], spread * shift[k], 10);
     }
     std::vector<int32_t> sums(static_cast<size_t>((1 + n % 4) * n));
     for (int32_t& sum : sums) sum = static_cast<int32_t>(random() % 21) - 10;
     for (int bits = 2; bits <= kMostPlanes; ++bits) {
-      check_values(column, sums, n, bits, n % 5 == 0 ? 1e-9 : n % 2 == 0 ? 0.25 : 0.13 * bits);
+      check_values(columns, sums, n, bits, n % 5 == 0 ? 1e-9 : n % 2 == 0 ? 0.25 : 0.13 * bits);
     }
   }
 }
@@ -445,18 +416,18 @@ TEST(codes_of_values_at_ties) {
   std::mt19937_64 random(11);
   const double tie = std::ldexp(1.0, -40);
   for (int64_t n = 1; n <= 300; n += 7) {
-    Column column;
+    ValueColumns columns;
     for (int64_t k = 0; k < n; ++k) {
       const double beside[] = {0, tie, -tie, 0.9 * tie, -0.9 * tie, 1e-6, -1e-6};
       const double v = static_cast<double>(random() % 40) / 8 + beside[random() % 7];
       const double bias =
           random() % 2 != 0 ? v : -0.7517915 + 1e-4 * static_cast<double>(random() % 9);
-      column.add(0.25, bias, random() % 2 != 0 ? 0 : 0.5, 1);
+      columns.add(0.25, bias, random() % 2 != 0 ? 0 : 0.5, 1);
     }
     std::vector<int32_t> sums(static_cast<size_t>(2 * n));
     for (int32_t& sum : sums) sum = static_cast<int32_t>(random() % 3) - 1;
-    check_values(column, sums, n, 4, 0.25);
-    check_values(column, std::vector<int32_t>(static_cast<size_t>(2 * n)), n, 2, 0.25);
+    check_values(columns, sums, n, 4, 0.25);
+    check_values(columns, std::vector<int32_t>(static_cast<size_t>(2 * n)), n, 2, 0.25);
   }
 }
 
